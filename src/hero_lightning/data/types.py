@@ -1,0 +1,239 @@
+"""The nouns every room shares: Sample, rows of a stream, Features, Batch.
+
+Data flow: corpus -> Sample -> (worker) Ready | Raw rows -> (collate) Batch -> (device) Features.
+
+Shapes: B rows of a batch, T time steps or tokens, D feature width, H W picture size, N audio samples.
+Masks are boolean, True = real. Times are seconds from the start of the clip (its span, not its file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STREAMS = ("frame", "face", "motion", "audio", "au", "text")
+"""Every stream in canonical order (HERO's five experts and the face crops AffectGPT adds)."""
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 as fractions of the picture, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """One media file of a clip, or the part of it that belongs to the clip.
+
+    Attributes:
+        path: video or audio file.
+        span: start and end in seconds inside the file; None = all of it.
+        crop: part of the picture that belongs to the clip (IEMOCAP: the wearer's half); None = all of it.
+    """
+
+    path: Path
+    span: tuple[float, float] | None = None
+    crop: Box | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier utterance of the same dialogue."""
+
+    speaker: str | None
+    text: str
+
+
+@dataclass(slots=True)
+class Sample:
+    """One clip or utterance of a corpus.
+
+    Attributes:
+        id: unique inside the corpus, over all splits.
+        split: train, val, test, or another name of the corpus (test1, unlabelled).
+        video: the picture; also the sound unless `audio` is given.
+        audio: a separate sound file.
+        files: further files by purpose: `features` (npy dict), `au` (OpenFace csv), `au_info` (json).
+        boxes: picture parts by stream, relative to the (cropped) picture: `face`.
+        text: what is said; gold where given, else the transcript.
+        turns: previous turns of the dialogue, oldest first (`dialogue`, `turn` say where it stands).
+        labels: Target name -> value in the corpus' own words; absent key or None = no label.
+        descriptions: words about the clip (caption, rationale, one per stream). Training targets only: they are
+            written from the truth and must never reach a prompt.
+        truth: what a synthetic corpus knows about the clip (informative channels, noise levels, conflict).
+    """
+
+    id: str
+    split: str
+    video: Media | None = None
+    audio: Media | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    boxes: dict[str, Box] = field(default_factory=dict)
+    text: str | None = None
+    speaker: str | None = None
+    dialogue: str | None = None
+    turn: int | None = None
+    turns: tuple[Turn, ...] = ()
+    labels: dict[str, Any] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    truth: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Ready:
+    """One clip's features of one stream, read or computed before: nothing left to encode.
+
+    Attributes:
+        x: [T, D] float.
+        time: [T] seconds, or None where the features carry no clock.
+        measures: named numbers of the clip in words' reach, e.g. {"pitch_hz": 182.0}.
+    """
+
+    x: Tensor
+    time: Tensor | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Raw:
+    """One clip's encoder input of one stream: what Encoder.preprocess made in the worker.
+
+    Attributes:
+        inputs: tensors of one clip, without a batch axis.
+        measures: see Ready.
+    """
+
+    inputs: dict[str, Tensor]
+    measures: dict[str, float] = field(default_factory=dict)
+
+
+Row = Ready | Raw | None
+"""A stream's row of one clip; None = the stream is absent."""
+
+
+@dataclass(slots=True)
+class Features:
+    """One stream's features of a batch.
+
+    Attributes:
+        x: [B, T, D]; values where mask is False mean nothing (an absent row may even hold NaN).
+        mask: [B, T] True = real; a row without any True is an absent stream.
+        time: [B, T] seconds, or None.
+    """
+
+    x: Tensor
+    mask: Tensor
+    time: Tensor | None = None
+
+    @property
+    def present(self) -> Tensor:
+        """[B] True where the stream has at least one real step."""
+        return self.mask.any(dim=1)
+
+
+@dataclass(slots=True)
+class StreamBatch:
+    """One stream of a batch before its encoder: some rows ready, some raw, some absent.
+
+    Attributes:
+        size: B, the rows of the batch.
+        ready: Features of the ready rows [R, T, D], or None.
+        ready_rows: [R] their places in the batch.
+        raw: collated encoder inputs of the raw rows, or None.
+        raw_rows: [W] their places in the batch.
+    """
+
+    size: int
+    ready: Features | None = None
+    ready_rows: Tensor | None = None
+    raw: dict[str, Tensor] | None = None
+    raw_rows: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Label:
+    """One Target's labels of a batch.
+
+    Attributes:
+        value: [B] class index (long), or [B, W] (multilabel, distribution), or [B] score (float).
+        mask: [B] True where the sample carries this label.
+    """
+
+    value: Tensor
+    mask: Tensor
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one or more items.
+
+    Attributes:
+        index: [B] row number of the sample in its split: the key under which a prediction counts once.
+        group: [B] which item of the batch a row belongs to; `order` [B] its place inside the item.
+        streams: stream name -> StreamBatch.
+        labels: Target name -> Label.
+        samples: the Samples themselves (ids, text, turns, speaker, truth), B of them.
+        measures: per row, stream -> measures.
+    """
+
+    index: Tensor
+    group: Tensor
+    order: Tensor
+    streams: dict[str, StreamBatch]
+    labels: dict[str, Label]
+    samples: list[Sample]
+    measures: list[dict[str, dict[str, float]]]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def ids(self) -> list[str]:
+        """Sample ids, B of them."""
+        return [s.id for s in self.samples]
+
+
+def pad(rows: list[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Stacks rows of different length.
+
+    Args:
+        rows: B tensors [T_b, ...] that agree in all axes but the first.
+        value: what fills the rest.
+
+    Returns:
+        [B, T, ...] and the mask [B, T], T = the longest row.
+    """
+    length = max((r.shape[0] for r in rows), default=0)
+    out = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), value)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for b, row in enumerate(rows):
+        out[b, : row.shape[0]] = row
+        mask[b, : row.shape[0]] = True
+    return out, mask
+
+
+def link_dialogues(samples: list[Sample]) -> list[Sample]:
+    """Gives every sample its previous turns, per (split, dialogue), in order of `turn`.
+
+    Samples without a dialogue are returned as they are. Turns without text are left out of the context.
+    """
+    past: dict[tuple[str, str], list[Sample]] = {}
+    for s in samples:
+        if s.dialogue is not None:
+            past.setdefault((s.split, s.dialogue), []).append(s)
+    turns: dict[str, tuple[Turn, ...]] = {}
+    for members in past.values():
+        members.sort(key=lambda s: (s.turn is None, s.turn or 0))
+        said = [Turn(m.speaker, m.text) for m in members if m.text]
+        spoken = 0
+        for m in members:
+            turns[m.id] = tuple(said[:spoken])
+            spoken += bool(m.text)
+    return [replace(s, turns=turns[s.id]) if s.id in turns else s for s in samples]
+
+
+def measures_of(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
+    """The measures of one clip's rows by stream; streams without any are left out."""
+    return {name: row.measures for name, row in rows.items() if row is not None and row.measures}

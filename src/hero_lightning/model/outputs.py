@@ -1,0 +1,52 @@
+"""What a fusion model returns.
+
+Shapes: B rows, E experts (streams in canonical order, then synergy), U streams with a K-bank segment, d model width,
+K K-bank tokens, O context tokens, Q query tokens, T time steps, C outputs of a Target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Outputs:
+    """Predictions and everything that explains them (`spec/hero.md` 3.3).
+
+    Attributes:
+        logits: Target name -> [B, C].
+        anchor_logits: Target name -> [B, C], the class heads' view of the gated anchor (objective `anchor`).
+        experts: names of the E experts, the order of every [B, E] tensor below.
+        summaries: [B, E, d] expert summaries, imputed slots filled.
+        present: [B, E] True where the expert saw real data; imputed slots stay False.
+        imputed: [B, E] True where a summary was inferred from the others.
+        confidence: [B, E] confidence of an imputed summary in (0, 1); 1 where present.
+        gate: [B, E] gate weights alpha: sum 1, 0 on what is neither present nor imputed; all 0 where nothing is.
+        attention: [B, K] K-bank attention, mean over the context queries; sums to 1.
+        segments: (stream, start, end) of every K-bank segment.
+        importance: [B, U] attention summed per segment, in the order of `segments`.
+        density: [B, U] importance x |K| / length of the segment.
+        context: [B, O, d] context tokens before any projection to an LLM.
+        sync_logit: [B] audio-visual match, or None without a synergy expert. Meaningful where `present[synergy]`.
+        sequences: stream -> projected sequence [B, T, d] and mask [B, T]; what synergy reads.
+        time_attention: stream -> [B, T], only if asked for: how much each time step weighed.
+    """
+
+    logits: dict[str, Tensor]
+    experts: tuple[str, ...]
+    summaries: Tensor
+    present: Tensor
+    context: Tensor
+    gate: Tensor | None = None
+    imputed: Tensor | None = None
+    confidence: Tensor | None = None
+    attention: Tensor | None = None
+    segments: tuple[tuple[str, int, int], ...] = ()
+    importance: Tensor | None = None
+    density: Tensor | None = None
+    anchor_logits: dict[str, Tensor] = field(default_factory=dict)
+    sync_logit: Tensor | None = None
+    sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    time_attention: dict[str, Tensor] = field(default_factory=dict)
