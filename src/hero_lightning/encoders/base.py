@@ -21,21 +21,38 @@ Material = Literal["frames", "audio", "text", "table"]
 class Encoder(nn.Module):
     """Turns raw material of one stream into a sequence of feature vectors.
 
-    A subclass sets `takes` (which raw material it reads) and `dim`, and writes `preprocess` and `forward`.
-    A frozen encoder stays in eval mode whatever its owner does and runs without gradients; `trainable=True` says
-    that some of its parameters learn, so its features must not be stored.
+    A subclass sets `takes` (which raw material it reads), `dim` and `options`, and writes `preprocess` and `forward`.
+    The constructor checks its values and does no work: a bare encoder is cheap, travels to the loader's workers and
+    serves `preprocess`; `load` gives it the weights that `forward` needs. A frozen encoder stays in eval mode
+    whatever its owner does and runs without gradients; `trainable=True` says that some of its parameters learn, so
+    its features must not be stored.
 
     Attributes:
         takes: raw material it reads: frames, audio, text or table.
+        version: raised when the code changes what the same options compute, so that stored features are made anew.
+        alone: True if clips must be encoded one by one (group-norm audio models change with padding).
         dim: width D of its features.
         trainable: whether it owns parameters that learn.
-        alone: True if clips must be encoded one by one (group-norm audio models change with padding).
+        options: constructor values that decide the features, plain builtins.
     """
 
     takes: ClassVar[Material]
+    version: ClassVar[int] = 1
     alone: ClassVar[bool] = False
     dim: int
     trainable: bool = False
+    options: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = {}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the features: class, code version and options, plain builtins."""
+        return {"class": type(self).__name__, "version": self.version, **self.options}
+
+    def load(self) -> None:
+        """Builds or reads the weights; called once, where `forward` will run. Weight-free encoders need nothing."""
 
     def preprocess(self, material: Any) -> dict[str, Tensor]:
         """One clip's raw material -> encoder inputs without a batch axis. Runs in the loader's worker."""
@@ -49,15 +66,26 @@ class Encoder(nn.Module):
         return out
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """Collated inputs -> Features [B, T, dim]."""
+        """Collated inputs -> Features [B, T, dim]; real steps come first, padding last."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def encode(self, inputs: dict[str, Tensor]) -> Features:
         """`forward`, without gradients where the encoder is frozen."""
-        if self.trainable:
-            return self(inputs)
-        with torch.no_grad():
-            return self(inputs)
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return self._one_by_one(inputs) if self.alone else self(inputs)
+
+    def _one_by_one(self, inputs: dict[str, Tensor]) -> Features:
+        keys = [k for k in inputs if not k.endswith("_mask")]
+        parts: list[Features] = []
+        for b in range(inputs[keys[0]].shape[0]):
+            one: dict[str, Tensor] = {}
+            for key in keys:
+                mask = inputs[f"{key}_mask"][b]
+                one[key], one[f"{key}_mask"] = inputs[key][b, mask][None], mask[mask][None]
+            parts.append(self(one))
+        x, mask = pad([p.x[0, p.mask[0]] for p in parts])
+        clocks = [p.time[0, p.mask[0]] for p in parts if p.time is not None]
+        return Features(x, mask.to(x.device), pad(clocks)[0] if len(clocks) == len(parts) else None)
 
     def train(self, mode: bool = True) -> Encoder:
         """A frozen encoder stays in eval mode: its dropout and statistics are not the model's to switch."""

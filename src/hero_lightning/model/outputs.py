@@ -1,5 +1,7 @@
 """What a fusion model returns.
 
+Data flow: Features by stream -> model.hero.Hero -> Outputs -> objectives, Target losses, callbacks.
+
 Shapes: B rows, E experts (streams in canonical order, then synergy), U streams with a K-bank segment, d model width,
 K K-bank tokens, O context tokens, Q query tokens, T time steps, C outputs of a Target.
 """
@@ -17,21 +19,24 @@ class Outputs:
 
     Attributes:
         logits: Target name -> [B, C].
-        anchor_logits: Target name -> [B, C], the class heads' view of the gated anchor (objective `anchor`).
+        anchor_logits: Target name -> [B, E, C], what each expert alone would predict (objective `anchor`).
         experts: names of the E experts, the order of every [B, E] tensor below.
         summaries: [B, E, d] expert summaries, imputed slots filled.
         present: [B, E] True where the expert saw real data; imputed slots stay False.
         imputed: [B, E] True where a summary was inferred from the others.
-        confidence: [B, E] confidence of an imputed summary in (0, 1); 1 where present.
+        confidence: [B, E] confidence of an imputed summary in (0, 1); 1 where present, 0 where there is neither.
         gate: [B, E] gate weights alpha: sum 1, 0 on what is neither present nor imputed; all 0 where nothing is.
         attention: [B, K] K-bank attention, mean over the context queries; sums to 1.
         segments: (stream, start, end) of every K-bank segment.
         importance: [B, U] attention summed per segment, in the order of `segments`.
-        density: [B, U] importance x |K| / length of the segment.
+        density: [B, U] importance over the segment's share of the row's valid K-bank tokens (1 = its fair share).
         context: [B, O, d] context tokens before any projection to an LLM.
+        context_mask: [B, O] True = real; None = all are.
+        global_query: [B, d] what the integration layer asks the K-bank.
         sync_logit: [B] audio-visual match, or None without a synergy expert. Meaningful where `present[synergy]`.
         sequences: stream -> projected sequence [B, T, d] and mask [B, T]; what synergy reads.
-        time_attention: stream -> [B, T], only if asked for: how much each time step weighed.
+        times: stream -> [B, T] seconds of the sequence's steps, where known.
+        time_attention: stream -> [B, T], only if asked for: how much each time step weighed; sums to 1 where present.
     """
 
     logits: dict[str, Tensor]
@@ -39,6 +44,8 @@ class Outputs:
     summaries: Tensor
     present: Tensor
     context: Tensor
+    context_mask: Tensor | None = None
+    global_query: Tensor | None = None
     gate: Tensor | None = None
     imputed: Tensor | None = None
     confidence: Tensor | None = None
@@ -49,4 +56,5 @@ class Outputs:
     anchor_logits: dict[str, Tensor] = field(default_factory=dict)
     sync_logit: Tensor | None = None
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    times: dict[str, Tensor] = field(default_factory=dict)
     time_attention: dict[str, Tensor] = field(default_factory=dict)

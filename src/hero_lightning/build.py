@@ -1,0 +1,192 @@
+"""Config -> objects. The only caller of Hydra's instantiate; below it no object sees a config.
+
+Data flow: cfg.modalities -> Streams; cfg.dataset -> data module; its widths and classes + cfg.model -> EmotionModule;
+cfg.trainer, cfg.logger, cfg.callbacks -> Trainer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hero_lightning.data.types import STREAMS
+from hero_lightning.errors import ConfigError, HeroError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from hero_lightning.data.datamodule import CorpusDataModule
+    from hero_lightning.module import EmotionModule
+    from hero_lightning.streams import Stream
+
+log = logging.getLogger(__name__)
+
+
+def make(node: DictConfig | Mapping[str, Any], where: str, **given: Any) -> Any:
+    """Builds the object a config node describes.
+
+    Args:
+        node: mapping with `_target_`; its other keys are constructor arguments.
+        where: its place in the config, for messages.
+        given: objects that the config cannot name. Passed beside the node, since instantiate would copy them.
+
+    Raises:
+        ConfigError: unknown `_target_`, unknown or missing argument.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        factory = instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, HeroError):
+            raise cause from None
+        raise ConfigError("A config node cannot be built.", got=str(cause or error).splitlines()[0], where=where) from error
+    known = inspect.signature(factory.func).parameters
+    wrong = [k for k in factory.keywords if k not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values())]
+    if wrong:
+        raise ConfigError(
+            "An option is not known here.",
+            expected=", ".join(p for p in known if p not in given),
+            got=wrong[0],
+            where=f"{where}.{wrong[0]}",
+            mend=f"delete it, or look at the arguments of {node['_target_']}",
+        )
+    return factory(**given)
+
+
+def streams(cfg: DictConfig) -> dict[str, Stream]:
+    """The streams a config asks for, in canonical order. Encoders are not built yet."""
+    asked = cfg.get("streams")
+    unknown = [s for s in asked or () if s not in STREAMS]
+    if unknown:
+        raise ConfigError("Unknown stream.", expected=", ".join(STREAMS), got=unknown[0], where="streams")
+    chosen = [s for s in STREAMS if s in cfg.modalities and "_target_" in cfg.modalities[s] and s in (asked or STREAMS)]
+    missing = [s for s in asked or () if s not in chosen]
+    if missing or not chosen:
+        raise ConfigError(
+            "A stream is asked for that the config leaves out.",
+            expected="one of " + ", ".join(chosen),
+            got=missing or "no stream",
+            where="streams",
+            mend=f"modality@modalities.{missing[0] if missing else 'text'}={missing[0] if missing else 'text'}",
+        )
+    return {name: _stream(cfg.modalities[name], f"modalities.{name}") for name in chosen}
+
+
+def _stream(node: DictConfig, where: str) -> Stream:
+    # An encoder is a factory: it is built only if some clip is not stored, and then in the process that needs it.
+    node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+    given: dict[str, Any] = {}
+    for part in ("encoder", "sampler", "source"):
+        child = node.pop(part, None)
+        if child and "_target_" in child:
+            given[part] = _factory(child, f"{where}.{part}") if part == "encoder" else make(child, f"{where}.{part}")
+    return make(node, where, **given)
+
+
+def _factory(node: DictConfig, where: str) -> Any:
+    from hydra.utils import instantiate
+
+    factory = instantiate(node, _partial_=True, _convert_="all")
+    known = inspect.signature(factory.func).parameters
+    for key in factory.keywords:
+        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise ConfigError("An option is not known here.", expected=", ".join(known), got=key, where=f"{where}.{key}")
+    return factory
+
+
+def data(cfg: DictConfig, chosen: Mapping[str, Stream] | None = None) -> CorpusDataModule:
+    """The corpus, indexed: samples, coverage, modes, classes and widths are known afterwards."""
+    if "_target_" not in cfg.dataset:
+        raise ConfigError("No corpus is chosen.", expected="dataset=<name>", got="none", where="dataset")
+    node = OmegaConf.create(OmegaConf.to_container(cfg.dataset, resolve=True))
+    targets = {
+        name: make({**child, "name": name}, f"dataset.targets.{name}")
+        for name, child in (node.pop("targets", None) or {}).items()
+        if child and "_target_" in child
+    }
+    module = make(
+        node, "dataset", streams=dict(chosen or streams(cfg)), targets=targets, features_root=Path(cfg.paths.features), seed=cfg.seed
+    )
+    module.index()
+    return module
+
+
+def objectives(cfg: DictConfig) -> dict[str, Any]:
+    """The objectives with a weight above 0."""
+    nodes = cfg.get("objectives") or {}
+    made = {n: make(node, f"objectives.{n}") for n, node in nodes.items() if node and "_target_" in node}
+    return {name: objective for name, objective in made.items() if objective.weight > 0}
+
+
+def module(cfg: DictConfig, corpus: CorpusDataModule) -> EmotionModule:
+    """Encoders, model, heads and objectives for an indexed corpus."""
+    from hero_lightning.module import EmotionModule
+
+    terms = objectives(cfg)
+    outputs = {name: target.outputs for name, target in corpus.targets.items()}
+    model = make(
+        cfg.model, "model", dims=dict(corpus.dims), outputs=outputs, parts=frozenset(o.needs for o in terms.values() if o.needs)
+    )
+    for name in [n for n, o in terms.items() if o.needs and o.needs not in model.parts]:
+        log.info("objective %s is left out: the model has no part `%s` with streams %s", name, terms.pop(name).needs, list(corpus.dims))
+    return EmotionModule(
+        model=model,
+        streams={name: corpus.streams[name] for name in corpus.dims},
+        targets=corpus.targets,
+        objectives=terms,
+        optimizer=make(cfg.optimizer, "optimizer"),
+        train_prefixes=tuple(cfg.stage.train),
+        seed=cfg.seed,
+    )
+
+
+def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
+    """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it."""
+    import torch
+    from lightning_utilities.core.rank_zero import rank_zero_only  # noqa: F401  (Lightning's own dependency)
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    node = OmegaConf.create(OmegaConf.to_container(cfg.trainer, resolve=True))
+    if node.get("precision") == "auto":
+        cuda = node.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        node.precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    callbacks = [make(n, f"callbacks.{k}") for k, n in (cfg.get("callbacks") or {}).items() if n and "_target_" in n]
+    loggers = [make(n, f"logger.{k}") for k, n in (cfg.get("logger") or {}).items() if n and "_target_" in n]
+    try:
+        return make(
+            node, "trainer", default_root_dir=str(folder), callbacks=callbacks + given.pop("callbacks", []), logger=loggers or False
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(
+            "The trainer cannot be set up on this machine.",
+            expected="an accelerator, device count, strategy and precision that fit it",
+            got=str(error).splitlines()[0],
+            where="trainer",
+            mend="trainer=cpu, or trainer.accelerator=auto trainer.devices=1",
+        ) from error
+
+
+def wandb_logger(project: str, name: str, group: str | None, tags: Iterable[str], folder: str) -> Any:
+    """W&B's logger, offline where no API key is known, so that a run never stops to ask for one."""
+    import netrc
+
+    from pytorch_lightning.loggers import WandbLogger
+
+    known = "WANDB_API_KEY" in os.environ
+    try:
+        known = known or netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        known = known or False
+    if not known and "WANDB_MODE" not in os.environ:
+        log.info("no W&B key known: logging offline; `wandb sync` uploads later")
+        os.environ["WANDB_MODE"] = "offline"
+    return WandbLogger(project=project, name=name, group=group, tags=list(tags), save_dir=folder)

@@ -1,0 +1,198 @@
+"""Checkpoints: what they carry beside weights, how they are found, and what is refused in them.
+
+Data flow: EmotionModule -> trainable weights + facts (classes, widths, feature identities) -> .ckpt -> checks -> weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hero_lightning.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+FACTS = "hero_lightning"
+"""Key of the facts inside a Lightning checkpoint."""
+
+_ALLOWED = (
+    "hero_lightning.", "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.",
+    "pytorch_lightning.strategies.", "torchmetrics.", "peft.",
+)  # fmt: skip
+
+
+def find(where: str | Path, prefer: str = "best") -> Path:
+    """The checkpoint of a run folder (`best.ckpt`, else `last.ckpt`), or the file itself.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(where)
+    if path.is_file():
+        return path
+    found = sorted((path / "checkpoints").glob(f"{prefer}*.ckpt")) or sorted((path / "checkpoints").glob("*.ckpt"))
+    if not found:
+        raise CheckpointError(
+            "No checkpoint found.",
+            expected="a run folder with checkpoints/*.ckpt, or a .ckpt file",
+            got="a folder without one" if path.is_dir() else "nothing there",
+            where=path,
+            mend="run=runs/<name>/<date> of a finished `python -m hero_lightning.train`",
+        )
+    return found[-1]
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in."""
+    return checkpoint.parent.parent
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint; only tensors and plain builtins are admitted.
+
+    Raises:
+        CheckpointError: if the file is broken, holds other objects, or was not written by this package.
+    """
+    import pickle
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "A checkpoint cannot be read.",
+            expected="a file of tensors and plain builtins",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            where=path,
+            mend="take another checkpoint of the run, or train again",
+        ) from error
+    if not isinstance(state, dict) or FACTS not in state or "state_dict" not in state:
+        raise CheckpointError(
+            "A checkpoint is not one of hero_lightning.",
+            expected=f"keys state_dict and {FACTS}",
+            got=sorted(state)[:8] if isinstance(state, dict) else type(state).__name__,
+            where=path,
+        )
+    return state
+
+
+def trainable_state(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of `state` that training can change: trainable parameters, and buffers outside frozen encoders."""
+    frozen = {n for n, p in module.named_parameters() if not p.requires_grad}
+    kept = {n for n, p in module.named_parameters() if p.requires_grad}
+    still = {n.rsplit(".", 1)[0] for n in frozen} - {n.rsplit(".", 1)[0] for n in kept}
+    return {
+        k: v for k, v in state.items() if (n := k.removeprefix(prefix)) in kept or (n not in frozen and n.rsplit(".", 1)[0] not in still)
+    }
+
+
+def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *, strict: bool) -> None:
+    """Copies weights into `module`.
+
+    Args:
+        module: what receives them.
+        state: name -> tensor of a checkpoint.
+        where: the checkpoint, for messages.
+        strict: every trainable parameter must be there; else what is missing is logged (a later stage adds parts).
+
+    Raises:
+        CheckpointError: other shapes, or missing weights under `strict`.
+    """
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    wrong = [(k, tuple(own[k].shape), tuple(v.shape)) for k, v in state.items() if k in own and own[k].shape != v.shape]
+    if wrong:
+        name, expected, got = wrong[0]
+        raise CheckpointError(
+            f"{len(wrong)} weights of the checkpoint have another shape than the model's.",
+            expected=f"{name} {expected}",
+            got=f"{name} {got}",
+            where=where,
+            mend="use the size, streams and corpus of the run that wrote it",
+        )
+    missing = [n for n, p in module.named_parameters() if p.requires_grad and n not in state]
+    if missing and strict:
+        raise CheckpointError(
+            f"{len(missing)} trainable weights are not in the checkpoint.",
+            expected=missing[:3],
+            got="not there",
+            where=where,
+            mend="use the streams and objectives of the run that wrote it",
+        )
+    surplus = [k for k in state if k not in own]
+    if missing or surplus:
+        log.info("%s: %d weights start fresh %s, %d are not used %s", where, len(missing), missing[:3], len(surplus), surplus[:3])
+    module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+
+
+def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+    """Refuses a checkpoint whose feature widths or identities are not those of the data at hand.
+
+    Args:
+        saved: facts of the checkpoint.
+        now: facts of the model just built.
+        where: the checkpoint.
+
+    Raises:
+        CheckpointError: names stream, expected and found.
+    """
+    for stream, width in saved["dims"].items():
+        found = now["dims"].get(stream)
+        if found is not None and found != width:
+            raise CheckpointError(
+                f"Features of stream {stream} have another width than those the checkpoint was trained on.",
+                expected=width,
+                got=found,
+                where=f"{where}, modalities.{stream}",
+                mend="read the features of the same encoder",
+            )
+    for stream, identity in saved["identities"].items():
+        found = now["identities"].get(stream)
+        if found is not None and found != identity:
+            part = next(k for k in {**identity, **found} if identity.get(k) != found.get(k))
+            raise CheckpointError(
+                f"Features of stream {stream} differ in `{part}` from those the checkpoint was trained on.",
+                expected=identity.get(part),
+                got=found.get(part),
+                where=f"{where}, modalities.{stream}",
+                mend=f"set modalities.{stream} as in the run's config.yaml",
+            )
+    for target, state in saved["targets"].items():
+        classes, found = state.get("classes"), now["targets"].get(target, {}).get("classes")
+        if classes and found and list(classes) != list(found):
+            raise CheckpointError(
+                f"Target {target} has other classes than the checkpoint.",
+                expected=list(classes),
+                got=list(found),
+                where=where,
+                mend="pass label_map='{theirs: ours, ...}', or train on this corpus",
+            )
+
+
+def check_config(node: Any, where: Path | str) -> None:
+    """Refuses a stored config that names anything but the classes a run may be rebuilt from.
+
+    Raises:
+        CheckpointError: foreign `_target_`, `_args_`, or `trust_remote_code`.
+    """
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        foreign = target is not None and not (
+            str(target).startswith(_ALLOWED) and str(target).rsplit(".", 1)[-1][:1].isupper()
+        )
+        for bad in [f"_target_: {target}"] * foreign + [k for k in ("_args_", "trust_remote_code") if node.get(k)]:
+            raise CheckpointError(
+                "A stored config asks for something a run is never rebuilt from.",
+                expected="classes of " + ", ".join(a.rstrip(".") for a in _ALLOWED),
+                got=bad,
+                where=where,
+                mend="only load runs whose config.yaml you trust and can read",
+            )
+        for value in node.values():
+            check_config(value, where)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            check_config(value, where)

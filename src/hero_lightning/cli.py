@@ -1,0 +1,56 @@
+"""The edge of every command: where the configuration lies, and how an error is shown.
+
+Data flow: command line -> Hydra (conf/) -> task(cfg) -> exit code; a HeroError becomes its message, not a traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hero_lightning.errors import HeroError
+
+log = logging.getLogger(__name__)
+
+
+def _folder(name: str) -> Path:
+    """`conf` or `experiments`: beside the sources in a checkout, inside the package in a wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1] / name
+    return checkout if (package.parents[1] / "pyproject.toml").exists() and checkout.is_dir() else package / name
+
+
+CONF = str(_folder("conf"))
+# Read by `hydra.searchpath` in the primary configs: a relative file:// there would mean the working directory.
+os.environ["HERO_EXPERIMENTS"] = str(_folder("experiments"))
+
+
+def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Makes `task(cfg)` a command that reads `conf/<config_name>.yaml`."""
+
+    def wrap(task: Callable[[Any], Any]) -> Callable[[], None]:
+        import hydra
+
+        @functools.wraps(task)
+        def shown(cfg: Any) -> Any:
+            try:
+                return task(cfg)
+            except HeroError as error:
+                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                from hydra.core.hydra_config import HydraConfig
+                from hydra.types import RunMode
+
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # let Hydra count the job as failed and go on
+                    raise
+                sys.stderr.write(f"\nError: {error}\n")
+                sys.exit(2)
+
+        return hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(shown)
+
+    return wrap

@@ -1,0 +1,161 @@
+"""EmotionModule: one LightningModule for every model: encode, fuse, sum of weighted losses, figures keyed by sample.
+
+Data flow: Batch -> StreamEncoder per stream -> Features -> model -> Outputs -> Target losses + Objectives -> loss;
+in validation and test: Outputs -> PredictionTable per Target, ExplanationTable -> figures.
+
+Shapes: B rows, C outputs of a Target.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hero_lightning import checkpoint
+from hero_lightning.data.types import Batch, Features
+from hero_lightning.metrics.table import ExplanationTable, PredictionTable
+from hero_lightning.model.outputs import Outputs
+from hero_lightning.objectives import Objective
+from hero_lightning.optimizers import AdamW
+from hero_lightning.streams import Stream, StreamEncoder
+from hero_lightning.targets import Target
+
+log = logging.getLogger(__name__)
+
+
+class EmotionModule(pl.LightningModule):
+    """Trains and scores a model on the Targets of a corpus.
+
+    Args:
+        model: Features by stream -> Outputs.
+        streams: the streams the model reads, in canonical order.
+        targets: Target name -> Target; the first one selects checkpoints (`val/score`).
+        objectives: further loss terms by name.
+        optimizer: builds optimizer and schedule.
+        train_prefixes: parameters whose names start so learn; the others stay as they are.
+        seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
+            repeats an undisturbed one bit for bit.
+        facts: kept in every checkpoint beside classes, widths and identities (the resolved config).
+    """
+
+    strict_loading = False  # frozen encoders are not in the checkpoint
+
+    def __init__(
+        self,
+        model: nn.Module,
+        streams: Mapping[str, Stream],
+        targets: Mapping[str, Target],
+        objectives: Mapping[str, Objective],
+        optimizer: AdamW,
+        train_prefixes: tuple[str, ...] = ("encoders", "model"),
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: StreamEncoder(stream) for name, stream in streams.items()})
+        self.model = model
+        self.targets, self.objectives = dict(targets), dict(objectives)
+        self.optimizer, self.seed = optimizer, seed
+        self.main = next(iter(self.targets.values()))
+        self.facts = {
+            "dims": {name: stream.dim for name, stream in streams.items()},
+            "identities": {name: stream.identity() for name, stream in streams.items()},
+            "targets": {name: target.state() for name, target in self.targets.items()},
+            **(facts or {}),
+        }
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
+        self.predictions = nn.ModuleDict({n: PredictionTable() for n in self.targets})
+        self.explanations = ExplanationTable()
+
+    def encode(self, batch: Batch) -> dict[str, Features]:
+        """Features of every stream of a batch."""
+        return {name: encoder(batch.streams[name]) for name, encoder in self.encoders.items()}
+
+    def forward(self, batch: Batch, explain: bool = False) -> Outputs:
+        """Outputs of a batch."""
+        return self.model(self.encode(batch), explain=explain)
+
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Every unweighted loss term by name; their weighted sum under `loss`."""
+        terms = {name: t.loss(outputs.logits[name], batch.labels[name]) for name, t in self.targets.items() if t.weight}
+        weights = {name: t.weight for name, t in self.targets.items()}
+        for name, objective in self.objectives.items():
+            terms[name], weights[name] = objective(outputs, batch, self.model), objective.weight
+        return {"loss": sum((weights[n] * v for n, v in terms.items()), start=torch.zeros((), device=self.device)), **terms}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step by its place, so that no earlier draw (a restart, a worker) can shift it."""
+        place = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx * 1009 + self.global_rank
+        torch.manual_seed(place % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weighted loss of a batch."""
+        terms = self.losses(self(batch), batch)
+        if self.trainer.fit_loop.epoch_loop._should_accumulate() or self._logs_now():
+            self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
+        return terms["loss"]
+
+    def _logs_now(self) -> bool:
+        # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
+        return (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0
+
+    def _evaluate(self, batch: Batch) -> None:
+        outputs = self(batch)
+        for name, target in self.targets.items():
+            self.predictions[name].update(batch.index, target.predict(outputs.logits[name]), batch.labels[name])
+        self.explanations.update(batch.index, outputs)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps predictions and explanations."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps predictions and explanations."""
+        self._evaluate(batch)
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Target -> figure -> value over everything kept since the last reset."""
+        found = {}
+        for name, target in self.targets.items():
+            table = self.predictions[name].compute()
+            found[name] = target.figures(table.prediction, table.label)
+        return found
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets what an earlier pass kept."""
+        self._reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets what an earlier pass kept."""
+        self._reset()
+
+    def _reset(self) -> None:
+        for table in (*self.predictions.values(), self.explanations):
+            table.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures; `val/score` is the selecting one, higher is better."""
+        found = self.figures()
+        self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
+        score = found[self.main.name].get(self.main.primary, float("nan"))
+        self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the figures of the test split."""
+        self.log_dict({f"test/{t}/{k}": v for t, f in self.figures().items() for k, v in f.items()})
+
+    def configure_optimizers(self) -> Any:
+        """AdamW groups and a schedule by optimizer step."""
+        optimizer, schedule = self.optimizer.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Keeps what training can change, and the facts."""
+        state["state_dict"] = checkpoint.trainable_state(self, state["state_dict"])
+        state[checkpoint.FACTS] = self.facts
