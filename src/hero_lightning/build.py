@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hero_lightning.data.datamodule import CorpusDataModule
     from hero_lightning.module import EmotionModule
     from hero_lightning.streams import Stream
+    from hero_lightning.targets import Target
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,39 @@ def make(node: DictConfig | Mapping[str, Any], where: str, **given: Any) -> Any:
             mend=f"delete it, or look at the arguments of {node['_target_']}",
         )
     return factory(**given)
+
+
+def run_folder() -> Path:
+    """Hydra's folder of this run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def stored_config(cfg: DictConfig) -> DictConfig:
+    """The config with every interpolation resolved and without Hydra's own part: what a run is rebuilt from."""
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+
+
+def load_run(where: str, paths: Mapping[str, Any]) -> tuple[DictConfig, Path, dict[str, Any]]:
+    """A finished run as data: its resolved config, checkpoint path and checkpoint.
+
+    Args:
+        where: run folder or checkpoint file.
+        paths: this machine's paths; they replace the run's.
+
+    Raises:
+        CheckpointError: no checkpoint, or a config that names anything but the admitted classes.
+    """
+    from hero_lightning import checkpoint
+
+    path = checkpoint.find(where)
+    state = checkpoint.load(path)
+    cfg = OmegaConf.create(state[checkpoint.FACTS]["config"])
+    rebuilt = OmegaConf.to_container(cfg)
+    checkpoint.check_config({k: rebuilt[k] for k in ("model", "modalities", "dataset", "objectives", "optimizer")}, path)
+    cfg.paths = paths
+    return cfg, path, state
 
 
 def streams(cfg: DictConfig) -> dict[str, Stream]:
@@ -103,21 +137,24 @@ def _factory(node: DictConfig, where: str) -> Any:
     return factory
 
 
-def data(cfg: DictConfig, chosen: Mapping[str, Stream] | None = None) -> CorpusDataModule:
-    """The corpus, indexed: samples, coverage, modes, classes and widths are known afterwards."""
+def corpus(cfg: DictConfig, targets: Mapping[str, Target] | None = None, **options: Any) -> CorpusDataModule:
+    """The corpus, not looked at yet.
+
+    Args:
+        cfg: has modalities, dataset, paths and seed.
+        targets: fitted ones (of a checkpoint) instead of the config's.
+        options: constructor arguments that are not the config's.
+    """
     if "_target_" not in cfg.dataset:
         raise ConfigError("No corpus is chosen.", expected="dataset=<name>", got="none", where="dataset")
     node = OmegaConf.create(OmegaConf.to_container(cfg.dataset, resolve=True))
-    targets = {
+    own = {
         name: make({**child, "name": name}, f"dataset.targets.{name}")
         for name, child in (node.pop("targets", None) or {}).items()
         if child and "_target_" in child
     }
-    module = make(
-        node, "dataset", streams=dict(chosen or streams(cfg)), targets=targets, features_root=Path(cfg.paths.features), seed=cfg.seed
-    )
-    module.index()
-    return module
+    given = {"streams": streams(cfg), "targets": dict(targets or own), "features_root": cfg.paths.features, **options}
+    return make(node, "dataset", seed=cfg.seed, **given)
 
 
 def objectives(cfg: DictConfig) -> dict[str, Any]:
@@ -127,21 +164,22 @@ def objectives(cfg: DictConfig) -> dict[str, Any]:
     return {name: objective for name, objective in made.items() if objective.weight > 0}
 
 
-def module(cfg: DictConfig, corpus: CorpusDataModule) -> EmotionModule:
-    """Encoders, model, heads and objectives for an indexed corpus."""
+def module(
+    cfg: DictConfig, streams: Mapping[str, Stream], targets: Mapping[str, Target], dims: Mapping[str, int]
+) -> EmotionModule:
+    """Encoders, model, heads and objectives for the streams that `dims` names and fitted Targets."""
     from hero_lightning.module import EmotionModule
 
     terms = objectives(cfg)
-    outputs = {name: target.outputs for name, target in corpus.targets.items()}
-    model = make(
-        cfg.model, "model", dims=dict(corpus.dims), outputs=outputs, parts=frozenset(o.needs for o in terms.values() if o.needs)
-    )
-    for name in [n for n, o in terms.items() if o.needs and o.needs not in model.parts]:
-        log.info("objective %s is left out: the model has no part `%s` with streams %s", name, terms.pop(name).needs, list(corpus.dims))
+    parts = {part for term in terms.values() for part in term.needs}
+    outputs = {name: target.outputs for name, target in targets.items()}
+    model = make(cfg.model, "model", dims=dict(dims), outputs=outputs, parts=parts)
+    if model.synergy is None:
+        terms = {name: term for name, term in terms.items() if "sync" not in term.needs}
     return EmotionModule(
         model=model,
-        streams={name: corpus.streams[name] for name in corpus.dims},
-        targets=corpus.targets,
+        streams={name: streams[name] for name in dims},
+        targets=targets,
         objectives=terms,
         optimizer=make(cfg.optimizer, "optimizer"),
         train_prefixes=tuple(cfg.stage.train),
@@ -152,7 +190,6 @@ def module(cfg: DictConfig, corpus: CorpusDataModule) -> EmotionModule:
 def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
     """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it."""
     import torch
-    from lightning_utilities.core.rank_zero import rank_zero_only  # noqa: F401  (Lightning's own dependency)
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     node = OmegaConf.create(OmegaConf.to_container(cfg.trainer, resolve=True))
@@ -163,7 +200,7 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
     loggers = [make(n, f"logger.{k}") for k, n in (cfg.get("logger") or {}).items() if n and "_target_" in n]
     try:
         return make(
-            node, "trainer", default_root_dir=str(folder), callbacks=callbacks + given.pop("callbacks", []), logger=loggers or False
+            node, "trainer", default_root_dir=str(folder), callbacks=callbacks, logger=loggers or False, **given
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(

@@ -80,14 +80,12 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def trainable_state(module: nn.Module, state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def trainable_state(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `state` that training can change: trainable parameters, and buffers outside frozen encoders."""
     frozen = {n for n, p in module.named_parameters() if not p.requires_grad}
     kept = {n for n, p in module.named_parameters() if p.requires_grad}
     still = {n.rsplit(".", 1)[0] for n in frozen} - {n.rsplit(".", 1)[0] for n in kept}
-    return {
-        k: v for k, v in state.items() if (n := k.removeprefix(prefix)) in kept or (n not in frozen and n.rsplit(".", 1)[0] not in still)
-    }
+    return {k: v for k, v in state.items() if k in kept or (k not in frozen and k.rsplit(".", 1)[0] not in still)}
 
 
 def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *, strict: bool) -> None:
@@ -161,7 +159,8 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
                 mend=f"set modalities.{stream} as in the run's config.yaml",
             )
     for target, state in saved["targets"].items():
-        classes, found = state.get("classes"), now["targets"].get(target, {}).get("classes")
+        classes = state["settings"].get("classes")
+        found = now["targets"].get(target, {}).get("settings", {}).get("classes")
         if classes and found and list(classes) != list(found):
             raise CheckpointError(
                 f"Target {target} has other classes than the checkpoint.",

@@ -1,21 +1,62 @@
 """Trains a model and scores it once on the test split: `python -m hero_lightning.train`.
 
-Data flow: config -> data module (index) -> model -> Trainer.fit -> best checkpoint -> Trainer.test -> run folder.
+Data flow: config -> data module (index) -> EmotionModule -> Trainer.fit -> best checkpoint -> Trainer.test -> run folder.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from hero_lightning.cli import command
 
+log = logging.getLogger(__name__)
+
 
 @command("train")
 def main(cfg: Any) -> float | None:
-    """Returns the selecting figure on the validation split, for sweepers."""
-    from hero_lightning.build import Run
+    """Returns the selecting figure of the best epoch on the validation split, for sweepers."""
+    from hero_lightning import launch
 
-    return Run(cfg).train()
+    with launch.gpu_lease(cfg.get("gpu_lease", False)):
+        return train(cfg)
+
+
+def train(cfg: Any) -> float | None:
+    """The whole run; everything it leaves behind lies in the run folder."""
+    import pytorch_lightning as pl
+    from omegaconf import OmegaConf
+
+    from hero_lightning import build, checkpoint
+    from hero_lightning.probe import stream_probes
+
+    folder = build.run_folder()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    config = build.stored_config(cfg)
+    OmegaConf.save(config, folder / "config.yaml")
+    corpus = build.corpus(cfg)
+    corpus.prepare_data()
+    corpus.plan.write(folder)
+    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims)
+    module.facts |= {"config": OmegaConf.to_yaml(config), "corpus": str(corpus.name)}
+    if cfg.init_from:
+        source = checkpoint.find(cfg.init_from)
+        checkpoint.restore(module, checkpoint.load(source)["state_dict"], source, strict=False)
+    trainer = build.trainer(cfg, folder)
+    resume = checkpoint.find(cfg.resume, prefer="last") if cfg.resume else None
+    if resume is not None:
+        checkpoint.check_facts(checkpoint.load(resume)[checkpoint.FACTS], module.facts, resume)
+    log.info("run folder %s", folder)
+    trainer.fit(module, datamodule=corpus, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    if best:
+        checkpoint.restore(module, checkpoint.load(best)["state_dict"], best, strict=True)
+    if cfg.test and corpus.plan.samples.get("test"):
+        if cfg.probes:
+            module.baselines = stream_probes(module, corpus)
+        trainer.test(module, datamodule=corpus, verbose=False)
+    return None if score is None else float(score)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Encoders: raw material of one stream -> a sequence of feature vectors."""

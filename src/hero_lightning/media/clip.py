@@ -2,27 +2,23 @@
 
 Data flow: Media -> ClipReader (one av.open) -> packets -> wanted pictures (dict of Frames), sound (Waveform).
 
-Shapes: T pictures, H W picture size, N audio samples. Times are seconds from the clip's start: its span's start, counted
-from the first picture of the file (from the first sample where there is no picture).
+Shapes: T pictures, H W picture size, N audio samples. Times are seconds from the clip's start: its span's start,
+counted from the first picture of the file (from the first sample of sound where there is no picture).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from hero_lightning.data.types import Box, Media
 from hero_lightning.errors import MediaError
+from hero_lightning.media.h264 import needed
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
 
 EPSILON = 2e-3
 """Seconds a picture may come late and still count as shown: Matroska rounds times to 1 ms, plans are k / fps."""
@@ -32,6 +28,8 @@ LEAD = 0.5
 """Seconds decoded before a span, so that the audio decoder has settled when it starts."""
 GAP = 0.04
 """Seconds between the end of one piece of sound and the start of the next that count as a hole in the recording."""
+NO_LENGTH = ("mp3", "aac")
+"""Containers whose header does not know how long the sound is."""
 
 
 class ClipReader:
@@ -43,41 +41,33 @@ class ClipReader:
 
     def __init__(self, media: Media) -> None:
         self.media = media
-        self._container: InputContainer | None = None
-        self._moved = False  # whether packets were taken, so that the next read must go back
+        self._container: Any = None
+        self._fresh = True  # no packet was taken yet
 
     def __enter__(self) -> ClipReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Closes the file; a later read opens it again."""
         if self._container is not None:
             self._container.close()
-        self._container, self._moved = None, False
+        self._container, self._fresh = None, True
 
     @property
     def info(self) -> ClipInfo:
-        """What the file's header says of this clip; nothing is decoded. Width and height are before rotation."""
+        """What the file's header says of this clip. Nothing is decoded, so width and height are before rotation."""
         self._open()
-        start, end = self._bounds()
-        known, video = max(end - start, 0.0), self._video
+        video, sound = self._video, self._audio is not None
+        duration = max(self._end - self._start, 0.0)
         if video is None:
-            return ClipInfo(duration=known, has_audio=self._audio is not None)
+            return ClipInfo(duration=duration, has_audio=sound)
         fps = float(video.average_rate or video.guessed_rate or 0)
-        counted = self.media.span is None and video.frames > 0
-        (x0, y0, x1, y1) = _pixels(self.media.crop, video.width, video.height)
-        return ClipInfo(
-            duration=known,
-            fps=fps,
-            num_frames=video.frames if counted else max(round(known * fps), 1),
-            width=x1 - x0,
-            height=y1 - y0,
-            has_video=True,
-            has_audio=self._audio is not None,
-        )
+        counted = video.frames if self.media.span is None else 0
+        x0, y0, x1, y1 = _pixels(self.media.crop, video.width, video.height)
+        return ClipInfo(duration, fps, counted or max(round(duration * fps), 1), x1 - x0, y1 - y0, True, sound)
 
     def read(
         self, pictures: Mapping[str, Sequence[float]], sound: bool = False, size: int | None = None
@@ -96,21 +86,22 @@ class ClipReader:
         Raises:
             MediaError: the file is missing, empty, broken, cut off, or holds no such stream.
         """
+        from av.error import FFmpegError
+
+        if not self._fresh:
+            self.close()  # winding back would leave the decoders in another state than a fresh start
         self._open()
         times = sorted({float(t) for wanted in pictures.values() for t in wanted})
         if times and self._video is None:
             raise self._error("The file holds no picture.", "a video stream", "none")
         if sound and self._audio is None:
             raise self._error("The file holds no sound.", "an audio stream", "none")
-        if not times and not sound:
-            return {}, None
-        from av.error import FFmpegError
-
         try:
-            packets, pieces = self._demux(times[-1] if times else None, sound)
+            packets, heard = self._demux(times, sound)
             shown = self._pictures(packets, times, size) if times else {}
+            wave = Waveform(self._sound(heard)) if sound else None
         except FFmpegError as error:
-            raise self._error("The file cannot be decoded.", "a whole media file", str(error)) from error
+            raise self._error("The file cannot be decoded.", "a whole media file", error) from error
         frames = {
             name: Frames(
                 torch.from_numpy(np.stack([shown[float(t)] for t in wanted])),  # [T, H, W, 3]
@@ -119,9 +110,9 @@ class ClipReader:
             for name, wanted in pictures.items()
             if len(wanted)
         }
-        return frames, Waveform(self._aligned(pieces)) if sound else None
+        return frames, wave
 
-    def _error(self, problem: str, expected: str, got: str) -> MediaError:
+    def _error(self, problem: str, expected: object, got: object) -> MediaError:
         mend = "repair or replace the file, or leave the sample out"
         return MediaError(problem, expected=expected, got=got, where=self.media.path, mend=mend)
 
@@ -130,7 +121,7 @@ class ClipReader:
             return
         path = Path(self.media.path)
         if not path.is_file():
-            raise self._error("The media file is missing.", "an existing file", "nothing there")
+            raise self._error("The media file is missing.", "a video or audio file", "nothing there")
         if path.stat().st_size == 0:
             raise self._error("The media file is empty.", "a video or audio file", "0 bytes")
         import av
@@ -138,104 +129,88 @@ class ClipReader:
         from av.stream import Disposition
 
         try:
-            self._container = container = av.open(str(path))
+            container = av.open(str(path))
         except FFmpegError as error:
-            raise self._error("The media file cannot be opened.", "a whole video or audio file", str(error)) from error
+            raise self._error("The media file cannot be opened.", "a whole video or audio file", error) from error
         moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]  # no cover art
-        self._video = moving[0] if moving else None
-        self._audio = container.streams.audio[0] if container.streams.audio else None
-        if self._video is None and self._audio is None:
-            self.close()
+        self._video: Any = moving[0] if moving else None
+        self._audio: Any = container.streams.audio[0] if container.streams.audio else None
+        first: Any = self._video or self._audio
+        if first is None:
+            container.close()
             raise self._error("The file holds neither picture nor sound.", "a video or audio stream", "none")
-        for stream in (self._video, self._audio):
-            if stream is not None:
-                stream.codec_context.thread_count = 1  # workers are the parallelism; codec threads only contend
-        first = self._video or self._audio
-        assert first is not None
-        self._zero = float((first.start_time or 0) * first.time_base) if first.time_base else 0.0
+        for stream in filter(None, (self._video, self._audio)):
+            stream.codec_context.thread_count = 1  # the workers are the parallelism; codec threads only contend
+        self._container = container
+        self._zero = float((first.start_time or 0) * first.time_base)  # the clip's clock on the file's
+        length = self._length(first)
+        self._start, end = self.media.span or (0.0, length)
+        self._end = min(end, length) if length else end
 
     def _length(self, stream: Any) -> float:
-        """Seconds a stream lasts according to the header: its own count, Matroska's tag, or the container's."""
+        """Seconds a stream lasts by its own count, by Matroska's tag, or by the container's count; 0 = unknown."""
         if stream.duration:
             return float(stream.duration * stream.time_base)
-        if stream.metadata.get("DURATION"):
-            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        if tag := stream.metadata.get("DURATION"):
+            hours, minutes, seconds = tag.split(":")
             return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-        return (self._container.duration or 0) / 1e6 if self._container else 0.0
+        return (self._container.duration or 0) / 1e6
 
-    def _bounds(self) -> tuple[float, float]:
-        """Start and end of the clip on the file's clock in seconds; the end is the picture's where there is one."""
-        length = self._length(self._video or self._audio)
-        if self.media.span is None:
-            return 0.0, length
-        return self.media.span[0], min(self.media.span[1], length) if length else self.media.span[1]
-
-    def _demux(self, last: float | None, sound: bool) -> tuple[list[Any], list[tuple[float, np.ndarray]]]:
-        """One pass over the file: video packets up to the last wanted time, decoded sound as (start, samples)."""
-        from av.audio.resampler import AudioResampler
+    def _demux(self, times: list[float], sound: bool) -> tuple[list[Any], list[Any]]:
+        """One pass over the file: video packets up to the last wanted time, decoded audio frames of the clip."""
         from av.error import InvalidDataError
 
-        container, start = self._container, self._bounds()[0]
-        assert container is not None
-        if self._moved or start > 2 * LEAD:
-            container.seek(int(max(self._zero + start - LEAD, 0.0) * 1e6) if start > 2 * LEAD else 0)
-        self._moved = True
-        picture_end = start + last + EPSILON if last is not None else -np.inf
-        sound_end = (self.media.span[1] if self.media.span else np.inf) if sound else -np.inf
-        open_streams = {s.index for s in (self._video if last is not None else None, self._audio if sound else None) if s}
+        last = {}  # stream -> seconds on the clip's clock after which nothing of it is needed
+        if times:
+            last[self._video] = times[-1] + EPSILON
+        if sound:
+            last[self._audio] = self._end - self._start if self.media.span else np.inf
+        if self._start > 2 * LEAD:
+            self._container.seek(int((self._zero + self._start - LEAD) * 1e6))
+        self._fresh = False
         packets: list[Any] = []
-        heard = _Sound(AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE))
-        stream_list = [s for s in (self._video, self._audio) if s is not None and s.index in open_streams]
+        heard: list[Any] = []
         try:
-            for packet in container.demux(*stream_list):
+            for packet in self._container.demux(*last) if last else ():
                 stream = packet.stream
-                is_sound = stream.type == "audio"
-                if stream.index in open_streams and packet.dts is not None:
-                    at = float(packet.dts * stream.time_base) - self._zero
-                    if at > (sound_end if is_sound else picture_end):
-                        open_streams.discard(stream.index)  # nothing shown or heard in the clip comes later
-                        if not open_streams:
-                            break
-                if stream.index not in open_streams:
+                if stream not in last:
                     continue
-                if not is_sound:
+                if packet.dts is not None and self._clock(packet.dts * stream.time_base) > last[stream]:
+                    del last[stream]  # pictures come after their decoding time, so none of the clip's follow
+                    if not last:
+                        break
+                elif stream is self._video:
                     packets.append(packet)
-                    continue
-                for frame in _decoded(packet.decode):
-                    heard.add(frame, self._zero)
-        except InvalidDataError:
-            pass  # a file cut off inside a packet: what is missing is judged against the wanted times
-        return packets, heard.finish()
+                else:
+                    heard += _decoded(packet.decode)
+        except InvalidDataError:  # cut off inside a packet: what is missing is judged against the wanted times
+            pass
+        return packets, heard
+
+    def _clock(self, seconds: Any) -> float:
+        return float(seconds) - self._zero - self._start
 
     def _pictures(self, packets: list[Any], times: list[float], size: int | None) -> dict[float, np.ndarray]:
-        """Decodes what the wanted times need; time -> picture [H, W, 3]."""
+        """Decodes the pictures at ascending times: time -> [H, W, 3] uint8."""
         from av.video.reformatter import VideoReformatter
 
-        video, start, reformatter = self._video, self._bounds()[0], VideoReformatter()
-        assert video is not None
+        reformatter, video = VideoReformatter(), self._video
+        chosen = needed(packets, video, [t + EPSILON + self._zero + self._start for t in times])
+        decoders = [p.decode for p in chosen] + [video.codec_context.decode]  # the last: what the decoder still holds
         out: dict[float, np.ndarray] = {}
-        waiting, shown, end = list(times), None, 0.0
-        for frame in self._frames(_needed(packets, video, [t + start + self._zero for t in times])):
-            at = frame.time - self._zero - start if frame.time is not None else end
-            if waiting and shown is not None and waiting[0] + EPSILON < at:
-                picture = self._rgb(shown, reformatter, size)
-                while waiting and waiting[0] + EPSILON < at:
-                    out[waiting.pop(0)] = picture
-            if not waiting:
-                return out
-            shown, end = frame, at + float(frame.duration * frame.time_base if frame.duration else 1 / (video.average_rate or 25))
-        if shown is None:
-            raise self._error("No picture can be decoded.", f"pictures up to {times[-1]:.3f} s", "none")
-        if waiting[-1] > end + SLACK:
-            raise self._error("The file ends before the clip does.", f"a picture at {waiting[-1]:.3f} s", f"{end:.3f} s")
-        picture = self._rgb(shown, reformatter, size)
-        return out | dict.fromkeys(waiting, picture)
-
-    def _frames(self, packets: list[Any]) -> Iterator[Any]:
-        for packet in packets:
-            yield from _decoded(packet.decode)
-        if self._video is not None:
-            yield from _decoded(self._video.codec_context.decode)  # what the decoder still holds
+        shown, end = None, 0.0
+        for frame in (f for decode in decoders for f in _decoded(decode)):
+            at = self._clock(frame.pts * video.time_base) if frame.pts is not None else end
+            due: list[float] = [t for t in times[len(out) :] if shown is not None and t + EPSILON < at]
+            if due:
+                out |= dict.fromkeys(due, self._rgb(shown, reformatter, size))
+                if len(out) == len(times):
+                    return out
+            shown = frame
+            end = at + float(frame.duration * video.time_base or 1 / (video.average_rate or 25))
+        if shown is None or times[-1] > end + SLACK:
+            raise self._error("The pictures end before the clip does.", f"one at {times[-1]:.3f} s", f"{end:.3f} s")
+        return out | dict.fromkeys(times[len(out) :], self._rgb(shown, reformatter, size))
 
     def _rgb(self, frame: Any, reformatter: Any, size: int | None) -> np.ndarray:
         """One decoded frame -> [H, W, 3] uint8 RGB, scaled, turned upright and cropped."""
@@ -243,93 +218,56 @@ class ClipReader:
         scale = min(size / min(x1 - x0, y1 - y0), 1.0) if size else 1.0
         width, height = max(round(frame.width * scale), 1), max(round(frame.height * scale), 1)
         picture = reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
-        picture = np.rot90(picture, round(frame.rotation / 90) % 4)  # counterclockwise
+        picture = np.rot90(picture, round(frame.rotation / 90) % 4)  # rotation counts counterclockwise
         x0, y0, x1, y1 = _pixels(self.media.crop, picture.shape[1], picture.shape[0])
         return np.ascontiguousarray(picture[y0:y1, x0:x1])
 
-    def _aligned(self, pieces: list[tuple[float, np.ndarray]]) -> torch.Tensor:
-        """Lays decoded pieces of sound on the clip's clock: [N] from the clip's start, silence where none was."""
-        assert self._container is not None
-        start, end = self._bounds()
-        heard = max((at + len(x) / SAMPLE_RATE for at, x in pieces), default=0.0)
-        promised = self._length(self._audio)
-        wanted = min(self.media.span[1], promised) if self.media.span else promised
-        guessed = self._container.format.name in ("mp3", "aac")  # their headers know no length
-        if heard <= start or (wanted > heard + SLACK and not guessed):
-            raise self._error("The sound ends before the clip does.", f"sound up to {wanted:.3f} s", f"{heard:.3f} s")
-        stop = min(heard, self.media.span[1]) if self.media.span else heard
-        out = np.zeros(max(round((stop - start) * SAMPLE_RATE), 1), dtype=np.float32)
+    def _sound(self, heard: list[Any]) -> torch.Tensor:
+        """Decoded audio frames -> [N] mono at SAMPLE_RATE on the clip's clock, silent where nothing was recorded."""
+        pieces = [(self._clock(at), x) for at, x in _mono(heard)]
+        end = max((at + len(x) / SAMPLE_RATE for at, x in pieces), default=0.0)
+        promised = self._length(self._audio) - self._start
+        if self.media.span:
+            promised = min(promised, self.media.span[1] - self._start)
+            end = min(end, self.media.span[1] - self._start)
+        if end <= 0 or (promised > end + SLACK and self._container.format.name not in NO_LENGTH):
+            raise self._error("The sound ends before the clip does.", f"{promised:.3f} s of sound", f"{end:.3f} s")
+        out = np.zeros(max(round(end * SAMPLE_RATE), 1), dtype=np.float32)
         for at, x in pieces:
-            first = round((at - start) * SAMPLE_RATE)
+            first = round(at * SAMPLE_RATE)
             x = x[max(-first, 0) :][: max(len(out) - max(first, 0), 0)]
-            out[max(first, 0) : max(first, 0) + len(x)] = x
+            out[max(first, 0) :][: len(x)] = x
         return torch.from_numpy(out)
 
 
-class _Sound:
-    """Resamples decoded sound and keeps the times of its pieces, a new piece after every hole."""
+def _mono(heard: list[Any]) -> list[tuple[float, np.ndarray]]:
+    """Decoded audio frames -> (start on the file's clock, mono samples at SAMPLE_RATE), a new piece after each hole."""
+    from av.audio.resampler import AudioResampler
 
-    def __init__(self, resampler: Any) -> None:
-        self.resampler = resampler
-        self.pieces: list[tuple[float, list[np.ndarray]]] = []
-        self.next = 0.0
-
-    def add(self, frame: Any, zero: float) -> None:
-        at = frame.time - zero if frame.time is not None else self.next
-        if not self.pieces or abs(at - self.next) > GAP:
-            self.flush()
-            self.pieces.append((at, []))
-        self.next = at + frame.samples / frame.sample_rate
-        self.keep(frame)
-
-    def keep(self, frame: Any | None) -> None:
-        self.pieces[-1][1].extend(part.to_ndarray().reshape(-1) for part in self.resampler.resample(frame))
-
-    def flush(self) -> None:
-        if self.pieces:
-            self.keep(None)
-
-    def finish(self) -> list[tuple[float, np.ndarray]]:
-        self.flush()
-        return [(at, np.concatenate(parts)) for at, parts in self.pieces if parts]
+    runs: list[tuple[float, list[Any]]] = []
+    due = -np.inf
+    for frame in heard:
+        at = frame.time if frame.time is not None else max(due, 0.0)
+        if abs(at - due) > GAP:
+            runs.append((at, []))
+        runs[-1][1].append(frame)
+        due = at + frame.samples / frame.sample_rate
+    pieces = []
+    for at, frames in runs:
+        resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        parts = [part.to_ndarray()[0] for frame in [*frames, None] for part in resampler.resample(frame)]
+        pieces.append((at, np.concatenate(parts)))
+    return pieces
 
 
-def _decoded(decode: Any) -> list[Any]:
-    """Frames of one packet; none where its bytes are damaged (the next ones may be whole)."""
+def _decoded(decode: Callable[[], Any]) -> list[Any]:
+    """Frames of one packet; none where its bytes are damaged, for the next ones may be whole."""
     from av.error import InvalidDataError
 
     try:
         return list(decode())
     except InvalidDataError:
         return []
-
-
-def _needed(packets: list[Any], video: Any, times: list[float]) -> list[Any]:
-    """Leaves out the H.264 packets that no wanted picture needs: unreferenced ones shown at no wanted time.
-
-    A fifth of a usual file, and bit-identical, for other pictures never refer to them (`nal_ref_idc` = 0).
-    """
-    header = video.codec_context.extradata or b""
-    if video.codec_context.name != "h264" or header[:1] != b"\x01" or any(p.pts is None and p.size for p in packets):
-        return packets
-    width = (header[4] & 3) + 1  # bytes of a NAL unit's length (ISO 14496-15, avcC)
-    shown = sorted(p.pts for p in packets if p.size)
-    if not shown:
-        return packets
-    base = float(video.time_base)
-    wanted = {shown[max(bisect_right(shown, (t + EPSILON) / base) - 1, 0)] for t in times}
-    return [p for p in packets if not p.size or p.pts in wanted or _referenced(bytes(p), width)]
-
-
-def _referenced(data: bytes, width: int) -> bool:
-    """Whether an AVCC packet's picture may be referred to: nal_ref_idc of its first slice."""
-    at = 0
-    while at + width < len(data):
-        head = data[at + width]
-        if head & 31 in (1, 5):
-            return bool(head & 0x60)
-        at += width + int.from_bytes(data[at : at + width], "big")
-    return True
 
 
 def _pixels(crop: Box | None, width: int, height: int) -> tuple[int, int, int, int]:

@@ -63,7 +63,7 @@ def motion_measures(frames: Frames) -> dict[str, float]:
 
 def au_measures(table: Table) -> dict[str, float]:
     """Intensity (0..5) of every action unit over the clip: AU12 its mean, AU12_max its maximum."""
-    out = {}
+    out: dict[str, float] = {}
     mean, high = table.x.mean(dim=0), table.x.amax(dim=0)  # [C]
     for k, name in enumerate(table.names):
         if name.endswith("_r"):

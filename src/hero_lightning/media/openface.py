@@ -63,7 +63,8 @@ def read_au_table(path: Path) -> Table:
         tracked &= rows[:, -1] > 0
     rows = rows[tracked]
     if len(rows) == 0:
-        raise MediaError("The AU table holds no tracked face.", expected="a row with success = 1", got="none", where=path)
+        expected = "a row with success = 1"
+        raise MediaError("The AU table holds no tracked face.", expected=expected, got="none", where=path)
     x = torch.from_numpy(rows[:, 1:36].astype(np.float32))
     return Table(x=x, time=torch.from_numpy(rows[:, 0].astype(np.float32)), names=AU_COLUMNS)
 

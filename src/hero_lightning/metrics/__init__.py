@@ -1,0 +1,1 @@
+"""Figures, each with one formula for its value, its interval and its baselines, and the rows they come from."""

@@ -1,6 +1,7 @@
 """Reads one clip for all its streams in the loader's worker.
 
-Data flow: Sample + Resolutions -> (Store | NpyDict) Ready rows; one pass over the media file -> Encoder.preprocess -> Raw rows.
+Data flow: Sample + Resolutions -> Ready rows from their source; one pass over the media file -> Encoder.preprocess
+-> Raw rows.
 
 Shapes: T pictures, H W picture size.
 """

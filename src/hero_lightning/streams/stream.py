@@ -1,7 +1,7 @@
 """A stream: one named input of a clip, and how its features are had. The config node `modalities.<name>`.
 
-Data flow: Sample --resolve (index time)--> Resolution --read_clip (worker)--> Ready | Raw | None --collate--> StreamBatch
---StreamEncoder (device)--> Features.
+Data flow: Sample --resolve (index time)--> Resolution --read_clip (worker)--> Ready | Raw | None --collate-->
+StreamBatch --StreamEncoder (device)--> Features.
 
 Shapes: B rows of a batch, T steps, D feature width.
 """
@@ -299,10 +299,15 @@ class Stream:
 
     def encoder_module(self) -> Encoder | None:
         """A loaded encoder for the device half, or None where features are only read."""
-        if self.mode == "preextracted" or self.factory is None:
-            return None
+        return None if self.mode == "preextracted" else self.loaded_encoder()
+
+    def loaded_encoder(self) -> Encoder:
+        """A new encoder with its weights, frozen ones without gradients and in eval mode."""
+        assert self.factory is not None
         module = self.factory()
         module.load()
+        if not module.trainable:
+            module.requires_grad_(False)
         return module.train(module.trainable)
 
 

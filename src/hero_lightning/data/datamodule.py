@@ -1,0 +1,391 @@
+"""CorpusDataModule: a corpus' samples, what of them is there, and the loaders that serve them.
+
+Data flow: samples() -> unique ids, dialogues, splits, Targets fitted on train -> Resolutions, policy -> Plan
+-> EpochBatchSampler -> ItemDataset (worker) -> Collate -> Batch.
+
+A corpus is a subclass that writes `samples`. Everything is decided at index time; a clip is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+
+from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset, to_device
+from hero_lightning.data.coverage import POLICIES, Entry, Plan, apply_policy, empty_streams, resolve_all, tabulate
+from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler
+from hero_lightning.data.splits import SPLIT_NAMES, check_unique, make_splits
+from hero_lightning.data.types import Batch, Sample, link_dialogues
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.streams.extract import fill
+from hero_lightning.streams.stream import Stream
+from hero_lightning.targets import Target
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CorpusDataModule(LightningDataModule):
+    """Base of every corpus.
+
+    A subclass writes `samples` and may set the class attributes below. Keys are those of the config group `dataset`.
+
+    Attributes:
+        root: the corpus' folder.
+        streams: name -> Stream, in canonical order.
+        targets: name -> Target; those without a train label are left out at index time.
+        features_root: where our own feature stores lie.
+        batch_size: items per batch and process.
+        num_workers: processes that read clips; 0 = the training process.
+        seed: decides the order of training items.
+        balance: Target (of kind class) whose classes are drawn equally often; None = every item once per epoch.
+        bucket: whether items of like length share a batch.
+        coverage: what becomes of a clip that lacks a stream: error, skip (left out), mask (kept without it).
+        unknown_label: what becomes of a label outside the class list: error, or drop (counted).
+        val_fraction: share of train that becomes validation where the corpus has none.
+        test_fraction: the same for test; 0 = then there is no test.
+        test_from: split that serves as test where the corpus has none, e.g. dev; validation then comes from train.
+        split_seed: decides such splits; apart from `seed`, so that runs of several seeds share their splits.
+        limit: only the first so many samples of every split.
+        use_splits: only these are looked at and served (evaluation); None = all.
+        class_orders: official class order by Target, used where the config gives none.
+        official_counts: official number of samples by split.
+        known_broken: ids whose media the official release broke.
+    """
+
+    root: Path | str
+    streams: Mapping[str, Stream]
+    targets: Mapping[str, Target]
+    features_root: Path | str
+    batch_size: int = 16
+    num_workers: int = 0
+    seed: int = 0
+    balance: str | None = None
+    bucket: bool = True
+    coverage: str = "mask"
+    unknown_label: Literal["error", "drop"] = "error"
+    val_fraction: float = 0.1
+    test_fraction: float = 0.0
+    test_from: str | None = None
+    split_seed: int = 0
+    limit: int | None = None
+    use_splits: Sequence[str] | None = None
+
+    name = "corpus"
+    class_orders: ClassVar[Mapping[str, Sequence[str]]] = {}
+    official_counts: ClassVar[Mapping[str, int]] = {}
+    known_broken: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.root, self.features_root = Path(self.root), Path(self.features_root)
+        self.streams, self.targets = dict(self.streams), dict(self.targets)
+        self._samples: list[Sample] | None = None
+        self._origin: dict[str, str] = {}
+        self._notes: list[str] = []
+        self._ledger: list[Entry] = []
+        self._plan: Plan | None = None
+        checks: tuple[tuple[str, bool, str], ...] = (
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("num_workers", self.num_workers >= 0, "at least 0"),
+            ("seed", self.seed >= 0, "at least 0"),
+            ("coverage", self.coverage in POLICIES, ", ".join(POLICIES)),
+            ("unknown_label", self.unknown_label in ("error", "drop"), "error or drop"),
+            ("val_fraction", 0 < self.val_fraction < 1, "a share above 0 and below 1"),
+            (
+                "test_fraction",
+                0 <= self.test_fraction < 1 - self.val_fraction,
+                "a share from 0 to below 1 - val_fraction",
+            ),
+            ("limit", self.limit is None or self.limit >= 1, "at least 1, or null"),
+            (
+                "balance",
+                self.balance is None or self._is_class(self.balance),
+                f"one of {self._class_targets()}, or null",
+            ),
+            ("streams", bool(self.streams), "at least one stream"),
+            ("targets", bool(self.targets), "at least one target"),
+        )
+        for key, good, expected in checks:
+            if not good:
+                got = getattr(self, key)
+                raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
+
+    # ---- what a corpus says
+
+    def samples(self) -> list[Sample]:
+        """All samples with the corpus' own splits and labels in its own words. The subclass writes this."""
+        raise TypeError(f"{type(self).__name__} does not define samples")
+
+    def items(self, split: str) -> list[tuple[int, ...]]:
+        """What the loader draws: rows of the split that belong together; here each sample by itself."""
+        return [(row,) for row in range(len(self.plan.samples[split]))]
+
+    def class_order(self, target: str) -> Sequence[str]:
+        """The corpus' own class order of a Target; empty = sorted names of the train split."""
+        return self.class_orders.get(target, ())
+
+    # ---- index time
+
+    def index(self) -> Plan:
+        """Reads the corpus and decides everything about it; a second call returns the same plan."""
+        if self._samples is None:
+            self._samples = self._gather()
+        if self._plan is None:
+            self._plan = self._cover(self._samples)
+        return self._plan
+
+    @property
+    def plan(self) -> Plan:
+        """What was decided at index time."""
+        return self.index()
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Feature width of every stream in use."""
+        return self.plan.dims
+
+    def _gather(self) -> list[Sample]:
+        """Samples with unique ids, turns, splits and labels that the fitted Targets can code."""
+        samples = self.samples()
+        if not samples:
+            raise DataError("The corpus holds no sample.", expected="at least one", got="none", where=self.root)
+        check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
+        self._check_counts(samples)
+        label = next(iter(self._class_targets()), None)
+        samples, self._origin = make_splits(
+            link_dialogues(samples),
+            {"test": self.test_fraction, "val": self.val_fraction},
+            seed=self.split_seed,
+            test_from=SPLIT_NAMES.get(self.test_from or "", self.test_from),
+            label=label,
+        )
+        for split, origin in self._origin.items():
+            log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), origin)
+        self._fit([s for s in samples if s.split == "train"])
+        samples = self._known(samples)
+        wanted = self.use_splits or list(dict.fromkeys(s.split for s in samples))
+        for split in wanted:
+            if not any(s.split == split for s in samples):
+                have = ", ".join(sorted({s.split for s in samples}))
+                raise DataError(
+                    f"There is no split {split!r}.", expected=have, got=split, where=f"{self.name} {self.root}"
+                )
+        rank: Counter[str] = Counter()
+        kept = []
+        for s in samples:
+            rank[s.split] += 1
+            if s.split in wanted and (self.limit is None or rank[s.split] <= self.limit):
+                kept.append(s)
+        return kept
+
+    def _check_counts(self, samples: Sequence[Sample]) -> None:
+        found = Counter(s.split for s in samples)
+        for split, official in self.official_counts.items():
+            if split in found and found[split] != official:
+                self._note(f"{self.name} {split} has {found[split]} samples; the official count is {official}")
+
+    def _note(self, sentence: str) -> None:
+        log.warning(sentence)
+        self._notes.append(sentence)
+
+    def _fit(self, train: Sequence[Sample]) -> None:
+        """Fits Targets on the train split; one that came fitted (from a checkpoint) stays as it is."""
+        kept: dict[str, Target] = {}
+        for name, target in self.targets.items():
+            if not target.classes:
+                target.classes = tuple(self.class_order(target.name))
+            values = [s.labels[target.name] for s in train if s.labels.get(target.name) is not None]
+            if train and not values:
+                self._note(f"target {name} is left out: no train sample has a label {target.name!r}")
+                continue
+            if target.prior is None and train:
+                target.fit(values)
+            if not target.outputs:
+                raise DataError(
+                    f"The classes of target {name} are unknown.",
+                    expected="a train split to take them from, or a list",
+                    got="neither",
+                    where=f"{self.name} {self.root}",
+                    mend=f"dataset.targets.{name}.classes=[...]",
+                )
+            kept[name] = target
+        if not kept:
+            raise DataError(
+                "No target is left.",
+                expected=f"train labels for one of {', '.join(self.targets)}",
+                got=f"labels {sorted({k for s in train for k in s.labels})}",
+                where=f"{self.name} {self.root}",
+                mend="dataset.targets",
+            )
+        self.targets = kept
+
+    def _known(self, samples: list[Sample]) -> list[Sample]:
+        """Checks every label; an unknown one is an error, or is taken away and counted."""
+        out = []
+        for s in samples:
+            for name, target in self.targets.items():
+                value = s.labels.get(target.name)
+                if value is not None and target.encode(value, f"{s.id} ({s.split})", self.unknown_label) is None:
+                    self._ledger.append(Entry(s.id, s.split, name, "unknown", f"label {value!r} is not in the list"))
+                    s = replace(s, labels={k: v for k, v in s.labels.items() if k != target.name})
+            out.append(s)
+        if self._ledger:
+            self._note(f"{len(self._ledger)} unknown labels were dropped")
+        return out
+
+    def _cover(self, samples: Sequence[Sample]) -> Plan:
+        """Resolves streams and applies the coverage policy."""
+        train = [s for s in samples if s.split == "train"] or samples
+        for stream in self.streams.values():
+            stream.bind(Path(self.features_root), str(self.name))
+            stream.probe(train)
+        found = resolve_all(self.streams, samples, self.known_broken)
+        table = tabulate(samples, found)
+        notes = list(self._notes)
+        gone = empty_streams(found, self.streams) if self.coverage != "error" else []
+        for name in gone:
+            reason = next(c.reason for c in table if c.stream == name)
+            notes.append(f"stream {name} is left out: no clip has it ({reason})")
+            log.warning(notes[-1])
+        if len(gone) == len(self.streams):
+            raise DataError(
+                "No stream is left: no clip has any of them.",
+                expected=f"clips or features for one of {', '.join(self.streams)}",
+                got="; ".join(notes[-len(gone) :]),
+                where=f"{self.name} {self.root}",
+                mend="check dataset.root, paths.features and the streams' modes",
+            )
+        found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
+        kept, ledger = apply_policy(samples, found, self.coverage)
+        splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
+        for split, rows in splits.items():
+            if not rows:
+                raise DataError(
+                    f"No sample of split {split} is left.",
+                    expected="clips with a stream",
+                    got=str(next(e.reason for e in ledger if e.split == split)),
+                    where=f"{self.name} {self.root}",
+                    mend="dataset.coverage=mask, or fewer streams",
+                )
+        for c in table:
+            log.info("%s %s: %d %s %s", c.stream, c.split, c.count, c.mode, f"({c.reason})" if c.reason else "")
+        if dropped := sum(e.kind == "dropped" for e in ledger):
+            notes.append(f"{dropped} samples were left out, see ledger.csv")
+            log.warning(notes[-1])
+        return Plan(
+            corpus=str(self.name),
+            samples=splits,
+            resolutions={s.id: found[s.id] for s in kept},
+            dims={n: s.dim for n, s in self.streams.items() if n not in gone},
+            classes={n: list(t.classes) for n, t in self.targets.items()},
+            table=table,
+            ledger=[*self._ledger, *ledger],
+            split_origin=dict(self._origin),
+            notes=notes,
+        )
+
+    # ---- Lightning
+
+    def prepare_data(self) -> None:
+        """Writes what streams in mode auto lack to their stores; Lightning calls it on one process."""
+        if missing := self._uncached():
+            samples = [s for rows in self.plan.samples.values() for s in rows]
+            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            streams = {n: self.streams[n] for n in missing}
+            done = fill(
+                streams, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
+            )
+            log.info("%s", done)
+            self._plan = None
+        self.index()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Indexes the corpus; a process that did so before the first one filled the stores looks again."""
+        if self._uncached():
+            self._plan = None
+        self.index()
+
+    def _uncached(self) -> list[str]:
+        """Streams whose features should be in the store but are not."""
+        rows = self.plan.resolutions.values()
+        cacheable = [n for n in self.plan.dims if self.streams[n].cacheable]
+        return [n for n in cacheable if any(r[n].mode == "realtime" for r in rows)]
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled batches of the train split, in order where Lightning overfits a few batches."""
+        overfit = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        return self.loader("train", shuffle=not overfit)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Validation in order; an empty list where there is none."""
+        return self.loader("val") if "val" in self.plan.samples else []
+
+    def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """One loader per split of `test_splits`."""
+        loaders = [self.loader(split) for split in self.test_splits]
+        return loaders[0] if len(loaders) == 1 else loaders
+
+    predict_dataloader = test_dataloader
+
+    @property
+    def test_splits(self) -> list[str]:
+        """Splits that test and predict serve: `use_splits` where given, else those called test..."""
+        return list(self.use_splits or [s for s in self.plan.samples if s.startswith("test")])
+
+    def loader(self, split: str, shuffle: bool = False) -> BatchLoader:
+        """Batches of a split for this process, shuffled or in order."""
+        plan, items = self.plan, self.items(split)
+        streams = {n: self.streams[n] for n in plan.dims}
+        samples = plan.samples[split]
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        sampler: EpochBatchSampler | EvalBatchSampler
+        if shuffle:
+            classes = self._item_classes(self.balance, samples, items) if self.balance else None
+            lengths = self._item_lengths(samples, items, streams) if self.bucket else None
+            sampler = EpochBatchSampler(
+                len(items), self.batch_size, seed=self.seed, classes=classes, lengths=lengths, rank=rank, world=world
+            )
+        else:
+            sampler = EvalBatchSampler(len(items), self.batch_size, rank=rank, world=world)
+        dataset = ItemDataset(samples, items, streams, plan.resolutions, self.seed)
+        return BatchLoader(dataset, Collate(streams, self.targets), sampler, self.num_workers, plan, self.coverage)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves tensors only; Lightning's own walk would enter every Sample."""
+        return to_device(batch, device)
+
+    # ---- balance and length
+
+    def _is_class(self, name: str) -> bool:
+        return name in self.targets and self.targets[name].kind == "class"
+
+    def _class_targets(self) -> list[str]:
+        return [n for n in self.targets if self._is_class(n)]
+
+    def _item_classes(self, name: str, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> list[int]:
+        """Class of every item's first sample under Target `name`; -1 = no label."""
+        if name not in self.targets:
+            raise ConfigError("No train sample has the label to balance by.", got=name, where="dataset.balance")
+        target = self.targets[name]
+        values = [samples[item[0]].labels.get(target.name) for item in items]
+        codes = [-1 if v is None else target.encode(v, samples[i[0]].id) for v, i in zip(values, items, strict=True)]
+        if bare := codes.count(-1):
+            log.warning(
+                "%d train items without a label %s are not drawn: dataset.balance needs one", bare, self.balance
+            )
+        return codes
+
+    def _item_lengths(
+        self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]], streams: Mapping[str, Stream]
+    ) -> list[int]:
+        """Steps of every item over all streams; streams of unknown length do not count."""
+        length = [sum(stream.length(s) or 0 for stream in streams.values()) for s in samples]
+        return [sum(length[i] for i in item) for item in items]

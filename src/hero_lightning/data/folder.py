@@ -1,0 +1,201 @@
+"""The feature-only layout: one file of features per clip, labels in one JSON list.
+
+Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples; features/<id>.npy are read by the streams'
+own sources (NpyDict).
+
+    root/ features/<video_id>.npy   labels.json   classes.json (optional)   splits.json (optional)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hero_lightning.data.coverage import Entry
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.splits import SPLIT_NAMES, check_unique
+from hero_lightning.data.types import Sample
+from hero_lightning.errors import DataError
+from hero_lightning.streams.npydict import HERO_KEYS, NpyDict
+
+log = logging.getLogger(__name__)
+
+LABELS = ("emotion", "sentiment", "sentiment_score")
+KNOWN_KEYS = {
+    *("video_id", "text", "split", "speaker", "dialogue_id", "utterance_id", "caption", "evidence", "rationale"),
+    *("source", "is_counterfactual", *LABELS),
+}
+STREAM_WORDS: dict[str, str] = {key: stream for stream, key in HERO_KEYS.items()} | {
+    "vis_global": "frame",
+    "visual": "frame",
+    "vis_motion": "motion",
+    "transcript": "text",
+}
+"""What evidence written for HERO calls our streams."""
+TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optional classes.json and splits.json"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FolderDataModule(CorpusDataModule):
+    """A corpus of stored features.
+
+    Classes stand in the order of classes.json, else sorted. Splits come from splits.json ({split: [ids]}), else the
+    records' `split`, else a seed. What is said is the record's `text`, else the feature file's transcript.
+
+    Attributes:
+        feature_root: folder of the feature files; None = root/features.
+        ann_path: the label file; None = root/labels.json. classes.json and splits.json lie beside it.
+        transcripts: whether to read the feature file for the transcript of a record without `text`.
+    """
+
+    feature_root: Path | str | None = None
+    ann_path: Path | str | None = None
+    transcripts: bool = True
+    test_fraction: float = 0.1
+
+    name = "folder"
+
+    @property
+    def labels_file(self) -> Path:
+        """The label file."""
+        return Path(self.ann_path) if self.ann_path else Path(self.root) / "labels.json"
+
+    @property
+    def features(self) -> Path:
+        """The folder of feature files."""
+        return Path(self.feature_root) if self.feature_root else Path(self.root) / "features"
+
+    def class_order(self, target: str) -> Sequence[str]:
+        """classes.json names the emotions."""
+        path = self.labels_file.with_name("classes.json")
+        if target != "emotion" or not path.is_file():
+            return ()
+        names = read_json(path)
+        if not isinstance(names, list) or len({str(n) for n in names}) != len(names) or len(names) < 2:
+            raise DataError(
+                "classes.json is not a list of class names.", expected='["neutral", "happy", ...]', where=path
+            )
+        return [str(n) for n in names]
+
+    def samples(self) -> list[Sample]:
+        """One sample per record of the label file."""
+        path = self.labels_file
+        if not path.is_file():
+            raise DataError(
+                "The label file is missing.",
+                expected=TREE,
+                got=f"no {path}",
+                where=self.root,
+                mend="paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE",
+            )
+        records = read_json(path)
+        if not isinstance(records, list) or not records:
+            got = f"{type(records).__name__} of {len(records)}" if isinstance(records, (list, dict)) else type(records)
+            raise DataError("The label file is not a list of records.", expected=TREE, got=got, where=path)
+        places = [f"{path}, record {n}" for n in range(1, len(records) + 1)]
+        samples = [self._sample(record, place) for record, place in zip(records, places, strict=True)]
+        check_unique(zip((s.id for s in samples), places, strict=True))
+        if unknown := {k for r in records for k in r} - KNOWN_KEYS - self._label_keys():
+            log.debug("%s: ignored keys %s", path, sorted(unknown))
+        return self._said(self._split(samples, any(r.get("split") for r in records)))
+
+    def _label_keys(self) -> set[str]:
+        return {*LABELS, *(t.name for t in self.targets.values())}
+
+    def _sample(self, record: Any, place: str) -> Sample:
+        if not isinstance(record, dict):
+            raise DataError(
+                "A record is not an object.", expected='{"video_id": ..., "emotion": ...}', got=record, where=place
+            )
+        needed = ["video_id", *(["emotion"] if "emotion" in self.targets else [])]
+        for key in needed:
+            if key not in record or (key == "video_id" and record[key] in (None, "")):
+                raise DataError(
+                    f"A record lacks {key!r}.",
+                    expected=", ".join(needed),
+                    got=", ".join(map(str, record)) or "an empty object",
+                    where=place,
+                    mend='add it; "emotion": null says that the clip is not labelled',
+                )
+        name, turn = str(record["video_id"]), str(record.get("utterance_id", ""))
+        return Sample(
+            id=name,
+            split=_split_name(record.get("split") or "train"),
+            text=_text(record.get("text")),
+            speaker=_text(record.get("speaker")),
+            dialogue=_text(record.get("dialogue_id")),
+            turn=int(turn) if turn.isdecimal() else None,
+            labels={k: record[k] for k in self._label_keys() if record.get(k) is not None},
+            descriptions=_descriptions(record),
+            truth={"is_counterfactual": True} if record.get("is_counterfactual") else {},
+        )
+
+    def _split(self, samples: list[Sample], in_records: bool) -> list[Sample]:
+        """Splits from splits.json; a sample that it does not list is left out and counted."""
+        path = self.labels_file.with_name("splits.json")
+        if not path.is_file():
+            return samples
+        lists = read_json(path)
+        if not isinstance(lists, dict) or not all(isinstance(v, list) for v in lists.values()):
+            raise DataError("splits.json is not a mapping of lists.", expected='{"train": [ids], ...}', where=path)
+        if in_records:
+            self._note(f"splits come from {path.name}, not from the records' `split`")
+        check_unique((str(i), f"{path}, list {split}") for split, ids in lists.items() for i in ids)
+        split_of = {str(i): _split_name(split) for split, ids in lists.items() for i in ids}
+        if strange := split_of.keys() - {s.id for s in samples}:
+            self._note(f"{path.name} lists {len(strange)} ids without a record, e.g. {min(strange)}")
+        left = [s for s in samples if s.id not in split_of]
+        self._ledger += [Entry(s.id, "", "", "dropped", f"not in {path.name}") for s in left]
+        if left:
+            self._note(f"{len(left)} records are not in {path.name} and are left out, e.g. {left[0].id}")
+        return [replace(s, split=split_of[s.id]) for s in samples if s.id in split_of]
+
+    def _said(self, samples: list[Sample]) -> list[Sample]:
+        """Fills in the feature files' transcripts where the record has no text."""
+        bare = [s for s in samples if s.text is None] if self.transcripts else []
+        source = NpyDict(self.features, HERO_KEYS["text"])
+        with ThreadPoolExecutor(8) as pool:
+            said = dict(zip((s.id for s in bare), pool.map(source.transcript, bare), strict=True))
+        return [replace(s, text=_text(said[s.id])) if said.get(s.id) else s for s in samples]
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; DataError with line and column where it is not legal JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError("The file is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        line = (error.doc.splitlines() or [""])[min(error.lineno - 1, max(0, error.doc.count("\n")))].strip()
+        comment = "#" in line or "//" in line
+        raise DataError(
+            f"The file is not legal JSON: {error.msg}.",
+            expected="JSON without comments" if comment else "JSON",
+            got=line[:100] or "an empty file",
+            where=f"{path}, line {error.lineno}, column {error.colno}",
+            mend="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
+        ) from error
+
+
+def _split_name(name: object) -> str:
+    word = str(name).strip().lower()
+    return SPLIT_NAMES.get(word, word)
+
+
+def _text(value: object) -> str | None:
+    return str(value).strip() or None if value is not None else None
+
+
+def _descriptions(record: Mapping[str, Any]) -> dict[str, str]:
+    """Caption, rationale and evidence as words: evidence per stream where it is an object."""
+    out = {key: record[key] for key in ("caption", "rationale") if record.get(key)}
+    evidence = record.get("evidence") or {}
+    if not isinstance(evidence, Mapping):
+        evidence = {"evidence": " ".join(map(str, evidence)) if isinstance(evidence, list) else evidence}
+    out |= {STREAM_WORDS.get(str(key), str(key)): text for key, text in evidence.items() if text}
+    return {key: str(text) for key, text in out.items()}

@@ -1,0 +1,171 @@
+"""Which items make which batch, on which process, in which epoch: a function of (seed, epoch) alone.
+
+Data flow: number of items (+ classes, lengths) -> order of the epoch -> global batches -> this rank's batches of draws.
+
+Legend: W ranks, b batch size of one rank, G = W * b global batch size, C classes. No global random state is read or
+written, so any number of workers sees the same order. Batch k of one process with batch size G is the union of the W
+ranks' batches k of size b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from hero_lightning.errors import ConfigError
+
+Draw = tuple[int, int]
+"""Epoch and item: a worker that reads a draw knows the epoch without being told."""
+
+MEGA = 16
+"""Global batches sorted by length together: enough to save most padding, few enough to keep batches varied."""
+BLUR = 0.1
+"""Lengths count up to 10 % longer at random, so that an epoch's batches differ from the last one's."""
+ORDER, CLASS, BUCKET = range(3)
+"""Names of the random streams below one seed."""
+
+
+class EpochBatchSampler(Sampler[list[Draw]]):
+    """Shuffled training batches of one rank.
+
+    All ranks get equally many batches of equal size; the fewer than W items that do not divide are left out of the
+    last batch, others in every epoch. One process leaves nothing out.
+
+    Args:
+        count: number of items.
+        batch_size: b, items of one rank's batch.
+        seed: of the run.
+        classes: class of every item, -1 = none; given, every class is drawn equally often (those without a class
+            never). Frequent classes are spread over several epochs, rare ones repeat.
+        lengths: cost of every item; given, items of like length share a batch.
+        rank, world: this process and W.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        classes: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
+        self.members: list[NDArray[np.int64]] = []
+        self.share = 0
+        if classes is not None:
+            codes = np.asarray(classes)
+            self.members = [np.flatnonzero(codes == c) for c in np.unique(codes[codes >= 0])]
+            self.share = max(1, int((codes >= 0).sum()) // max(1, len(self.members)))
+        self.size = self.share * len(self.members) if classes is not None else count
+        self.epoch = self.start = 0
+        if self.size < world:
+            raise ConfigError(
+                "There are fewer training items than processes.",
+                expected=f"at least {world} items",
+                got=self.size,
+                where="dataset.balance" if classes is not None else "dataset",
+                mend="trainer.devices=1, or more data",
+            )
+
+    @property
+    def global_batch(self) -> int:
+        """G, the items that all ranks draw at once."""
+        return self.batch_size * self.world
+
+    @property
+    def sampler(self) -> EpochBatchSampler:
+        """Lightning tells the epoch to `loader.batch_sampler.sampler`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next pass; a start in the middle holds for its own epoch only."""
+        if epoch != self.epoch:
+            self.start = 0
+        self.epoch = epoch
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The epoch's items as drawn, the same on every rank: [size]."""
+        rng = self._rng(ORDER, epoch)
+        if not self.members:
+            return rng.permutation(self.size)
+        return rng.permutation(np.concatenate([self._turn(c, epoch) for c in range(len(self.members))]))
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """This rank's batches of items."""
+        order = self.order(epoch)
+        full = len(order) // self.global_batch * self.global_batch
+        body, tail = order[:full], order[full:]
+        if self.lengths is not None:
+            body = self._bucketed(body, epoch)
+        rows = [*body.reshape(-1, self.global_batch), tail[: len(tail) - len(tail) % self.world]]
+        return [row[self.rank :: self.world].tolist() for row in rows if len(row)]
+
+    def __len__(self) -> int:
+        full, tail = divmod(self.size, self.global_batch)
+        return full + (tail >= self.world)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, start, self.start = self.epoch, self.start, 0
+        for batch in self.batches(epoch)[start:]:
+            yield [(epoch, item) for item in batch]
+
+    def state_dict(self, batches_done: int) -> dict[str, int]:
+        """Where a resumed run goes on, after `batches_done` batches of this epoch."""
+        return {"epoch": self.epoch, "drawn": batches_done * self.global_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Starts the next pass where `state` left off."""
+        self.epoch, self.start = state["epoch"], state["drawn"] // self.global_batch
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *stream])
+
+    def _turn(self, c: int, epoch: int) -> NDArray[np.int64]:
+        """The epoch's share of class c: a piece of the endless row of its members' permutations, cut by epoch."""
+        members = self.members[c]
+        start = epoch * self.share
+        first, last = start // len(members), (start + self.share - 1) // len(members)
+        row = np.concatenate([self._rng(CLASS, c, r).permutation(members) for r in range(first, last + 1)])
+        return row[start - first * len(members) :][: self.share]
+
+    def _bucketed(self, body: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Sorts runs of MEGA global batches by length, then shuffles the global batches."""
+        assert self.lengths is not None
+        rng = self._rng(BUCKET, epoch)
+        cost = self.lengths[body] * (1 + BLUR * rng.random(len(body)))
+        runs = range(0, len(body), MEGA * self.global_batch)
+        cuts = [slice(start, start + MEGA * self.global_batch) for start in runs]
+        rows = [body[cut][np.argsort(cost[cut], kind="stable")] for cut in cuts]
+        return rng.permutation(np.concatenate(rows or [body]).reshape(-1, self.global_batch)).reshape(-1)
+
+
+class EvalBatchSampler(Sampler[list[Draw]]):
+    """Every item in order; the last batch is padded by repetition so that all ranks have equally many rows.
+
+    Metrics are keyed by the sample's index, so a repeated one counts once.
+
+    Args:
+        count: number of items.
+        batch_size: b, items of one rank's batch.
+        rank, world: this process and W.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch_size, self.rank, self.world = count, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return -(-self.count // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        step = self.batch_size * self.world
+        for start in range(0, self.count, step):
+            items = list(range(start, min(start + step, self.count)))
+            items += items[-1:] * (-len(items) % self.world)
+            yield [(0, item) for item in items[self.rank :: self.world]]

@@ -1,0 +1,139 @@
+"""Splits a corpus lacks: validation and test parts cut from train, by a seed and without leaks.
+
+Data flow: samples with the corpus' own splits -> groups that must stay together -> samples with train, val, test and a
+sentence on where each part comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
+
+from hero_lightning.data.types import Sample
+from hero_lightning.errors import ConfigError, DataError
+
+SPLIT_NAMES = {"training": "train", "dev": "val", "valid": "val", "validation": "val", "testing": "test"}
+"""Other words for our splits."""
+
+
+def check_unique(places: Iterable[tuple[str, str]]) -> None:
+    """Refuses an id that is given twice.
+
+    Args:
+        places: sample id and where it is written.
+
+    Raises:
+        DataError: naming the id and both places.
+    """
+    seen: dict[str, str] = {}
+    for name, place in places:
+        if name in seen:
+            raise DataError(
+                f"The sample id {name!r} occurs twice.",
+                expected="ids that differ over all splits",
+                where=f"{seen[name]} and {place}",
+                mend="remove or rename one of them",
+            )
+        seen[name] = place
+
+
+def make_splits(
+    samples: list[Sample],
+    fractions: Mapping[str, float],
+    *,
+    seed: int = 0,
+    test_from: str | None = None,
+    label: str | None = None,
+) -> tuple[list[Sample], dict[str, str]]:
+    """Completes the splits of a corpus that has a train part.
+
+    Whole dialogues go together where every train sample has one, else whole speakers, else whole videos where
+    several samples share a file; otherwise single samples, stratified by `label`.
+
+    Args:
+        samples: of all splits.
+        fractions: val and test -> share of train to cut off where the split is missing; 0 = leave it missing.
+        seed: which groups are taken. The choice does not depend on the samples' order.
+        test_from: split that serves as test where the corpus has none.
+        label: Target whose classes keep their shares when single samples are drawn.
+
+    Returns:
+        The samples in their order, and split -> where it comes from.
+
+    Raises:
+        ConfigError: `test_from` is needed and is no split of the corpus.
+    """
+    found = Counter(s.split for s in samples)
+    origin = dict.fromkeys(found, "given by the corpus")
+    if test_from is not None and "test" not in found:
+        if test_from not in found or test_from == "train":
+            others = ", ".join(sorted(found.keys() - {"train"})) or "null"
+            raise ConfigError(
+                "No such split can serve as test.", expected=others, got=test_from, where="dataset.test_from"
+            )
+        samples = [replace(s, split="test") if s.split == test_from else s for s in samples]
+        origin["test"] = f"the corpus' {test_from} part, for want of a test part"
+        del origin[test_from]
+    train = [s for s in samples if s.split == "train"]
+    wanted = {name: share for name, share in fractions.items() if share > 0 and name not in origin}
+    if not train or not wanted:
+        return samples, origin
+    unit, group_of = _unit(train, parts=len(wanted))
+    moved: dict[str, str] = {}
+    for name, share in wanted.items():
+        rest = [s for s in train if s.id not in moved]
+        goal = share * len(train)
+        picked = _groups(rest, group_of, goal, seed) if group_of else _stratified(rest, label, goal, seed)
+        moved |= dict.fromkeys(picked, name)
+        if picked:
+            origin[name] = f"{share:.4g} of train by {unit}, {len(picked)} of {len(train)}, seed {seed}"
+    return [replace(s, split=moved[s.id]) if s.id in moved else s for s in samples], origin
+
+
+def _unit(train: list[Sample], parts: int) -> tuple[str, Callable[[Sample], Hashable] | None]:
+    """What must stay together, and the function that names a sample's group; None = single samples."""
+    choices: tuple[tuple[str, Callable[[Sample], Hashable]], ...] = (
+        ("whole dialogues", lambda s: s.dialogue),
+        ("whole speakers", lambda s: s.speaker),
+        ("whole videos", lambda s: str(s.video.path) if s.video else None),
+    )
+    for unit, group_of in choices:
+        groups = {group_of(s) for s in train}
+        if None not in groups and parts < len(groups) < len(train):
+            return unit, group_of
+    return "single samples", None
+
+
+def _key(seed: int, name: object) -> bytes:
+    """Sorting by it is a shuffle that neither order nor number of the others can change."""
+    return hashlib.blake2b(f"{seed}/{name}".encode()).digest()
+
+
+def _groups(samples: list[Sample], group_of: Callable[[Sample], Hashable], goal: float, seed: int) -> list[str]:
+    """Ids of whole groups, as near to `goal` samples as taking them in seeded order comes; one group at least."""
+    members: dict[Hashable, list[str]] = defaultdict(list)
+    for s in samples:
+        members[group_of(s)].append(s.id)
+    order = sorted(members, key=lambda g: _key(seed, g))
+    picked: list[str] = []
+    for group in order:
+        if abs(len(picked) + len(members[group]) - goal) < abs(len(picked) - goal):
+            picked += members[group]
+    return picked or min((members[g] for g in order), key=len)
+
+
+def _stratified(samples: list[Sample], label: str | None, goal: float, seed: int) -> list[str]:
+    """Ids of about `goal` samples with every class in its share; a class keeps at least one sample in train."""
+    strata: dict[str, list[str]] = defaultdict(list)
+    for s in samples:
+        strata[str(s.labels.get(label) if label else None)].append(s.id)
+    share = goal / len(samples)
+    picked: list[str] = []
+    for ids in strata.values():
+        ids.sort(key=lambda i: _key(seed, i))
+        picked += ids[: min(round(share * len(ids)), len(ids) - 1)]
+    return (
+        picked or sorted((i for ids in strata.values() if len(ids) > 1 for i in ids), key=lambda i: _key(seed, i))[:1]
+    )

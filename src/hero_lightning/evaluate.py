@@ -1,0 +1,79 @@
+"""Scores a finished run: `python -m hero_lightning.evaluate run=RUN`.
+
+Data flow: run folder -> its config as data + this machine's paths -> corpus, model -> Trainer.test -> evaluation folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from hero_lightning.cli import command
+
+log = logging.getLogger(__name__)
+
+
+@command("evaluate")
+def main(cfg: Any) -> None:
+    """One evaluation; its tables and figures lie in the command's own run folder."""
+    evaluate(cfg)
+
+
+def evaluate(cfg: Any) -> None:
+    """Rebuilds the run's model, reads the corpus again and scores one split."""
+    from omegaconf import OmegaConf, open_dict
+
+    from hero_lightning import build, checkpoint, runfolder
+    from hero_lightning.errors import ConfigError, not_yet
+    from hero_lightning.targets import Target
+
+    for key in ("predictions", "suite"):
+        if cfg[key] is not None:
+            not_yet(f"evaluate {key}=...", "evaluate run=RUN")
+    folder = build.run_folder()
+    stored, path, state = build.load_run(cfg.run, cfg.paths)
+    with open_dict(stored):
+        stored.trainer, stored.logger = cfg.trainer, {}
+        stored.callbacks = {"record": stored.callbacks.get("record")}
+        if "_target_" in cfg.dataset:
+            stored.dataset = cfg.dataset
+            for name, node in stored.modalities.items():  # where features lie belongs to the corpus
+                if "source" in cfg.modalities[name]:
+                    node.source = cfg.modalities[name].source
+    OmegaConf.save(build.stored_config(stored), folder / "config.yaml")
+    unknown = [s for s in cfg.drop if s not in state[checkpoint.FACTS]["dims"]]
+    if unknown:
+        raise ConfigError(
+            "A stream to drop is not one of the run's.",
+            expected=", ".join(state[checkpoint.FACTS]["dims"]),
+            got=unknown[0],
+            where="drop",
+        )
+    facts = state[checkpoint.FACTS]
+    corpus = build.corpus(stored)
+    corpus.prepare_data()
+    targets = {name: Target.from_state(t) for name, t in facts["targets"].items()}
+    same = all(set(corpus.targets[n].classes) <= set(t.classes) for n, t in targets.items() if n in corpus.targets)
+    if cfg.label_map or same:  # the run's own Targets code this corpus' labels, by name
+        corpus = build.corpus(stored, targets=targets, label_map=cfg.label_map)
+        corpus.prepare_data()
+    corpus.plan.write(folder)
+    module = build.module(stored, corpus.streams, corpus.targets, corpus.dims)
+    checkpoint.check_facts(facts, module.facts, path)
+    checkpoint.restore(module, state["state_dict"], path, strict=True)
+    module.drop = tuple(cfg.drop)
+    if not corpus.plan.samples.get(cfg.split):
+        raise ConfigError(
+            "The corpus has no such split.",
+            expected=", ".join(k for k, v in corpus.plan.samples.items() if v),
+            got=cfg.split,
+            where="split",
+        )
+    if cfg.split == "test":
+        runfolder.note_test(checkpoint.run_folder(path))
+    trainer = build.trainer(stored, folder)
+    trainer.test(module, dataloaders=corpus.loader(cfg.split), verbose=False)
+
+
+if __name__ == "__main__":
+    main()

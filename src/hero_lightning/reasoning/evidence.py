@@ -1,0 +1,350 @@
+"""Evidence in words: what each expert saw, said without any verdict on the emotion (`spec/hero.md` 2.3, 2.4, 4.2).
+
+Data flow: Sample + measures -> ClipView (nothing that knows the label) -> TemplateWriter -> [EvidenceItem] -> prompt.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from hero_lightning.data.types import STREAMS, Sample, Turn
+from hero_lightning.errors import ConfigError
+
+Source = Literal["observed", "inferred", "absent"]
+
+SYNERGY = "synergy"
+EXPERTS = (*STREAMS, SYNERGY)
+"""Canonical order, which also breaks ties of weight."""
+PREFIXES = {"frame": "VE", "face": "FE", "motion": "ME", "audio": "AE", "au": "PE", "text": "TE", SYNERGY: "SE"}
+"""What an item's id begins with; an inferred item has an I before it."""
+CHANNELS = {
+    "frame": "scene",
+    "face": "face",
+    "motion": "movement",
+    "audio": "voice",
+    "au": "face muscles",
+    "text": "words",
+    SYNERGY: "voice and movement",
+}
+"""What a stream is called in a sentence."""
+
+
+class Wording(NamedTuple):
+    """How a measure is put in words: its name, how its number is written, and the words for little and much of it."""
+
+    noun: str
+    number: str
+    low: str
+    high: str
+
+
+MEASURES = {
+    "pitch_hz": Wording("pitch", "{:.0f} Hz", "low", "high"),
+    "pitch_range_st": Wording("pitch range", "{:.1f} semitones", "narrow", "wide"),
+    "energy_db": Wording("loudness", "{:.0f} dB", "low", "high"),
+    "syllables_per_s": Wording("speech", "{:.1f} syllables/s", "slow", "fast"),
+    "pause_share": Wording("pauses", "{:.0%}", "few", "many"),
+    "movement": Wording("movement", "{:.1f} %", "small", "large"),
+    "movement_max": Wording("strongest movement", "{:.1f} %", "small", "large"),
+}
+"""`media/measures.py` gives the names; one that is not here is spelled out as it stands."""
+MUSCLES = {
+    1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser", 6: "cheek raiser",
+    7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler",
+    15: "lip corner depressor", 17: "chin raiser", 20: "lip stretcher", 23: "lip tightener", 25: "lips part",
+    26: "jaw drop", 28: "lip suck", 45: "blink",
+}  # fmt: skip
+"""Action units by muscle (Ekman & Friesen, FACS); never by the emotion they may stand for."""
+NOTABLE, VERY = 0.5, 1.5
+"""Standard deviations from the mean from which on a measure is worth a word, and a `very`."""
+ACTIVE, STRONG = 1.0, 3.0
+"""OpenFace intensity (0..5) of a muscle that is active at all, and strongly."""
+_UNIT = re.compile(r"AU0*(\d+)(_max|_mean|_r|_c)?")
+_TAG = re.compile(r"<([^<>\s]{1,40})>")
+_ID = re.compile(r"\bI?(VE|FE|ME|AE|PE|TE|SE)-\d\d")
+
+
+def one_of(where: str, value: str, known: Collection[str]) -> None:
+    """Checks a setting that must be one of several words."""
+    if value not in known:
+        raise ConfigError(f"Unknown {where}.", expected=" | ".join(known), got=value, where=where)
+
+
+def plain(text: str) -> str:
+    """Foreign text as a prompt may hold it: one line, and nothing a tokenizer would take for a special token."""
+    return " ".join(_TAG.sub(r"(\1)", text).split())
+
+
+def named_streams(text: str) -> list[str]:
+    """Streams whose evidence a text names by id, in order of first mention."""
+    stream = {prefix: name for name, prefix in PREFIXES.items()}
+    return list(dict.fromkeys(stream[prefix] for prefix in _ID.findall(text)))
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceItem:
+    """One observation in words.
+
+    Attributes:
+        id: prefix of its stream and a number, AE-01; IAE-01 if inferred.
+        stream: a stream or `synergy`.
+        text: what was observed.
+        source: observed, inferred from the other streams, or absent (the line says that there is nothing).
+        confidence: 1 for an observation, the imputation's for an inference, 0 for an absence.
+        weight: what the model gave the stream.
+    """
+
+    id: str
+    stream: str
+    text: str
+    source: Source = "observed"
+    confidence: float = 1.0
+    weight: float = 0.0
+
+    def line(self, show_weight: bool = False) -> str:
+        """The item as a line of a prompt or a report."""
+        sure = f" (inferred, confidence {self.confidence:.2f})" if self.source == "inferred" else ""
+        return f"{self.id}: {self.text}{sure}" + (f" [{self.weight:.2f}]" if show_weight else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipView:
+    """All that a writer of evidence or prompts sees of a sample: no labels, no descriptions, no truth.
+
+    Attributes:
+        id: names the clip to the shuffle; never written.
+        text: what is said.
+        turns: previous turns, oldest first.
+        measures: stream -> measure -> value.
+    """
+
+    id: str
+    text: str | None = None
+    speaker: str | None = None
+    turns: tuple[Turn, ...] = ()
+    measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        turns = tuple(Turn(t.speaker and plain(t.speaker), plain(t.text)) for t in self.turns)
+        object.__setattr__(self, "text", plain(self.text or "") or None)
+        object.__setattr__(self, "speaker", plain(self.speaker or "") or None)
+        object.__setattr__(self, "turns", turns)
+
+    @classmethod
+    def of(cls, sample: Sample, measures: Mapping[str, Mapping[str, float]] | None = None) -> ClipView:
+        """The view of a sample and its row of `Batch.measures`."""
+        return cls(sample.id, sample.text, sample.speaker, sample.turns, measures or {})
+
+
+Normal = tuple[float, float]
+"""Mean and standard deviation."""
+
+
+class MeasureStatistics:
+    """What is usual: mean and deviation of every measure over the train split, and per speaker heard often enough.
+
+    Args:
+        corpus: stream -> measure -> (mean, std).
+        speakers: speaker -> the same.
+    """
+
+    MIN_CLIPS = 8
+    """Clips of a speaker from which on his own mean is trusted."""
+
+    def __init__(
+        self,
+        corpus: Mapping[str, Mapping[str, Normal]] | None = None,
+        speakers: Mapping[str, Mapping[str, Mapping[str, Normal]]] | None = None,
+    ) -> None:
+        self.corpus, self.speakers = corpus or {}, speakers or {}
+
+    @classmethod
+    def fit(cls, views: Iterable[ClipView]) -> MeasureStatistics:
+        """Statistics of the clips given: pass the train split and nothing else."""
+        everyone: dict[str, dict[str, list[float]]] = {}
+        by_speaker: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for view in views:
+            tables = [everyone]
+            if view.speaker is not None:
+                tables.append(by_speaker.setdefault(view.speaker, {}))
+            for stream, measures in view.measures.items():
+                for name, value in measures.items():
+                    if math.isfinite(value):
+                        for table in tables:
+                            table.setdefault(stream, {}).setdefault(name, []).append(value)
+        return cls(_normals(everyone, 2), {who: _normals(table, cls.MIN_CLIPS) for who, table in by_speaker.items()})
+
+    def usual(self, stream: str, name: str, speaker: str | None) -> tuple[float, float, str] | None:
+        """Mean, deviation and whose (`speaker` or `corpus`) of a measure; None where nothing is known."""
+        for table, whose in ((self.speakers.get(speaker or "", {}), "speaker"), (self.corpus, "corpus")):
+            mean, std = table.get(stream, {}).get(name, (0.0, 0.0))
+            if std > 1e-6 * (1 + abs(mean)):
+                return mean, std, whose
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain builtins for a checkpoint."""
+        return {"corpus": self.corpus, "speakers": self.speakers}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> MeasureStatistics:
+        """What `to_dict` wrote."""
+        return cls(state["corpus"], state["speakers"])
+
+
+def _normals(table: Mapping[str, Mapping[str, list[float]]], least: int) -> dict[str, dict[str, Normal]]:
+    out: dict[str, dict[str, Normal]] = {}
+    for stream, names in table.items():
+        for name, values in names.items():
+            if len(values) >= least:
+                mean = math.fsum(values) / len(values)
+                std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+                out.setdefault(stream, {})[name] = (mean, std)
+    return out
+
+
+class TemplateWriter:
+    """Writes evidence by rules: no training, the same words for the same numbers.
+
+    Args:
+        statistics: what is usual; None = numbers are written as they are.
+        order: `weight` (the stream that the model weighs most first) or `canonical`.
+        top_k: keep so many items, the weightiest; None = all.
+        min_weight: leave out items that weigh less.
+        shuffle: random order instead, fixed by `seed` and the clip's id (ablation).
+        absent: a stream without data is `name`d as missing, its inference is written (`infer`), or `omit`ted.
+        min_confidence: an inference less sure is named as missing instead.
+        conflict_first: the synergy item leads when it says conflict.
+        numbers: write the numbers beside the words.
+        phrases: measures per stream at most, the most unusual first.
+        quote: characters of the transcript that an item quotes.
+        enabled: False writes nothing (ablation).
+    """
+
+    def __init__(
+        self,
+        statistics: MeasureStatistics | None = None,
+        order: Literal["weight", "canonical"] = "weight",
+        top_k: int | None = None,
+        min_weight: float = 0.0,
+        shuffle: bool = False,
+        seed: int = 0,
+        absent: Literal["name", "infer", "omit"] = "name",
+        min_confidence: float = 0.2,
+        conflict_first: bool = True,
+        numbers: bool = True,
+        phrases: int = 3,
+        quote: int = 80,
+        enabled: bool = True,
+    ) -> None:
+        one_of("evidence.order", order, ("weight", "canonical"))
+        one_of("evidence.absent", absent, ("name", "infer", "omit"))
+        for key, count in (("top_k", top_k), ("phrases", phrases), ("quote", quote)):
+            if count is not None and count < 1:
+                raise ConfigError(f"evidence.{key} is too small.", expected=">= 1", got=count, where=f"evidence.{key}")
+        self.statistics = statistics or MeasureStatistics()
+        self.order, self.top_k, self.min_weight, self.shuffle, self.seed = order, top_k, min_weight, shuffle, seed
+        self.absent, self.min_confidence, self.conflict_first = absent, min_confidence, conflict_first
+        self.numbers, self.phrases, self.quote, self.enabled = numbers, phrases, quote, enabled
+
+    def write(
+        self,
+        view: ClipView,
+        weights: Mapping[str, float],
+        present: Collection[str],
+        inferred: Mapping[str, float] | None = None,
+        sync_probability: float | None = None,
+    ) -> list[EvidenceItem]:
+        """Evidence of one clip in reading order; lines about missing streams come last.
+
+        Args:
+            weights: expert -> importance; its keys are the experts the model has.
+            present: experts that saw real data; synergy among them where it had sound and movement to compare.
+            inferred: expert -> confidence of its imputation.
+            sync_probability: how probably sound and movement belong together; read where synergy is present.
+        """
+        if not self.enabled:
+            return []
+        seen: list[EvidenceItem] = []
+        missing: list[EvidenceItem] = []
+        for stream in STREAMS:
+            weight = float(weights.get(stream, 0.0))
+            if stream in present:
+                seen.append(EvidenceItem(_id(stream), stream, "; ".join(self._observe(stream, view)), weight=weight))
+            elif stream in weights and self.absent != "omit":
+                sure = (inferred or {}).get(stream, 0.0)
+                if self.absent == "infer" and sure >= self.min_confidence and sure > 0:
+                    text = f"no {CHANNELS[stream]} recorded, estimated from the rest"
+                    seen.append(EvidenceItem("I" + _id(stream), stream, text, "inferred", sure, weight))
+                else:
+                    text = f"{CHANNELS[stream]} not available"
+                    missing.append(EvidenceItem(_id(stream), stream, text, "absent", 0.0))
+        match = sync_probability if SYNERGY in present else None
+        if match is not None:
+            seen.append(self._synergy(match, float(weights.get(SYNERGY, 0.0))))
+        forced = [seen.pop()] if match is not None and match < 0.5 and self.conflict_first else []
+        kept = forced + sorted((e for e in seen if e.weight >= self.min_weight), key=lambda e: -e.weight)
+        kept = kept[: self.top_k]
+        if self.order == "canonical":
+            kept[len(forced) :] = sorted(kept[len(forced) :], key=lambda e: EXPERTS.index(e.stream))
+        if self.shuffle:
+            random.Random(f"{self.seed}/{view.id}").shuffle(kept)
+        return kept + missing
+
+    def _synergy(self, match: float, weight: float) -> EvidenceItem:
+        sure = max(match, 1 - match)
+        text = f"voice and movement {'match' if match >= 0.5 else 'conflict'}"
+        text += f" ({sure:.2f})" if self.numbers else ""
+        return EvidenceItem(_id(SYNERGY), SYNERGY, text, "observed", sure, weight)
+
+    def _observe(self, stream: str, view: ClipView) -> list[str]:
+        """Phrases about a present stream, the most telling first, at least one."""
+        measures = {n: float(v) for n, v in view.measures.get(stream, {}).items() if math.isfinite(v)}
+        found = [(math.inf, f'says "{_shortened(view.text, self.quote)}"')] if stream == "text" and view.text else []
+        muscles: dict[str, tuple[float, str]] = {}  # unit -> its highest reading and the measure's name
+        for name, value in measures.items():
+            if unit := _UNIT.fullmatch(name):
+                muscles[unit[1]] = max((value, name), muscles.get(unit[1], (value, name)))
+            else:
+                found.append(self._measure(stream, name, value, view.speaker))
+        found += [self._muscle(stream, int(n), name, v, view.speaker) for n, (v, name) in sorted(muscles.items())]
+        found = [(strength, words) for strength, words in found if words]
+        if found:
+            return [words for _, words in sorted(found, key=lambda f: -f[0])[: self.phrases]]
+        return [f"{CHANNELS[stream]} as usual" if measures else f"{CHANNELS[stream]} present"]
+
+    def _measure(self, stream: str, name: str, value: float, speaker: str | None) -> tuple[float, str]:
+        """How unusual a measure is, and its words; no words where it is usual."""
+        words = MEASURES.get(name, Wording(name.replace("_", " "), "{:.2f}", "low", "high"))
+        number, usual = words.number.format(value), self.statistics.usual(stream, name, speaker)
+        if usual is None:
+            return 0.0, f"{words.noun} {number}"
+        mean, std, whose = usual
+        strength = abs(value - mean) / std
+        if strength < NOTABLE:
+            return strength, ""
+        much = ("very " if strength >= VERY else "") + (words.high if value > mean else words.low)
+        against = f" ({number}, {whose} mean {words.number.format(mean)})" if self.numbers else ""
+        return strength, f"{words.noun} {much}{against}"
+
+    def _muscle(self, stream: str, unit: int, name: str, value: float, speaker: str | None) -> tuple[float, str]:
+        """The same for an action unit; no words unless it is active, and more so than usual."""
+        usual = self.statistics.usual(stream, name, speaker)
+        strength = (value - usual[0]) / usual[1] if usual else value
+        if value < ACTIVE or (usual and strength < NOTABLE):
+            return 0.0, ""
+        words = f"{MUSCLES.get(unit, f'action unit {unit}')} {'strongly ' if value >= STRONG else ''}active"
+        return strength, words + (f" {value:.1f}" if self.numbers else "")
+
+
+def _id(stream: str) -> str:
+    return f"{PREFIXES[stream]}-01"
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length].rstrip() + "..."

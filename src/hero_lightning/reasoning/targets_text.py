@@ -1,0 +1,202 @@
+"""Answers the language model learns to write, and how much each character of them weighs (`spec/hero.md` 4.3, 5.5).
+
+Data flow: label + evidence + descriptions -> AnswerWriter -> TargetAnswer (JSON text, weighted spans) -> token weights.
+
+Reasons come before the label, as the reasoning runs. A label is scored on its own: the `label` prompt, whose answer
+`{"final_emotion": "<class>"}` has one prefix for all classes, so that no rationale has to be generated first. Train on
+both: the `cot` answer and, as a second short row about the same clip, the `label` answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.reasoning.evidence import CHANNELS, EXPERTS, SYNERGY, EvidenceItem, one_of
+from hero_lightning.reasoning.prompts import KEYS, Mode
+
+Span = tuple[int, int, float]
+"""First character, one past the last, weight."""
+Source = Literal["description", "template", "label"]
+
+WEIGHTS = {"caption": 1.0, "evidence": 1.0, "rationale": 1.5, "final_emotion": 2.0, "punctuation": 1.0}
+"""Per token of a field's content; punctuation = braces, quotes and keys (`spec/hero.md` 5.5)."""
+SHORT = {"emotion_caption": "caption", "evidence_summary": "evidence"}
+"""Answer keys by their names among weights and descriptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAnswer:
+    """What the model shall write.
+
+    Attributes:
+        text: JSON.
+        spans: cover the text from end to end, in order.
+        source: `description` the corpus' own words; `template` at least one field built from evidence; `label`
+            nothing but the label.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    source: Source
+
+
+class AnswerWriter:
+    """Writes target answers.
+
+    Args:
+        mode: cot, label or caption; must be the prompts'.
+        weights: of the fields, see WEIGHTS; what is left out keeps its weight there.
+        template_weight: factor on fields built from evidence, because they are less than the truth.
+        targets: `reasoning`, or `label` = clips without descriptions get label prompts and answers (`mode_for`).
+        cues: evidence items in the summary, at most.
+    """
+
+    def __init__(
+        self,
+        mode: Mode = "cot",
+        weights: Mapping[str, float] | None = None,
+        template_weight: float = 0.5,
+        targets: Literal["reasoning", "label"] = "reasoning",
+        cues: int = 3,
+    ) -> None:
+        one_of("answer.mode", mode, KEYS)
+        one_of("answer.targets", targets, ("reasoning", "label"))
+        for key, weight in {**(weights or {}), "template_weight": template_weight}.items():
+            if key not in (*WEIGHTS, "template_weight") or not weight >= 0:
+                expected = f"{' | '.join(WEIGHTS)}, each >= 0"
+                raise ConfigError("Wrong weight.", expected=expected, got=f"{key}={weight}", where="answer.weights")
+        self.mode, self.targets, self.cues = mode, targets, cues
+        self.weights, self.template_weight = WEIGHTS | dict(weights or {}), template_weight
+
+    def mode_for(self, descriptions: Mapping[str, str] | None) -> Mode:
+        """The mode in which to train on a clip; pass it to the prompt builder, too."""
+        return "label" if self.targets == "label" and self.mode == "cot" and not descriptions else self.mode
+
+    def target(
+        self,
+        label: str | None,
+        evidence: Sequence[EvidenceItem],
+        descriptions: Mapping[str, str] | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> TargetAnswer:
+        """The answer of one clip.
+
+        Args:
+            label: gold class, as in the class list.
+            evidence: the items of its prompt, in the prompt's order.
+            descriptions: `Sample.descriptions`.
+            keys: `Prompt.keys`, so that what is written is what was asked for; None = those of the writer's mode.
+
+        Raises:
+            DataError: the label is asked for and missing.
+        """
+        words = descriptions or {}
+        pieces: list[tuple[str, float]] = []
+        templated = False
+        keys = KEYS[self.mode] if keys is None else keys
+        for k, key in enumerate(keys):
+            value, own = self._value(key, label, evidence, words)
+            templated |= not own
+            weight = self.weights[SHORT.get(key, key)] * (1.0 if own else self.template_weight)
+            pieces.append((("{" if k == 0 else ", ") + f'"{key}": ', self.weights["punctuation"]))
+            pieces += self._quoted(value, weight)
+        pieces.append(("}", self.weights["punctuation"]))
+        spans: list[Span] = []
+        for text, weight in pieces:
+            start = spans[-1][1] if spans else 0
+            if text:
+                spans.append((start, start + len(text), weight))
+        source: Source = "template" if templated else "label" if tuple(keys) == KEYS["label"] else "description"
+        return TargetAnswer("".join(text for text, _ in pieces), tuple(spans), source)
+
+    def scoring_prefix(self) -> str:
+        """What the label answers of all classes share; scores are taken over what follows."""
+        return '{"final_emotion": "'
+
+    def scoring_answer(self, label: str) -> str:
+        """The label answer of a class, character for character the one that is trained."""
+        return self.target(label, (), None, KEYS["label"]).text
+
+    def _value(
+        self, key: str, label: str | None, evidence: Sequence[EvidenceItem], words: Mapping[str, str]
+    ) -> tuple[str | list[str], bool]:
+        """A field's content, and whether it is the corpus' own."""
+        seen = [e for e in evidence if e.source == "observed"]
+        if key == "final_emotion":
+            if label is None:
+                expected = "a label, because the prompt asks for it"
+                raise DataError("The clip has no label to answer with.", expected=expected, mend="prompt.mode=caption")
+            return label, True
+        if key == "evidence_summary":
+            return self._summary(seen, evidence, words)
+        if described := words.get(SHORT.get(key, key)):
+            return described, True
+        return (_caption(label, seen) if key == "emotion_caption" else _rationale(label, seen, self.cues)), False
+
+    def _summary(
+        self, seen: Sequence[EvidenceItem], evidence: Sequence[EvidenceItem], words: Mapping[str, str]
+    ) -> tuple[list[str], bool]:
+        """Descriptions of what the prompt shows, in its order (canonical without evidence), else the items."""
+        if evidence:
+            own = [f"{e.id}: {words[e.stream]}" for e in seen if words.get(e.stream)]
+        else:
+            own = [words[s] for s in EXPERTS if words.get(s)]
+        if not own and words.get("evidence"):
+            own = [words["evidence"]]
+        return (own[: self.cues], True) if own else ([e.line() for e in seen[: self.cues]], False)
+
+    def _quoted(self, value: str | list[str], weight: float) -> list[tuple[str, float]]:
+        """JSON of a value, its content apart from its quotes and brackets."""
+        mark = self.weights["punctuation"]
+        if isinstance(value, str):
+            return [('"', mark), (json.dumps(value, ensure_ascii=False)[1:-1], weight), ('"', mark)]
+        items = [[*([(", ", mark)] if k else []), *self._quoted(v, weight)] for k, v in enumerate(value)]
+        return [("[", mark), *(piece for item in items for piece in item), ("]", mark)]
+
+
+def _caption(label: str | None, seen: Sequence[EvidenceItem]) -> str:
+    who = "A person" if label is None else f"A person who seems {label}"
+    return f"{who}: {'; '.join(e.text for e in seen[:2])}." if seen else f"{who}."
+
+
+def _rationale(label: str | None, seen: Sequence[EvidenceItem], cues: int) -> str:
+    """From the evidence in its order to the label: what decides, what conflicts, what is left out, the conclusion."""
+
+    def named(items: Sequence[EvidenceItem]) -> str:
+        return " and ".join(f"the {CHANNELS[e.stream]} ({e.id})" for e in items)
+
+    experts = [e for e in seen if e.stream != SYNERGY]
+    if not experts:
+        return f"No single cue stands out in words; the signals together point to {label}."
+    out = f"The strongest cue is {named(experts[:1])}: {experts[0].text}."
+    if experts[1:cues]:
+        out += f" It is joined by {named(experts[1:cues])}."
+    synergy = next((e for e in seen if e.stream == SYNERGY), None)
+    if synergy:
+        out += f" By {synergy.id}, {synergy.text}."
+    if experts[cues:]:
+        out += f" Little comes from {named(experts[cues:])}."
+    return f"{out} So the emotion is {label}."
+
+
+def token_weights(
+    spans: Sequence[Span], offsets: Sequence[tuple[int, int]], default: float = WEIGHTS["punctuation"]
+) -> list[float]:
+    """Weights of the tokens of an answer.
+
+    A token that reaches over several spans has the mean weight of its characters.
+
+    Args:
+        spans: of `TargetAnswer.text`.
+        offsets: first and one past the last character of each token in that text.
+        default: for tokens without characters (end of sequence).
+    """
+    out: list[float] = []
+    for start, end in offsets:
+        total = sum(max(min(end, last) - max(start, first), 0) * weight for first, last, weight in spans)
+        out.append(total / (end - start) if end > start else default)
+    return out

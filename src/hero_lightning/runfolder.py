@@ -1,0 +1,279 @@
+"""The files and tables a run leaves behind: predictions.csv, metrics.json, the plan and the closing table.
+
+Data flow: SplitRecord per split -> predictions.csv (a line per sample) and, with intervals and baselines, metrics.json.
+
+Shapes: N samples of a split, C outputs of a Target.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+
+from hero_lightning.data.types import Sample
+from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
+from hero_lightning.metrics.table import Explanations, Predictions
+from hero_lightning.targets import Target
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hero_lightning.data.coverage import Plan
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "transformers", "numpy", "av")
+"""Whose versions can change a result."""
+
+
+@dataclass(slots=True)
+class SplitRecord:
+    """One pass over a split.
+
+    Attributes:
+        split: its name.
+        samples: N samples by row number.
+        predictions: Target name -> N predictions, by row number.
+        explanations: what explains them, by row number.
+    """
+
+    split: str
+    samples: list[Sample]
+    predictions: dict[str, Predictions]
+    explanations: Explanations
+
+
+def score(
+    target: Target, found: Predictions, groups: Sequence[Hashable] | None = None, resamples: int = 1000
+) -> dict[str, Any]:
+    """Figures of one Target on one split, with 95 % bootstrap intervals and both baselines, in builtins.
+
+    Args:
+        target: fitted.
+        found: its predictions.
+        groups: N names of what is drawn together (dialogues); None = every sample on its own.
+        resamples: of the bootstrap.
+
+    Returns:
+        n, labelled, figures (name -> value, low, high, chance, majority), per_class, and confusion for classes.
+    """
+    mask = found.label.mask
+    out: dict[str, Any] = {"n": len(mask), "labelled": int(mask.sum()), "figures": {}, "per_class": {}}
+    if not out["labelled"]:
+        return out
+    rows = target.statistics(found.prediction[mask], found.label.value[mask])
+    bounds = intervals(rows, target.figures_of, groups=_pick(groups, mask), resamples=resamples)
+    chance, majority = target.chance(found.label), target.majority(found.label)
+    for name, value in target.figures(found.prediction, found.label).items():
+        low, high = bounds.get(name, (None, None))
+        out["figures"][name] = {
+            "value": value, "low": low, "high": high, "chance": chance.get(name), "majority": majority.get(name),
+        }  # fmt: skip
+    out["per_class"] = target.per_class(found.prediction, found.label)
+    if confusion := getattr(target, "confusion", None):
+        out["classes"], out["confusion"] = list(target.classes), confusion(found.prediction, found.label).tolist()
+    return out
+
+
+def compare(
+    target: Target,
+    found: Predictions,
+    other: Tensor,
+    groups: Sequence[Hashable] | None = None,
+    resamples: int = 1000,
+) -> dict[str, dict[str, float]]:
+    """Figures of another system on the same rows, and how far ours is from it.
+
+    Args:
+        target: fitted.
+        found: our predictions.
+        other: [M, C] predictions of the other system, row number = place in the split.
+        groups, resamples: see `score`.
+
+    Returns:
+        Figure -> value (theirs), difference (ours - theirs), low, high, p.
+    """
+    mask, theirs = found.label.mask, other[found.index]
+    value = found.label.value[mask]
+    ours, rows = (target.statistics(p[mask], value) for p in (found.prediction, theirs))
+    paired = paired_bootstrap(ours, rows, target.figures_of, groups=_pick(groups, mask), resamples=resamples)
+    figures = target.figures(theirs, found.label)
+    return {
+        k: {"value": figures[k], "difference": d.difference, "low": d.low, "high": d.high, "p": d.p}
+        for k, d in paired.items()
+    }
+
+
+def _pick(groups: Sequence[Hashable] | None, mask: Tensor) -> list[Hashable] | None:
+    return None if groups is None else [g for g, m in zip(groups, mask.tolist(), strict=True) if m]
+
+
+def prediction_rows(record: SplitRecord, targets: Mapping[str, Target]) -> Iterator[dict[str, Any]]:
+    """A line per sample: id, split, <target>_<column> of every Target, gate and importance, present, imputed."""
+    columns: dict[str, Sequence[Any]] = {}
+    for name, found in record.predictions.items():
+        for column, values in targets[name].columns(found.prediction, found.label).items():
+            columns[f"{name}_{column}"] = values
+    for name, numbers in record.explanations.numbers.items():
+        if not name.startswith(("present_", "imputed_")):
+            columns[name] = numbers.tolist()
+    for flag in ("present", "imputed"):
+        names, table = record.explanations.matrix(flag)
+        columns[flag] = ["|".join(n for n, v in zip(names, row, strict=True) if v) for row in table.tolist()]
+    for i, sample in enumerate(record.samples):
+        yield {"id": sample.id, "split": record.split, **{k: _short(v[i]) for k, v in columns.items()}}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else float(f"{value:.6g}")
+    return "" if value is None else value
+
+
+def write_predictions(path: Path, records: Iterable[SplitRecord], targets: Mapping[str, Target]) -> None:
+    """Writes predictions.csv, a line per sample of every split."""
+    rows = [row for record in records for row in prediction_rows(record, targets)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(k for row in rows for k in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON that every reader takes: numbers that are none become null."""
+    path.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plan_facts(folder: Path) -> dict[str, Any]:
+    """What a result must carry of plan.json: corpus, counts, where the splits come from, notes; empty without one."""
+    path = folder / "plan.json"
+    plan = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {k: plan[k] for k in ("corpus", "counts", "split_origin", "notes") if k in plan}
+
+
+def provenance() -> dict[str, Any]:
+    """Command, commit, versions and hardware of this process."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for package in ("hero-lightning", *PACKAGES):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    cuda = torch.cuda.is_available()
+    return {
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "versions": versions,
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        },
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this package runs from, `-dirty` where files differ from it; None if installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # else git would name the repository around an installed package
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def note_test(folder: Path) -> int:
+    """Notes in a finished run's folder that its test split is scored once more; returns how often it was."""
+    path = folder / "test_uses.txt"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{datetime.now().isoformat(timespec='seconds')} {' '.join(sys.argv)}\n")
+    uses = len(path.read_text(encoding="utf-8").splitlines())
+    log.warning("the test split of %s has been scored %d times since its training", folder, uses)
+    return uses
+
+
+def show_plan(plan: Plan) -> None:
+    """Shows samples per split, how every stream is had, and the notes a result must carry."""
+    splits = _table(f"corpus {plan.corpus}", ("split", "samples", "where it comes from"), numbers=(1,))
+    for split, samples in plan.samples.items():
+        splits.add_row(split, str(len(samples)), plan.split_origin.get(split, ""))
+    streams = _table("streams", ("stream", "split", "mode", "samples", "reason"), numbers=(3,))
+    for c in plan.table:
+        streams.add_row(c.stream, c.split, c.mode, str(c.count), c.reason)
+    _show(splits, streams, *plan.notes)
+
+
+def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Shows the closing table.
+
+    Args:
+        title: above the table.
+        reports: split -> Target name -> what `score` returns, with `baselines` (name -> what `compare` returns).
+    """
+    table = _table(
+        title, ("split", "target", "figure", "value", "95 % interval", "chance", "majority"), numbers=(3, 4, 5, 6)
+    )
+    for split, by_target in reports.items():
+        for target, report in by_target.items():
+            head = f"{split} ({report['labelled']})"
+            for name, f in report["figures"].items():
+                bounds = f"{_number(f['low'])} .. {_number(f['high'])}" if f["low"] is not None else ""
+                table.add_row(
+                    head, target, name, _number(f["value"]), bounds, _number(f["chance"]), _number(f["majority"])
+                )
+                head, target = "", ""
+            for other, figures in report.get("baselines", {}).items():
+                name, f = next(iter(figures.items()))
+                bounds = f"ours {f['difference']:+.4f} ({f['low']:+.4f} .. {f['high']:+.4f})"
+                table.add_row("", "", f"{name} of {other}", _number(f["value"]), bounds, "", "")
+            table.add_section()
+    _show(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _table(title: str, columns: Sequence[str], numbers: Sequence[int]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in numbers else "left")
+    return table
+
+
+@rank_zero_only
+def _show(*parts: Table | str) -> None:
+    from rich.console import Console
+
+    for part in parts:
+        Console().print(part)

@@ -1,0 +1,6 @@
+"""Targets: what is predicted, how a label is coded, what a wrong answer costs and how answers are scored."""
+
+from hero_lightning.targets.base import Target
+from hero_lightning.targets.kinds import ClassTarget, DistributionTarget, MultilabelTarget, ScoreTarget
+
+__all__ = ["ClassTarget", "DistributionTarget", "MultilabelTarget", "ScoreTarget", "Target"]
