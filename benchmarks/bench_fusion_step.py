@@ -218,11 +218,11 @@ def main() -> None:
         limit = peak(dtype, args.device)
         for name in models:
             case = timings[f"{name} {kind}"]
-            share = flops[name] / case.median() / limit
-            print(
-                f"{name:>9} {kind}: {case.median() * 1e3:7.0f} ms, {BATCH / case.median():5.2f} rows/s, {share:.0%} of matmul"
-            )
-            result[f"{name} {kind}"] = {"ms": case.median() * 1e3, "cpu_ms": case.median("cpu") * 1e3, "peak": share}
+            seconds = case.median()
+            share = flops[name] / seconds / limit
+            rate = f"{seconds * 1e3:7.0f} ms, {BATCH / seconds:5.2f} rows/s, {share:.0%} of matmul"
+            print(f"{name:>9} {kind}: {rate}")
+            result[f"{name} {kind}"] = {"ms": seconds * 1e3, "cpu_ms": case.median("cpu") * 1e3, "peak": share}
         result[f"ratio {kind}"] = ratio(timings, f"ours {kind}", f"baseline {kind}")
         result[f"ratio {kind} cpu"] = ratio(timings, f"ours {kind}", f"baseline {kind}", "cpu")
     result["ratio bf16 to baseline fp32"] = ratio(timings, "ours bf16", "baseline fp32")

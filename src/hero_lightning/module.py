@@ -72,10 +72,12 @@ class EmotionModule(pl.LightningModule):
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
         self.predictions = nn.ModuleDict({n: PredictionTable() for n in self.targets})
         self.explanations = ExplanationTable()
+        self.baselines: dict[str, Tensor] = {}
+        self.drop: tuple[str, ...] = ()
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        """Features of every stream of a batch."""
-        return {name: encoder(batch.streams[name]) for name, encoder in self.encoders.items()}
+        """Features of every stream of a batch; those in `drop` are withheld."""
+        return {name: encoder(batch.streams[name]) for name, encoder in self.encoders.items() if name not in self.drop}
 
     def forward(self, batch: Batch, explain: bool = False) -> Outputs:
         """Outputs of a batch."""
@@ -97,13 +99,10 @@ class EmotionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted loss of a batch."""
         terms = self.losses(self(batch), batch)
-        if self.trainer.fit_loop.epoch_loop._should_accumulate() or self._logs_now():
+        # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
+        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
             self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
         return terms["loss"]
-
-    def _logs_now(self) -> bool:
-        # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
-        return (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0
 
     def _evaluate(self, batch: Batch) -> None:
         outputs = self(batch)

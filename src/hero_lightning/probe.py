@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hero_lightning.data.types import Features
+
+if TYPE_CHECKING:
+    from hero_lightning.data.datamodule import CorpusDataModule
+    from hero_lightning.module import EmotionModule
 
 log = logging.getLogger(__name__)
 
@@ -69,3 +74,36 @@ def probe(x: Mapping[str, Tensor], y: Mapping[str, Tensor], classes: int) -> tup
         fits.append((hit.float().mean().item(), penalty, weight))
     _, penalty, weight = max(fits, key=lambda fit: fit[0])
     return (F.pad(z["test"], (0, 1), value=1.0) @ weight).softmax(dim=1), penalty
+
+
+@torch.no_grad()
+def stream_probes(module: EmotionModule, corpus: CorpusDataModule) -> dict[str, Tensor]:
+    """A probe per stream with stored or frozen features, on the first Target.
+
+    Returns:
+        `linear probe <stream>` -> test probabilities [N, C] in the order of the split; empty unless the first
+        Target is a class and train, val and test are there.
+    """
+    target = module.main
+    frozen = [n for n, e in module.encoders.items() if not any(p.requires_grad for p in e.parameters())]
+    splits = ("train", "val", "test")
+    if target.kind != "class" or not frozen or not all(corpus.plan.samples.get(s) for s in splits):
+        log.info("no linear probes: they need a class target, frozen streams and train, val and test")
+        return {}
+    x: dict[str, dict[str, list[Tensor]]] = {n: {s: [] for s in splits} for n in frozen}
+    y: dict[str, list[Tensor]] = {s: [] for s in splits}
+    for split in splits:
+        for batch in corpus.loader(split):
+            moved = corpus.transfer_batch_to_device(batch, module.device, 0)
+            label = batch.labels[target.name]
+            keep = label.mask if split != "test" else torch.ones_like(label.mask)
+            y[split].append(label.value[keep])
+            for name in frozen:
+                x[name][split].append(pooled(module.encoders[name](moved.streams[name])).cpu()[keep])
+    known = {s: torch.cat(v) for s, v in y.items()}
+    found = {}
+    for name in frozen:
+        probability, penalty = probe({s: torch.cat(v) for s, v in x[name].items()}, known, target.outputs)
+        log.info("linear probe on %s: penalty %g", name, penalty)
+        found[f"linear probe {name}"] = probability
+    return found

@@ -140,9 +140,9 @@ def prediction_rows(record: SplitRecord, targets: Mapping[str, Target]) -> Itera
 
 
 def _short(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else float(f"{value:.6g}")
-    return "" if value is None else value
+    if isinstance(value, float):  # None, not "": a W&B table wants one type per column
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    return value
 
 
 def write_predictions(path: Path, records: Iterable[SplitRecord], targets: Mapping[str, Target]) -> None:
@@ -238,36 +238,41 @@ def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any
         title: above the table.
         reports: split -> Target name -> what `score` returns, with `baselines` (name -> what `compare` returns).
     """
-    table = _table(
-        title, ("split", "target", "figure", "value", "95 % interval", "chance", "majority"), numbers=(3, 4, 5, 6)
-    )
+    head = ("split", "target", "figure", "value", "95 % interval", "chance", "majority")
+    table = _table(title, head, numbers=(3, 4, 5, 6))
+    head = ("split", "against", "figure", "theirs", "ours by", "95 % interval", "p")
+    versus = _table("against simpler systems, same rows", head, numbers=(3, 4, 5, 6))
     for split, by_target in reports.items():
         for target, report in by_target.items():
-            head = f"{split} ({report['labelled']})"
+            place = (f"{split} ({report['labelled']})", target)
             for name, f in report["figures"].items():
-                bounds = f"{_number(f['low'])} .. {_number(f['high'])}" if f["low"] is not None else ""
                 table.add_row(
-                    head, target, name, _number(f["value"]), bounds, _number(f["chance"]), _number(f["majority"])
+                    *place, name, _number(f["value"]), _bounds(f), _number(f["chance"]), _number(f["majority"])
                 )
-                head, target = "", ""
+                place = ("", "")
             for other, figures in report.get("baselines", {}).items():
                 name, f = next(iter(figures.items()))
-                bounds = f"ours {f['difference']:+.4f} ({f['low']:+.4f} .. {f['high']:+.4f})"
-                table.add_row("", "", f"{name} of {other}", _number(f["value"]), bounds, "", "")
-            table.add_section()
-    _show(table)
+                difference = f"{f['difference']:+.4f}"
+                versus.add_row(split, other, name, _number(f["value"]), difference, _bounds(f), f"{f['p']:.3f}")
+    _show(table, *([versus] if versus.rows else []))
+
+
+def _bounds(figure: Mapping[str, float | None]) -> str:
+    """The interval, nothing where there is none."""
+    return f"{_number(figure['low'])} .. {_number(figure['high'])}" if _number(figure["low"]) else ""
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _table(title: str, columns: Sequence[str], numbers: Sequence[int]) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in numbers else "left")
+        table.add_column(column, justify="right" if i in numbers else "left", no_wrap=column != "reason")
     return table
 
 

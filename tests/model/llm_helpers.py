@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from hero_lightning.model.llm import LLMHead
 from hero_lightning.model.small_lm import SmallLM
 from hero_lightning.reasoning.prompts import CONTEXT, Part, Prompt
@@ -74,7 +75,22 @@ def word_model(vocab: int, width: int = 32, **settings: Any) -> Any:
 
     config = Qwen2Config(
         vocab_size=vocab, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, pad_token_id=None, bos_token_id=1, eos_token_id=2, **settings,
+        num_key_value_heads=1, max_position_embeddings=256, pad_token_id=None, bos_token_id=1, eos_token_id=2,
+        **settings,
     )  # fmt: skip
     torch.manual_seed(0)
     return Qwen2ForCausalLM(config).eval()
+
+
+def trained(folder: Path, steps: int = 100) -> tuple[LLMHead, list[torch.Tensor], list[Prompt]]:
+    """A head that has learnt to tell two contexts apart: prompts alone do not say which answer is right."""
+    made = head(folder)
+    soft, prompts = contexts(4, 6), [prompt("Well."), prompt("Well.", "Said with many more words than the other.")]
+    optimizer = torch.optim.AdamW(made.parameters(), lr=5e-3)
+    for step in range(steps):
+        first = step % 2  # either prompt with either context, so that only the context decides
+        loss = made.loss(soft, [prompts[first], prompts[1 - first]], [answer("happy"), answer("angry")])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return made, soft, prompts

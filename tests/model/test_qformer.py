@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks.bench_fusion_step import copy_blip2
 from torch.nn import functional as F
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from benchmarks.bench_fusion_step import copy_blip2
 from hero_lightning.model.layers import EPS
 from hero_lightning.model.qformer import QFormer
 

@@ -1,0 +1,1 @@
+"""Corpora: samples, splits, coverage, and the loaders that serve them."""

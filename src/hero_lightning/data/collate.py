@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from hero_lightning.data.coverage import Entry, Plan
 from hero_lightning.data.sampling import Draw, EpochBatchSampler, EvalBatchSampler
@@ -206,6 +207,12 @@ class BatchLoader:
                 self.plan.record(loaded.failures)
             self.served += 1
             yield loaded.batch
+
+    def close(self) -> None:
+        """Ends the worker processes; the next pass starts new ones."""
+        if isinstance(self.loader._iterator, _MultiProcessingDataLoaderIter):
+            self.loader._iterator._shutdown_workers()
+        self.loader._iterator = None
 
     def state_dict(self) -> dict[str, int]:
         """Where a resumed run goes on."""

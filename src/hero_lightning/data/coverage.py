@@ -1,7 +1,7 @@
 """What of a corpus is there, how it will be had, and what becomes of the rest: decided once, counted, kept.
 
 Data flow: samples x streams --resolve_all--> Resolutions --apply_policy (error | skip | mask)--> samples kept + ledger
--> Plan -> plan.json, splits.json, coverage.csv, ledger.csv of the run folder; the training run appends what fails to decode.
+-> Plan -> plan.json, splits.json, coverage.csv, ledger.csv of the run folder; what fails to decode later is appended.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 POLICIES = ("error", "skip", "mask")
 """What to do with a clip that lacks a stream: stop, leave the clip out, or train without that stream."""
 KNOWN = "broken in the official release"
+CHUNK = 32
+"""Clips that a thread looks at in one go."""
 PROGRESS = 5.0
 """Seconds between two lines of progress."""
 
@@ -153,13 +155,13 @@ def resolve_all(
         return {n: broken if bad and n != "text" else s.resolve(sample) for n, s in streams.items()}
 
     found: dict[str, dict[str, Resolution]] = {}
-    if not samples:
-        return found
-    found[samples[0].id] = one(samples[0])  # alone, so that manifests are read before the threads start
+    if samples:
+        found[samples[0].id] = one(samples[0])  # alone, so that manifests are read before the threads start
     told = time.monotonic()
+    chunks = [samples[k : k + CHUNK] for k in range(1, len(samples), CHUNK)]
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for sample, resolutions in zip(samples[1:], pool.map(one, samples[1:]), strict=True):
-            found[sample.id] = resolutions
+        for done in pool.map(lambda chunk: {s.id: one(s) for s in chunk}, chunks):
+            found |= done
             if time.monotonic() - told > PROGRESS:
                 told = time.monotonic()
                 log.info("looked at %d of %d clips", len(found), len(samples))
@@ -185,9 +187,17 @@ def tabulate(samples: Sequence[Sample], resolutions: Mapping[str, Mapping[str, R
 
 def _general(reason: str, sample: Sample) -> str:
     media = [m.path for m in (sample.video, sample.audio) if m is not None]
-    for own in (*map(str, (*media, *sample.files.values())), sample.id):
-        reason = reason.replace(own, "<clip>")
-    return reason
+    for own in (*media, *sample.files.values()):
+        reason = reason.replace(str(own), "<clip>")
+    return reason.replace(f"/{sample.id}.", "/<clip>.")
+
+
+def describe(table: Sequence[Coverage]) -> dict[str, str]:
+    """Stream -> one line: how many clips of each split have it in which way."""
+    counts: dict[str, Counter[tuple[str, str]]] = {}
+    for row in table:
+        counts.setdefault(row.stream, Counter())[row.split, row.mode] += row.count
+    return {name: ", ".join(f"{split} {n} {mode}" for (split, mode), n in c.items()) for name, c in counts.items()}
 
 
 def apply_policy(

@@ -14,12 +14,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
+from weakref import WeakSet
 
 import torch
 from pytorch_lightning import LightningDataModule
 
 from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset, to_device
-from hero_lightning.data.coverage import POLICIES, Entry, Plan, apply_policy, empty_streams, resolve_all, tabulate
+from hero_lightning.data.coverage import (
+    POLICIES,
+    Entry,
+    Plan,
+    apply_policy,
+    describe,
+    empty_streams,
+    resolve_all,
+    tabulate,
+)
 from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler
 from hero_lightning.data.splits import SPLIT_NAMES, check_unique, make_splits
 from hero_lightning.data.types import Batch, Sample, link_dialogues
@@ -92,6 +102,8 @@ class CorpusDataModule(LightningDataModule):
         self._notes: list[str] = []
         self._ledger: list[Entry] = []
         self._plan: Plan | None = None
+        self._loaders: WeakSet[BatchLoader] = WeakSet()
+        names = self._class_targets()
         checks: tuple[tuple[str, bool, str], ...] = (
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("num_workers", self.num_workers >= 0, "at least 0"),
@@ -99,20 +111,13 @@ class CorpusDataModule(LightningDataModule):
             ("coverage", self.coverage in POLICIES, ", ".join(POLICIES)),
             ("unknown_label", self.unknown_label in ("error", "drop"), "error or drop"),
             ("val_fraction", 0 < self.val_fraction < 1, "a share above 0 and below 1"),
-            (
-                "test_fraction",
-                0 <= self.test_fraction < 1 - self.val_fraction,
-                "a share from 0 to below 1 - val_fraction",
-            ),
+            ("test_fraction", 0 <= self.test_fraction < 1 - self.val_fraction, "from 0 to below 1 - val_fraction"),
             ("limit", self.limit is None or self.limit >= 1, "at least 1, or null"),
-            (
-                "balance",
-                self.balance is None or self._is_class(self.balance),
-                f"one of {self._class_targets()}, or null",
-            ),
+            ("balance", self.balance in (None, *names), f"one of {names}, or null"),
             ("streams", bool(self.streams), "at least one stream"),
             ("targets", bool(self.targets), "at least one target"),
         )
+        self._place = f"{self.name} {self.root}"
         for key, good, expected in checks:
             if not good:
                 got = getattr(self, key)
@@ -158,7 +163,10 @@ class CorpusDataModule(LightningDataModule):
         if not samples:
             raise DataError("The corpus holds no sample.", expected="at least one", got="none", where=self.root)
         check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
-        self._check_counts(samples)
+        found = Counter(s.split for s in samples)
+        for split, official in self.official_counts.items():
+            if found.get(split, official) != official:
+                self._note(f"{self.name} {split} has {found[split]} samples; the official count is {official}")
         label = next(iter(self._class_targets()), None)
         samples, self._origin = make_splits(
             link_dialogues(samples),
@@ -175,9 +183,7 @@ class CorpusDataModule(LightningDataModule):
         for split in wanted:
             if not any(s.split == split for s in samples):
                 have = ", ".join(sorted({s.split for s in samples}))
-                raise DataError(
-                    f"There is no split {split!r}.", expected=have, got=split, where=f"{self.name} {self.root}"
-                )
+                raise DataError(f"There is no split {split!r}.", expected=have, got=split, where=self._place)
         rank: Counter[str] = Counter()
         kept = []
         for s in samples:
@@ -185,12 +191,6 @@ class CorpusDataModule(LightningDataModule):
             if s.split in wanted and (self.limit is None or rank[s.split] <= self.limit):
                 kept.append(s)
         return kept
-
-    def _check_counts(self, samples: Sequence[Sample]) -> None:
-        found = Counter(s.split for s in samples)
-        for split, official in self.official_counts.items():
-            if split in found and found[split] != official:
-                self._note(f"{self.name} {split} has {found[split]} samples; the official count is {official}")
 
     def _note(self, sentence: str) -> None:
         log.warning(sentence)
@@ -213,7 +213,7 @@ class CorpusDataModule(LightningDataModule):
                     f"The classes of target {name} are unknown.",
                     expected="a train split to take them from, or a list",
                     got="neither",
-                    where=f"{self.name} {self.root}",
+                    where=self._place,
                     mend=f"dataset.targets.{name}.classes=[...]",
                 )
             kept[name] = target
@@ -222,23 +222,24 @@ class CorpusDataModule(LightningDataModule):
                 "No target is left.",
                 expected=f"train labels for one of {', '.join(self.targets)}",
                 got=f"labels {sorted({k for s in train for k in s.labels})}",
-                where=f"{self.name} {self.root}",
+                where=self._place,
                 mend="dataset.targets",
             )
         self.targets = kept
 
     def _known(self, samples: list[Sample]) -> list[Sample]:
         """Checks every label; an unknown one is an error, or is taken away and counted."""
-        out = []
+        out, unknown = [], 0
         for s in samples:
             for name, target in self.targets.items():
                 value = s.labels.get(target.name)
                 if value is not None and target.encode(value, f"{s.id} ({s.split})", self.unknown_label) is None:
                     self._ledger.append(Entry(s.id, s.split, name, "unknown", f"label {value!r} is not in the list"))
                     s = replace(s, labels={k: v for k, v in s.labels.items() if k != target.name})
+                    unknown += 1
             out.append(s)
-        if self._ledger:
-            self._note(f"{len(self._ledger)} unknown labels were dropped")
+        if unknown:
+            self._note(f"{unknown} unknown labels were dropped")
         return out
 
     def _cover(self, samples: Sequence[Sample]) -> Plan:
@@ -260,7 +261,7 @@ class CorpusDataModule(LightningDataModule):
                 "No stream is left: no clip has any of them.",
                 expected=f"clips or features for one of {', '.join(self.streams)}",
                 got="; ".join(notes[-len(gone) :]),
-                where=f"{self.name} {self.root}",
+                where=self._place,
                 mend="check dataset.root, paths.features and the streams' modes",
             )
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
@@ -272,11 +273,11 @@ class CorpusDataModule(LightningDataModule):
                     f"No sample of split {split} is left.",
                     expected="clips with a stream",
                     got=str(next(e.reason for e in ledger if e.split == split)),
-                    where=f"{self.name} {self.root}",
+                    where=self._place,
                     mend="dataset.coverage=mask, or fewer streams",
                 )
-        for c in table:
-            log.info("%s %s: %d %s %s", c.stream, c.split, c.count, c.mode, f"({c.reason})" if c.reason else "")
+        for name, line in describe(table).items():
+            log.info("%s: %s", name, line)
         if dropped := sum(e.kind == "dropped" for e in ledger):
             notes.append(f"{dropped} samples were left out, see ledger.csv")
             log.warning(notes[-1])
@@ -312,6 +313,11 @@ class CorpusDataModule(LightningDataModule):
         if self._uncached():
             self._plan = None
         self.index()
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Ends the loaders' processes at once, not when their memory happens to be freed."""
+        for loader in self._loaders:
+            loader.close()
 
     def _uncached(self) -> list[str]:
         """Streams whose features should be in the store but are not."""
@@ -356,7 +362,10 @@ class CorpusDataModule(LightningDataModule):
         else:
             sampler = EvalBatchSampler(len(items), self.batch_size, rank=rank, world=world)
         dataset = ItemDataset(samples, items, streams, plan.resolutions, self.seed)
-        return BatchLoader(dataset, Collate(streams, self.targets), sampler, self.num_workers, plan, self.coverage)
+        collate = Collate(streams, self.targets)
+        loader = BatchLoader(dataset, collate, sampler, self.num_workers, plan, self.coverage)
+        self._loaders.add(loader)
+        return loader
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves tensors only; Lightning's own walk would enter every Sample."""
@@ -364,11 +373,8 @@ class CorpusDataModule(LightningDataModule):
 
     # ---- balance and length
 
-    def _is_class(self, name: str) -> bool:
-        return name in self.targets and self.targets[name].kind == "class"
-
     def _class_targets(self) -> list[str]:
-        return [n for n in self.targets if self._is_class(n)]
+        return [n for n, target in self.targets.items() if target.kind == "class"]
 
     def _item_classes(self, name: str, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> list[int]:
         """Class of every item's first sample under Target `name`; -1 = no label."""

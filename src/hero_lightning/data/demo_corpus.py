@@ -49,8 +49,8 @@ UNITS = {
     "fear": {1: 2.0, 2: 1.4, 4: 1.6, 5: 2.2, 20: 2.4},
 }
 """Emotion -> action unit -> intensity at its peak, after the usual FACS tables."""
-UNIT_NOISE = 2.4
-"""Intensity by which a unit is wrong, over a whole clip, at noise level 1."""
+UNIT_NOISE = {0.0: 0.08, 0.33: 0.4, 0.67: 1.0, 1.0: 3.5}
+"""Noise level -> intensity by which units are wrong over a whole clip; half as much from row to row."""
 
 
 def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = None) -> None:
@@ -200,9 +200,9 @@ def action_units(clip: Clip, seed: int) -> Table:
     x[:, column["AU26_r"]] += 0.5 * clip.beats(time)
     x[:, column["AU45_r"]] += 2.0 * (np.abs(time - rng.uniform(0, clip.seconds)) < 0.12)
     n = len(INTENSITIES)
-    x[:, :n] *= 1 - 0.6 * level
-    x[:, :n] += np.abs(rng.normal(0, 0.08 + UNIT_NOISE * level, n)) * (rng.random(n) < 0.6)  # wrong all the time
-    x[:, :n] += rng.normal(0, 0.06 + 0.8 * level, (len(time), n))
+    x[:, :n] *= 1 - 0.6 * level**2
+    x[:, :n] += np.abs(rng.normal(0, UNIT_NOISE[level], n)) * (rng.random(n) < 0.6)  # wrong all the time
+    x[:, :n] += rng.normal(0, UNIT_NOISE[level] / 2, (len(time), n))
     x[:, :n] = np.clip(x[:, :n], 0, 5)
     x[:, n:] = [[row[column[f"{name[:4]}_r"]] > 0.8 if f"{name[:4]}_r" in column else 0 for name in AU_COLUMNS[n:]] for row in x]
     return Table(x=torch.from_numpy(x), time=torch.from_numpy(time.astype(np.float32)), names=AU_COLUMNS)

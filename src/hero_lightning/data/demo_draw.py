@@ -23,7 +23,7 @@ CARRIERS = {
     "text": ("text",),
 }
 """Channel -> streams that see it; face and au show one expression, so both carry the emotion or neither does."""
-LEVELS, LEVEL_SHARES = (0.0, 0.33, 0.67, 1.0), (0.4, 0.25, 0.2, 0.15)
+LEVELS, LEVEL_SHARES = (0.0, 0.33, 0.67, 1.0), (0.45, 0.25, 0.18, 0.12)
 """Noise levels and how often each is drawn; at 1.0 the stream can hardly be read."""
 MISSING = {"face": 0.06, "audio": 0.06, "au": 0.08, "text": 0.06}
 """How often a stream is missing: no face box, no sound track, no AU files, no transcript."""

@@ -24,7 +24,7 @@ SCENES: dict[str, tuple[tuple[float, float], str, tuple[int, int, int]]] = {
     "fear": ((0.13, 0.29), "bars", (95, 30, 120)),
 }
 """Emotion -> place, shape and colour of the thing on the wall; a neutral scene has none."""
-GRAIN = {0.0: 0.0, 0.33: 0.30, 0.67: 0.55, 1.0: 0.93}
+GRAIN = {0.0: 0.0, 0.33: 0.12, 0.67: 0.3, 1.0: 0.95}
 """Noise level -> share of the picture that is noise."""
 
 
@@ -59,11 +59,11 @@ FACES = {
 }
 GESTURES: dict[str, tuple[tuple[float, float], tuple[float, float], float]] = {
     "neutral": ((0.0, 0.0), (0.0, -0.11), 0.0),
-    "happy": ((-0.15, -0.06), (0.15, -0.06), 0.0),
+    "happy": ((-0.17, -0.08), (0.17, -0.08), 0.0),
     "sad": ((0.0, 0.10), (0.0, 0.0), 0.0),
-    "angry": ((0.0, 0.0), (-0.22, 0.06), 0.0),
-    "surprise": ((0.0, -0.2), (0.0, -0.2), 0.0),
-    "fear": ((0.12, -0.03), (-0.12, -0.03), 0.05),
+    "angry": ((0.0, 0.0), (-0.24, 0.06), 0.0),
+    "surprise": ((0.0, -0.22), (0.0, -0.22), 0.0),
+    "fear": ((0.14, -0.03), (-0.14, -0.03), 0.05),
 }
 """Emotion -> stroke of the left and of the right hand (picture's left and right), and how much both tremble."""
 
@@ -80,8 +80,8 @@ def film(clip: Clip, seed: int) -> tuple[np.ndarray, tuple[float, float, float, 
     person = np.random.default_rng([seed, 977, clip.speaker])
     skin = np.array([225, 180, 150]) * person.uniform(0.6, 1.05) + person.uniform(-12, 12, 3)
     hair, shirt = person.uniform(20, 130, 3), person.uniform(50, 190, 3)
-    cx, cy = 0.5 + rng.uniform(-0.03, 0.03), 0.35 + rng.uniform(-0.03, 0.03)
-    rx, ry = 0.17 * person.uniform(0.94, 1.06), 0.225 * person.uniform(0.95, 1.05)
+    cx, cy, near = 0.5 + rng.uniform(-0.05, 0.05), 0.35 + rng.uniform(-0.045, 0.045), rng.uniform(0.88, 1.08)
+    rx, ry = 0.16 * near * person.uniform(0.94, 1.06), 0.21 * near * person.uniform(0.95, 1.05)
     time = clip.times
     stage = _scene(clip, rng)
     body = np.maximum(np.abs(_X - cx) - 0.1 - 0.35 * np.clip(_Y - 0.6, 0, 0.3), 0.6 - _Y)
@@ -128,7 +128,7 @@ def _scene(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     square = np.maximum(np.abs(dx), np.abs(dy)) - radius
     field = {
         "disc": r - radius,
-        "ring": np.abs(r - radius * 0.75) - radius * 0.3,
+        "ring": np.abs(r - radius * 0.65) - radius * 0.45,
         "stripes": np.maximum(square, 0.015 - np.abs((dx + dy) % 0.07 - 0.035)),
         "wedge": np.maximum(square, np.abs(dx) - (dy + radius) / 2),
         "bars": np.maximum(square, 0.01 - np.abs(dx % 0.06 - 0.03)),
@@ -200,7 +200,7 @@ def _disturbed(pictures: np.ndarray, share: float, rng: np.random.Generator) -> 
         blotches = np.zeros((len(pictures), 7, 7, 3), np.float32)
         for cells in (7, 14, 28, 56):
             still, moving = ((n, cells, cells, 3) for n in (1, len(pictures)))
-            blotches = blotches + rng.standard_normal(still, np.float32) + rng.standard_normal(moving, np.float32)
+            blotches = blotches + rng.standard_normal(still, np.float32) + 0.6 * rng.standard_normal(moving, np.float32)
             blotches = blotches.repeat(2, axis=1).repeat(2, axis=2)
         pictures *= 1 - share
         pictures += share * (128 + 32 * blotches)

@@ -19,7 +19,7 @@ VOWELS = ((700, 1200, 2600), (400, 2000, 2700), (450, 900, 2400), (550, 1700, 25
 """Formants in Hz of a, e, o, and the one between (Peterson and Barney 1952, rounded)."""
 LEVEL_DB = -27.0
 """Level of a neutral voice, dB re full scale."""
-NOISE_DB = {0.0: -62.0, 0.33: -42.0, 0.67: -32.0, 1.0: -13.0}
+NOISE_DB = {0.0: -62.0, 0.33: -50.0, 0.67: -40.0, 1.0: -12.0}
 """Level of the noise, dB re full scale."""
 
 
@@ -48,10 +48,10 @@ class Manner:
 
 MANNERS = {
     "neutral": Manner(),
-    "happy": Manner(pitch=1.35, glide=4.0, level=3.0, tilt=-4.0, length=1.1),
+    "happy": Manner(pitch=1.35, glide=6.0, level=5.0, tilt=-3.0, length=1.1),
     "sad": Manner(pitch=0.85, glide=-4.0, level=-8.0, tilt=-11.0, length=1.35, breath=0.06),
     "angry": Manner(pitch=1.1, glide=-3.0, level=9.0, tilt=0.0, length=0.95),
-    "surprise": Manner(pitch=1.65, glide=9.0, level=2.0, tilt=-6.0, length=1.2),
+    "surprise": Manner(pitch=2.0, glide=12.0, level=2.0, tilt=-8.0, length=1.2),
     "fear": Manner(pitch=1.45, glide=0.0, level=-3.0, tilt=-3.0, length=0.75, tremor=1.5, breath=0.25),
 }
 

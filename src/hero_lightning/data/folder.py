@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,16 +98,14 @@ class FolderDataModule(CorpusDataModule):
             got = f"{type(records).__name__} of {len(records)}" if isinstance(records, (list, dict)) else type(records)
             raise DataError("The label file is not a list of records.", expected=TREE, got=got, where=path)
         places = [f"{path}, record {n}" for n in range(1, len(records) + 1)]
-        samples = [self._sample(record, place) for record, place in zip(records, places, strict=True)]
+        keys = {*LABELS, *(t.name for t in self.targets.values())}
+        samples = [self._sample(record, place, keys) for record, place in zip(records, places, strict=True)]
         check_unique(zip((s.id for s in samples), places, strict=True))
-        if unknown := {k for r in records for k in r} - KNOWN_KEYS - self._label_keys():
+        if unknown := {k for r in records for k in r} - KNOWN_KEYS - keys:
             log.debug("%s: ignored keys %s", path, sorted(unknown))
         return self._said(self._split(samples, any(r.get("split") for r in records)))
 
-    def _label_keys(self) -> set[str]:
-        return {*LABELS, *(t.name for t in self.targets.values())}
-
-    def _sample(self, record: Any, place: str) -> Sample:
+    def _sample(self, record: Any, place: str, label_keys: Collection[str]) -> Sample:
         if not isinstance(record, dict):
             raise DataError(
                 "A record is not an object.", expected='{"video_id": ..., "emotion": ...}', got=record, where=place
@@ -130,7 +128,7 @@ class FolderDataModule(CorpusDataModule):
             speaker=_text(record.get("speaker")),
             dialogue=_text(record.get("dialogue_id")),
             turn=int(turn) if turn.isdecimal() else None,
-            labels={k: record[k] for k in self._label_keys() if record.get(k) is not None},
+            labels={k: record[k] for k in label_keys if record.get(k) is not None},
             descriptions=_descriptions(record),
             truth={"is_counterfactual": True} if record.get("is_counterfactual") else {},
         )
@@ -171,12 +169,12 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise DataError("The file is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
     except json.JSONDecodeError as error:
-        line = (error.doc.splitlines() or [""])[min(error.lineno - 1, max(0, error.doc.count("\n")))].strip()
+        line = error.doc.split("\n")[error.lineno - 1].strip()
         comment = "#" in line or "//" in line
         raise DataError(
             f"The file is not legal JSON: {error.msg}.",
             expected="JSON without comments" if comment else "JSON",
-            got=line[:100] or "an empty file",
+            got=line[:100] or "nothing",
             where=f"{path}, line {error.lineno}, column {error.colno}",
             mend="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
         ) from error

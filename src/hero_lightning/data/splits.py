@@ -127,13 +127,8 @@ def _groups(samples: list[Sample], group_of: Callable[[Sample], Hashable], goal:
 def _stratified(samples: list[Sample], label: str | None, goal: float, seed: int) -> list[str]:
     """Ids of about `goal` samples with every class in its share; a class keeps at least one sample in train."""
     strata: dict[str, list[str]] = defaultdict(list)
-    for s in samples:
+    for s in sorted(samples, key=lambda s: _key(seed, s.id)):
         strata[str(s.labels.get(label) if label else None)].append(s.id)
-    share = goal / len(samples)
-    picked: list[str] = []
-    for ids in strata.values():
-        ids.sort(key=lambda i: _key(seed, i))
-        picked += ids[: min(round(share * len(ids)), len(ids) - 1)]
-    return (
-        picked or sorted((i for ids in strata.values() if len(ids) > 1 for i in ids), key=lambda i: _key(seed, i))[:1]
-    )
+    # the k-th of n samples stands at (k + 1/2) / n: the first ones of that order are of all classes alike
+    ranked = [((k + 0.5) / len(ids), i) for ids in strata.values() for k, i in enumerate(ids[:-1])]
+    return [i for _, i in sorted(ranked)[: max(1, round(goal))]]

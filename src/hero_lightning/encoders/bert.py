@@ -65,7 +65,11 @@ class TextEncoder(Encoder):
             if value not in CHOICES[key]:
                 choices = ", ".join(CHOICES[key])
                 raise ConfigError(f"Unknown value of {key}.", expected=choices, got=value, where=f"{WHERE}.{key}")
-        for key, number, floor in (("max_length", max_length, 3), ("layers", len(layers), 1), ("lora_rank", lora_rank, 1)):
+        for key, number, floor in (
+            ("max_length", max_length, 3),
+            ("layers", len(layers), 1),
+            ("lora_rank", lora_rank, 1),
+        ):
             if number < floor:
                 expected = f"at least {floor}"
                 raise ConfigError(f"{key} is too small.", expected=expected, got=number, where=f"{WHERE}.{key}")
@@ -146,6 +150,8 @@ class TextEncoder(Encoder):
                 mend="another model, or the transformers version it was saved with",
             )
         network.requires_grad_(self.adapt == "full")
+        if getattr(network, "pooler", None) is not None:
+            network.pooler.requires_grad_(False)  # nothing reads it, so it would never get a gradient
         self.network = self._adapted(network) if self.adapt == "lora" else network
 
     def _adapted(self, network: Any) -> Any:

@@ -204,10 +204,9 @@ class LogMelProsody(Encoder):
 
     def preprocess(self, material: Waveform) -> dict[str, Tensor]:
         """Waveform [N] -> x [T, SPAN] samples of each step, time [T]."""
-        steps = max(len(material.x) // self.STEP, 1)
-        whole = (steps - 1) * self.STEP + self.SPAN
-        x = F.pad(material.x[:whole], (0, max(whole - len(material.x), 0)))
-        time = (torch.arange(steps) + 0.5) * (self.STEP / SAMPLE_RATE)
+        steps = max((len(material.x) - self.SPAN) // self.STEP + 1, 1)  # whole ones only
+        x = F.pad(material.x, (0, max(self.SPAN - len(material.x), 0)))
+        time = (torch.arange(steps) * self.STEP + self.SPAN / 2) / SAMPLE_RATE
         return {"x": x.unfold(0, self.SPAN, self.STEP).contiguous(), "time": time}
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:

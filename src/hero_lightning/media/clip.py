@@ -81,7 +81,8 @@ class ClipReader:
             size: shortest side of the (cropped) pictures in pixels, aspect kept, never enlarged; None = as stored.
 
         Returns:
-            Frames [T, H, W, 3] by stream name, and the sound [N] of the clip or None when not asked for.
+            Frames [T, H, W, 3] by stream name with the times at which these pictures appear, and the sound [N] of the
+            clip or None when not asked for.
 
         Raises:
             MediaError: the file is missing, empty, broken, cut off, or holds no such stream.
@@ -104,8 +105,8 @@ class ClipReader:
             raise self._error("The file cannot be decoded.", "a whole media file", error) from error
         frames = {
             name: Frames(
-                torch.from_numpy(np.stack([shown[float(t)] for t in wanted])),  # [T, H, W, 3]
-                torch.tensor([float(t) for t in wanted]),
+                torch.from_numpy(np.stack([shown[float(t)][1] for t in wanted])),  # [T, H, W, 3]
+                torch.tensor([max(shown[float(t)][0], 0.0) for t in wanted]),
             )
             for name, wanted in pictures.items()
             if len(wanted)
@@ -190,27 +191,29 @@ class ClipReader:
     def _clock(self, seconds: Any) -> float:
         return float(seconds) - self._zero - self._start
 
-    def _pictures(self, packets: list[Any], times: list[float], size: int | None) -> dict[float, np.ndarray]:
-        """Decodes the pictures at ascending times: time -> [H, W, 3] uint8."""
+    def _pictures(
+        self, packets: list[Any], times: list[float], size: int | None
+    ) -> dict[float, tuple[float, np.ndarray]]:
+        """Decodes the pictures at ascending times: wanted time -> (time it appears, picture [H, W, 3] uint8)."""
         from av.video.reformatter import VideoReformatter
 
         reformatter, video = VideoReformatter(), self._video
         chosen = needed(packets, video, [t + EPSILON + self._zero + self._start for t in times])
         decoders = [p.decode for p in chosen] + [video.codec_context.decode]  # the last: what the decoder still holds
-        out: dict[float, np.ndarray] = {}
-        shown, end = None, 0.0
+        out: dict[float, tuple[float, np.ndarray]] = {}
+        shown, at, end = None, 0.0, 0.0
         for frame in (f for decode in decoders for f in _decoded(decode)):
-            at = self._clock(frame.pts * video.time_base) if frame.pts is not None else end
-            due: list[float] = [t for t in times[len(out) :] if shown is not None and t + EPSILON < at]
+            following = self._clock(frame.pts * video.time_base) if frame.pts is not None else end
+            due: list[float] = [t for t in times[len(out) :] if shown is not None and t + EPSILON < following]
             if due:
-                out |= dict.fromkeys(due, self._rgb(shown, reformatter, size))
+                out |= dict.fromkeys(due, (at, self._rgb(shown, reformatter, size)))
                 if len(out) == len(times):
                     return out
-            shown = frame
+            shown, at = frame, following
             end = at + float(frame.duration * video.time_base or 1 / (video.average_rate or 25))
         if shown is None or times[-1] > end + SLACK:
             raise self._error("The pictures end before the clip does.", f"one at {times[-1]:.3f} s", f"{end:.3f} s")
-        return out | dict.fromkeys(times[len(out) :], self._rgb(shown, reformatter, size))
+        return out | dict.fromkeys(times[len(out) :], (at, self._rgb(shown, reformatter, size)))
 
     def _rgb(self, frame: Any, reformatter: Any, size: int | None) -> np.ndarray:
         """One decoded frame -> [H, W, 3] uint8 RGB, scaled, turned upright and cropped."""

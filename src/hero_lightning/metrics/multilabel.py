@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_auroc
+from torchmetrics.functional.classification import binary_auroc
 
 THRESHOLD = 0.5
 
@@ -53,10 +53,9 @@ def per_class(sums: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]
 def auc(prediction: Tensor, truth: Tensor) -> float:
     """Mean area under the ROC curve over the labels of which both classes occur; nan without such a label."""
     there = truth > THRESHOLD
-    both = there.any(dim=0) & ~there.all(dim=0)
-    if not bool(both.any()):
-        return float("nan")
-    return float(multilabel_auroc(prediction[:, both], there[:, both].long(), num_labels=int(both.sum())))
+    both = (there.any(dim=0) & ~there.all(dim=0)).nonzero().flatten().tolist()
+    areas = [float(binary_auroc(prediction[:, c], there[:, c].long())) for c in both]
+    return sum(areas) / len(areas) if areas else float("nan")
 
 
 def chance(truth: Tensor) -> dict[str, float]:

@@ -54,12 +54,12 @@ class Lora:
 
         lm.requires_grad_(False)
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        settings: Any = {
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+        }  # alpha is typed int, and may be a float
         try:
-            lm.add_adapter(
-                LoraConfig(
-                    r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets, task_type="CAUSAL_LM"
-                )  # type: ignore[arg-type]  # alpha may be a float
-            )
+            lm.add_adapter(LoraConfig(r=self.r, target_modules=targets, **settings))
         except ValueError as error:
             linear = {n.rsplit(".", 1)[-1] for n, m in lm.named_modules() if isinstance(m, torch.nn.Linear)}
             raise ConfigError(

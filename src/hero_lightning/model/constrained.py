@@ -47,7 +47,8 @@ class JsonConstraint:
             if index not in special and (spelled := _bytes(token, table)):
                 vocabulary.setdefault(spelled, []).append(index)
         automaton = Index(build_regex_from_schema(json.dumps(schema)), Vocabulary(end, vocabulary))
-        self._new, self._guides, self._end = lambda: Guide(automaton), [], end
+        self._new, self._end = lambda: Guide(automaton), end
+        self._guides: list[Any] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Tokens so far [B, n] and logits [B, V] -> logits with -inf on what is not allowed."""

@@ -5,7 +5,7 @@ Data flow: context [O, d] --LayerNorm, Linear--> soft tokens --(in place of the 
 embeddings in `_splice`, from the same prompt ids.
 
 Shapes: B rows, O context tokens, d model width, d_llm width of the language model, L positions, V vocabulary,
-A positions with a label, K candidate answers.
+A positions with a label, K candidate answers, S tokens they are scored on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hero_lightning.data.types import pad
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError
 from hero_lightning.model import causal_lm, scoring, splice
 from hero_lightning.model.causal_lm import Lora
 from hero_lightning.model.small_lm import SmallLM
@@ -94,7 +94,7 @@ class LLMHead(nn.Module):
         name = self.name
         if self.small is not None:
             if folder is None:
-                raise ConfigError("A small LM needs a folder to live in.", expected="a folder", got="none", where="llm.small")
+                raise ConfigError("The small LM needs a folder.", expected="a folder", got="none", where="llm.small")
             name = str(self.small.build(texts, folder))
         assert name is not None
         self.use(*causal_lm.read(name, dtype=self.dtype, quantization=self.quantization, revision=self.revision))
@@ -104,13 +104,16 @@ class LLMHead(nn.Module):
         from transformers import GenerationConfig
 
         table = lm.get_input_embeddings().weight  # [V, d_llm]
-        self.placeholder = splice.prepare(tokenizer, len(table), where=f"llm.name={self.name}")
+        splice.prepare(tokenizer, len(table), where=f"llm.name={self.name}")
         self.tokenizer, self.lm, self.d_llm = tokenizer, lm, table.shape[1]
         ends = lm.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         # A model's own file asks for sampling and penalties made for chats; ours is greedy.
         lm.generation_config = GenerationConfig(
-            do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id
+            do_sample=False,
+            eos_token_id=sorted(ends),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
         )
         if self.frozen:
             lm.requires_grad_(False)
@@ -129,8 +132,9 @@ class LLMHead(nn.Module):
         self.projector = nn.Sequential(nn.LayerNorm(self.d), linear).to(table.device)
 
     def train(self, mode: bool = True) -> LLMHead:
-        """A frozen language model stays in eval mode (with checkpointing it must not: that works in train mode only)."""
+        """Sets the mode; a frozen language model stays in eval mode."""
         super().train(mode)
+        # Checkpointing works in train mode only; today's language models have no dropout that would differ.
         if self.frozen and self.lm is not None and not self.gradient_checkpointing:
             self.lm.eval()
         return self
@@ -139,7 +143,9 @@ class LLMHead(nn.Module):
         """Tokens of a text; what `reasoning.prompts.fit` holds against its budget."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def embed(self, prompts: Sequence[Prompt], context: Context = None, answers: Sequence[str] | None = None) -> list[Row]:
+    def embed(
+        self, prompts: Sequence[Prompt], context: Context = None, answers: Sequence[str] | None = None
+    ) -> list[Row]:
         """What the language model reads, sample by sample.
 
         Args:
@@ -150,9 +156,10 @@ class LLMHead(nn.Module):
         Raises:
             DataError: prompt without its one placeholder, or longer than the model can read.
         """
-        ids = [] if answers is None else self._code(answers)["input_ids"]
-        tails = [[]] * len(prompts) if answers is None else [[*i, self.tokenizer.eos_token_id] for i in ids]
-        return self._splice(splice.prompt_ids(self.tokenizer, prompts), tails, context, ends=answers is not None)
+        if answers is None:
+            return self._splice(prompts, [[]] * len(prompts), context)
+        tails = [[*ids, self.tokenizer.eos_token_id] for ids in self._code(answers)["input_ids"]]
+        return self._splice(prompts, tails, context, ends=True)
 
     def loss(
         self,
@@ -171,10 +178,12 @@ class LLMHead(nn.Module):
                 by: divided by themselves they would cancel in a batch of one class.
 
         Returns:
-            Scalar.
+            Scalar; without any row a zero that reaches every parameter, as DDP needs.
         """
+        if not prompts:
+            return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
         rows = self.embed(prompts, context, [a.text for a in answers])
-        x, real = _padded(rows)  # [B, L, d_llm], padding right
+        x, real = splice.pad_right(rows)  # [B, L, d_llm], padding right
         labels, weights = self.labels(rows, answers)
         if sample_weight is not None:
             scale = torch.tensor(sample_weight, device=x.device)[:, None].expand_as(weights)[:, 1:]
@@ -214,35 +223,18 @@ class LLMHead(nn.Module):
         Returns:
             [B, K] float32; `probabilities` turns it into confidence.
         """
-        own = not isinstance(candidates[0], str)
-        lists: Any = candidates if own else [candidates]
-        trees = [scoring.build_tree(self._code(c)["input_ids"]) for c in lists]
-        trees = trees if own else trees * len(prompts)
+        lists: Any = [candidates] if isinstance(candidates[0], str) else candidates
+        trees = [scoring.build_tree(self._code(own)["input_ids"]) for own in lists]
+        trees *= len(prompts) // len(trees)  # one list serves all rows
         with self._inference():
-            ids = splice.prompt_ids(self.tokenizer, prompts)
-            rows = self._splice(ids, [t.ids for t in trees], context)
-            x, _ = _padded(rows)  # [B, N, d_llm]
-            branch = torch.full(x.shape[:2], scoring.PADDING)
-            position = torch.zeros(x.shape[:2], dtype=torch.long)
-            for b, (row, tree) in enumerate(zip(rows, trees, strict=True)):
-                start, end = row.segments["answer"]
-                branch[b, :end] = torch.tensor([0] * start + tree.branch)
-                position[b, :end] = torch.tensor([*range(start), *(start + i for i in tree.depth)])
-            branch, position = branch.to(x.device), position.to(x.device)
+            rows = self._splice(prompts, [t.ids for t in trees], context)
+            x, _ = splice.pad_right(rows)  # [B, N, d_llm]
+            branch, position = scoring.pack(trees, [row.segments["answer"][0] for row in rows], x.device)
             masks = scoring.attention_masks(self.lm.config, scoring.tree_mask(branch), position, x.dtype)
-            hidden = self._hidden(x, masks, position)
-            starts = [row.segments["answer"][0] for row in rows]
-            batch = [b for b, t in enumerate(trees) for _ in t.places]
-            place = [starts[b] + i for b, t in enumerate(trees) for i in t.places]
-            logits = self._logits(hidden[batch, place])  # [sum of places, V]
-            sizes = [len(t.places) for t in trees]
-            step = torch.tensor([sum(sizes[:b]) + s for b, t in enumerate(trees) for s in t.step], device=x.device)
-            token = torch.tensor([i for t in trees for i in t.token], device=x.device)
-            log_p = logits[step, token] - logits.logsumexp(dim=-1)[step]
-            count = max(max(t.owner) for t in trees) + 1
-            owner = torch.tensor([b * count + k for b, t in enumerate(trees) for k in t.owner], device=x.device)
-            total = log_p.new_zeros(len(trees) * count).index_add_(0, owner, log_p)
-            return (total / owner.bincount(minlength=len(total))).view(len(trees), count)  # [B, K]
+            row, place, owner = scoring.scored(branch)
+            token = torch.tensor([i for t in trees for i, own in zip(t.ids, t.branch, strict=True) if own]).to(x.device)
+            logits = self._logits(self._hidden(x, masks, position)[row, place])  # [S, V]
+            return scoring.mean_log_p(logits, token, row, owner, len(trees))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Scores [B, K] -> probabilities [B, K] at the calibrated temperature (1 until `calibrate`)."""
@@ -273,7 +265,7 @@ class LLMHead(nn.Module):
 
             processors.append(JsonConstraint(schema, self.tokenizer))
         with self._inference():
-            x, real = splice.pad_left([row.embeds for row in self.embed(prompts, context)])
+            x, real = splice.pad_left(self.embed(prompts, context))
             ids = self.lm.generate(
                 inputs_embeds=x, attention_mask=real.long(), max_new_tokens=max_new_tokens, logits_processor=processors
             )
@@ -285,49 +277,25 @@ class LLMHead(nn.Module):
         """Last-layer hidden states [L, d_llm] of every row, with the spans of its segments; answers default to ''."""
         with self._inference():
             rows = self.embed(prompts, context, answers or [""] * len(prompts))
-            hidden = self._hidden(*_padded(rows))
+            hidden = self._hidden(*splice.pad_right(rows))
             return [(h[: len(row.embeds)], row.segments) for h, row in zip(hidden, rows, strict=True)]
 
     def _code(self, answers: Sequence[str]) -> Any:
         # coded apart from the prompt, so that train, score and generate agree on the first token of an answer
         return self.tokenizer(list(answers), add_special_tokens=False, return_offsets_mapping=True)
 
-    def _splice(self, prompts: list[list[int]], tails: list[list[int]], context: Context, ends: bool = False) -> list[Row]:
-        device = self.lm.get_input_embeddings().weight.device
-        soft = self._soft(context, len(prompts))
-        flat: list[int] = []
-        places: list[int] = []
-        spans: list[dict[str, splice.Span]] = []
-        for b, (prompt, tail, vectors) in enumerate(zip(prompts, tails, soft, strict=True)):
-            found = prompt.count(self.placeholder)
-            if found > 1 or (len(vectors) and not found):
-                raise DataError(
-                    "A prompt must hold the context placeholder exactly once.",
-                    expected=1,
-                    got=found,
-                    where=f"prompt {b} of the batch: {self.tokenizer.decode(prompt)[:80]!r}",
-                    mend="build prompts with hero_lightning.reasoning, which escapes it in transcripts",
-                )
-            gap = prompt.index(self.placeholder) if found else len(prompt)
-            ids = [*prompt[:gap], *[self.tokenizer.pad_token_id] * len(vectors), *prompt[gap + 1 :], *tail]
-            limit = getattr(self.lm.config, "max_position_embeddings", None) or len(ids)
-            if len(ids) > limit:
-                raise DataError(
-                    "A prompt with its answer is longer than the language model can read.",
-                    expected=f"at most {limit} tokens",
-                    got=len(ids),
-                    where=f"prompt {b} of the batch",
-                    mend="lower the prompt's token budget, or the context tokens",
-                )
-            places += range(len(flat) + gap, len(flat) + gap + len(vectors))
-            flat += ids
-            bos = int(prompt[:1] == [self.tokenizer.bos_token_id])
-            cuts = [0, bos, gap, gap + len(vectors), len(ids) - len(tail), len(ids) - int(ends), len(ids)]
-            names = ("bos", "text", "context", "tail", "answer", "eos")
-            spans.append(dict(zip(names, zip(cuts, cuts[1:], strict=False), strict=True)))
-        words = self.lm.get_input_embeddings()(torch.tensor(flat, dtype=torch.long, device=device))  # [sum L, d_llm]
-        words = words.index_put((torch.tensor(places, dtype=torch.long, device=device),), torch.cat(soft).to(words.dtype))
-        return [Row(e, s) for e, s in zip(words.split([s["eos"][1] for s in spans]), spans, strict=True)]
+    def _splice(
+        self, prompts: Sequence[Prompt], tails: Sequence[list[int]], context: Context, ends: bool = False
+    ) -> list[Row]:
+        soft, table = self._soft(context, len(prompts)), self.lm.get_input_embeddings()
+        limit = getattr(self.lm.config, "max_position_embeddings", None)
+        ids = splice.prompt_ids(self.tokenizer, prompts)
+        laid = splice.lay_out(self.tokenizer, ids, tails, [len(v) for v in soft], ends, limit)
+        flat, places = (torch.tensor(i, dtype=torch.long, device=table.weight.device) for i in (laid.ids, laid.places))
+        words = table(flat)  # [sum L, d_llm]
+        words = words.index_put((places,), torch.cat(soft).to(words.dtype))
+        lengths = [s["eos"][1] for s in laid.segments]
+        return [Row(e, s) for e, s in zip(words.split(lengths), laid.segments, strict=True)]
 
     def _soft(self, context: Context, rows: int) -> list[Tensor]:
         # context rows [O_b, d] -> soft tokens [O_b, d_llm], projected together
@@ -340,14 +308,18 @@ class LLMHead(nn.Module):
 
     def _hidden(self, x: Tensor, mask: Any, position: Tensor | None = None) -> Tensor:
         # [B, L, d_llm] -> the same, without logits; a 2-D mask is for right padding
-        return self.lm.base_model(inputs_embeds=x, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state
+        body = self.lm.base_model
+        return body(inputs_embeds=x, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state
 
     def _logits(self, hidden: Tensor) -> Tensor:
         # [A, d_llm] -> [A, V] float32, with the rescaling some families do after the matrix
         config = self.lm.config
         logits = self.lm.get_output_embeddings()(hidden).float()
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        cap = getattr(config, "final_logit_softcapping", None)
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if scale := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / scale
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @contextmanager
@@ -362,15 +334,18 @@ class LLMHead(nn.Module):
             self.train(training)
 
 
-def _padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    x, mask = pad([row.embeds for row in rows])
-    return x, mask.to(x.device)
-
-
-def _check(name: str | None, small: SmallLM | None, lora: Lora | None, frozen: bool, dtype: str, quantization: str) -> None:
+def _check(
+    name: str | None, small: SmallLM | None, lora: Lora | None, frozen: bool, dtype: str, quantization: str
+) -> None:
     if (name is None) == (small is None):
         got = "neither" if name is None else "both"
         raise ConfigError("One language model is needed.", expected="llm.name or llm.small", got=got, where="llm")
+    for key, value, known in (
+        ("dtype", dtype, ("auto", *causal_lm.DTYPES)),
+        ("quantization", quantization, causal_lm.QUANTIZATIONS),
+    ):
+        if value not in known:
+            raise ConfigError(f"Unknown llm.{key}.", expected=", ".join(known), got=value, where=f"llm.{key}")
     if frozen and lora is not None:
         raise ConfigError(
             "A frozen language model has no LoRA to train.",
@@ -378,12 +353,6 @@ def _check(name: str | None, small: SmallLM | None, lora: Lora | None, frozen: b
             got="both",
             where="llm.frozen",
         )
-    for key, value, known in (
-        ("dtype", dtype, ("auto", *causal_lm.DTYPES)),
-        ("quantization", quantization, causal_lm.QUANTIZATIONS),
-    ):
-        if value not in known:
-            raise ConfigError(f"Unknown {key} of the language model.", expected=", ".join(known), got=value, where=f"llm.{key}")
     if quantization != "none" and lora is None and not frozen:
         raise ConfigError(
             "Quantised weights cannot be trained themselves.",

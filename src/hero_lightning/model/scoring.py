@@ -3,73 +3,81 @@
 Data flow: candidate answers (token ids) -> Tree -> branch numbers and positions of a batch -> attention mask under
 which a branch sees the prompt, what all candidates share, and itself; log-probabilities -> scores [B, K].
 
-Shapes: B rows, N packed positions, K candidates, C classes.
+Shapes: B rows, N packed positions, K candidates, S scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hero_lightning.data.types import pad
 from hero_lightning.errors import ConfigError
 
 PADDING = -1
 """Branch number of positions behind the end of a row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """Candidates packed behind a prompt.
+class Tree(NamedTuple):
+    """Candidates packed behind a prompt: what all share, then the rest of each.
 
     Attributes:
-        ids: tokens in packed order: what all candidates share, then the rest of each.
+        ids: tokens.
         branch: per token, 0 = shared, k + 1 = candidate k only.
-        depth: per token, its place after the prompt (branches run in parallel, so depths repeat).
-        places: packed places whose hidden states are read; -1 = the prompt's last token.
-        step: per predicted token, which of `places` predicts it.
-        token: per predicted token, its id.
-        owner: per predicted token, its candidate.
+        depth: per token, its place after the prompt; branches run in parallel, so depths repeat.
     """
 
     ids: list[int]
     branch: list[int]
     depth: list[int]
-    places: list[int]
-    step: list[int]
-    token: list[int]
-    owner: list[int]
 
 
 def build_tree(candidates: Sequence[Sequence[int]]) -> Tree:
-    """Packs candidate answers.
+    """Packs K candidates, none empty.
 
-    The prefix that all share is laid down once and not scored. At least one token of each candidate is left to score,
-    also where one candidate begins with another.
-
-    Args:
-        candidates: K token sequences, none empty.
+    The prefix that all share is laid down once. At least one token of each candidate is left to score, also where one
+    candidate begins with another.
     """
     shared = 0
-    shortest = min(len(c) for c in candidates)
-    while shared < shortest - 1 and len({c[shared] for c in candidates}) == 1:
+    while shared < min(len(c) for c in candidates) - 1 and len({c[shared] for c in candidates}) == 1:
         shared += 1
     ids, branch, depth = list(candidates[0][:shared]), [0] * shared, list(range(shared))
-    places, step, token, owner = [shared - 1], [], [], []
     for k, candidate in enumerate(candidates):
-        for i, t in enumerate(candidate[shared:]):
-            if i:
-                places.append(len(ids) - 1)
-            step.append(len(places) - 1 if i else 0)
-            token.append(t)
-            owner.append(k)
-            ids.append(t)
-            branch.append(k + 1)
-            depth.append(shared + i)
-    return Tree(ids, branch, depth, places, step, token, owner)
+        ids += candidate[shared:]
+        branch += [k + 1] * (len(candidate) - shared)
+        depth += range(shared, len(candidate))
+    return Tree(ids, branch, depth)
+
+
+def pack(trees: Sequence[Tree], starts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Branch numbers [B, N] (PADDING behind a row) and positions [B, N] of trees behind prompts of `starts` tokens."""
+    branch = [torch.tensor([0] * start + tree.branch) for start, tree in zip(starts, trees, strict=True)]
+    position = [torch.tensor([*range(s), *(s + i for i in t.depth)]) for s, t in zip(starts, trees, strict=True)]
+    return pad(branch, PADDING)[0].to(device), pad(position)[0].to(device)
+
+
+def scored(branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which predictions count: of S scored tokens the row, the place whose hidden state predicts it, the candidate.
+
+    The first token of a branch is predicted by the last shared token, the others by their neighbour. In the order of
+    the rows and their `Tree.ids`.
+    """
+    row, place = (branch > 0).nonzero(as_tuple=True)
+    first = branch[row, place - 1] != branch[row, place]
+    return row, torch.where(first, (branch == 0).sum(dim=1)[row], place) - 1, branch[row, place] - 1
+
+
+def mean_log_p(logits: Tensor, token: Tensor, row: Tensor, owner: Tensor, rows: int) -> Tensor:
+    """Logits [S, V] of scored tokens [S] -> mean log p per candidate [B, K]."""
+    log_p = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(dim=-1)  # [S]
+    count = int(owner.max()) + 1
+    place = row * count + owner
+    total = log_p.new_zeros(rows * count).index_add_(0, place, log_p)
+    return (total / place.bincount(minlength=rows * count)).view(rows, count)
 
 
 def tree_mask(branch: Tensor) -> Tensor:
@@ -124,18 +132,18 @@ def fit_temperature(scores: Tensor, truth: Tensor) -> float:
     The loss is convex in b = 1 / T; its slope, E_p[score] - score of the truth, is brought to zero by bisection.
 
     Args:
-        scores: [N, C] of a validation split.
-        truth: [N] class indices.
+        scores: [B, K] of a validation split.
+        truth: [B] class indices.
 
     Returns:
-        T in [0.001, 1000]: the ends are reached where every answer is right, or none better than chance.
+        T in [0.05, 20]: the ends are reached where every answer is right, or none better than chance.
     """
     scores = scores.double()
     scores = scores - scores.mean(dim=1, keepdim=True)
     gold = scores.gather(1, truth[:, None]).mean()
-    low, high = -3.0, 3.0  # log10 b
-    for _ in range(60):
+    low, high = math.log(1 / 20), math.log(20)  # log b
+    for _ in range(50):
         middle = (low + high) / 2
-        expected = ((scores * 10**middle).softmax(dim=1) * scores).sum(dim=1).mean()
+        expected = ((scores * math.exp(middle)).softmax(dim=1) * scores).sum(dim=1).mean()
         low, high = (middle, high) if expected < gold else (low, middle)
-    return float(10 ** -((low + high) / 2))
+    return math.exp(-(low + high) / 2)

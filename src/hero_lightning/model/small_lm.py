@@ -48,7 +48,7 @@ class SmallLM:
 
     def __post_init__(self) -> None:
         if self.vocab < 300:  # 256 bytes, 7 special tokens, and some merges
-            raise ConfigError("The small LM's vocabulary is too small.", expected="vocab >= 300", got=self.vocab, where="llm.small.vocab")
+            raise ConfigError("Too small a vocabulary.", expected=">= 300", got=self.vocab, where="llm.small.vocab")
         if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
             raise ConfigError(
                 "The small LM's width must divide into heads of even size.",
@@ -75,7 +75,7 @@ class SmallLM:
         if (folder / "config.json").is_file():
             return folder
         import torch
-        from transformers import PreTrainedTokenizerFast, LlamaConfig, LlamaForCausalLM
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=_learn(texts, self.vocab),
@@ -84,7 +84,7 @@ class SmallLM:
             **_SPECIAL,
         )
         tokenizer.chat_template = _TEMPLATE
-        # Llama's type, not Qwen2's: of a Qwen2 folder AutoTokenizer makes Qwen2Tokenizer, with its own splitting of words.
+        # Llama's type: for a folder of Qwen2's AutoTokenizer makes a Qwen2Tokenizer, which splits words its own way.
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,

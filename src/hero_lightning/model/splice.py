@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from hero_lightning.data.types import pad
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.reasoning.prompts import CONTEXT
 
 if TYPE_CHECKING:
@@ -25,21 +26,39 @@ Span = tuple[int, int]
 """First position and the one after the last."""
 
 
+PARTS = ("bos", "text", "context", "tail", "answer", "eos")
+"""Parts of a row, in order and without gaps; bos, answer and eos may be empty."""
+
+
 @dataclass(slots=True)
 class Row:
     """One sample as the language model reads it.
 
     Attributes:
         embeds: [L, d_llm].
-        segments: part -> span, in this order and without gaps: bos, text, context, tail, answer, eos. Parts that a
-            use does not have are empty (bos where the tokenizer has none, answer and eos before generation).
+        segments: part -> span, of all PARTS.
     """
 
     embeds: Tensor
     segments: dict[str, Span]
 
 
-def prepare(tokenizer: Any, rows: int, where: str) -> int:
+@dataclass(slots=True)
+class Layout:
+    """Token ids of B rows, one behind the other.
+
+    Attributes:
+        ids: sum of L; any id stands where a context vector will be.
+        places: where the context vectors go, in order.
+        segments: per row, see Row.
+    """
+
+    ids: list[int]
+    places: list[int]
+    segments: list[dict[str, Span]]
+
+
+def prepare(tokenizer: Any, rows: int, where: str) -> None:
     """Gives a tokenizer what splicing needs: the placeholder as a token, and a pad token.
 
     The placeholder's id is never looked up in the embedding table (context vectors stand in its place), so the table
@@ -49,9 +68,6 @@ def prepare(tokenizer: Any, rows: int, where: str) -> int:
         tokenizer: of transformers; changed in place.
         rows: rows of the embedding table.
         where: config key, for messages.
-
-    Returns:
-        Id of the placeholder.
 
     Raises:
         ConfigError: slow tokenizer, no EOS, or more tokens than embeddings.
@@ -84,7 +100,6 @@ def prepare(tokenizer: Any, rows: int, where: str) -> int:
         tokenizer.add_tokens([CONTEXT], special_tokens=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer.convert_tokens_to_ids(CONTEXT)
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
@@ -95,10 +110,12 @@ def render(tokenizer: Any, prompt: Prompt) -> str:
 
     # Answers come at once; Qwen3's template opens a thinking part unless told not to. Others ignore the flag.
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    messages = prompt.messages()
     try:
-        return tokenizer.apply_chat_template(prompt.messages(), **options)
-    except TemplateError:  # Gemma's and Mistral's refuse a system role
-        return tokenizer.apply_chat_template(prompt.messages(system=False), **options)
+        return tokenizer.apply_chat_template(messages, **options)
+    except TemplateError:  # Gemma's and Mistral's refuse a system role: the user says all of it
+        content = "\n".join(m["content"] for m in messages)
+        return tokenizer.apply_chat_template([{"role": "user", "content": content}], **options)
 
 
 def prompt_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -110,7 +127,64 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     return [list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in coded]
 
 
-def pad_left(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stacks B rows [L_b, d] with the padding in front: [B, L, d] and the mask [B, L] on the same device."""
-    x, mask = pad([row.flip(0) for row in rows])
+def lay_out(
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    tails: Sequence[list[int]],
+    soft: Sequence[int],
+    ends: bool = False,
+    limit: int | None = None,
+) -> Layout:
+    """Opens the gap of every row.
+
+    Args:
+        tokenizer: prepared.
+        prompts: B prompts' ids with the placeholder.
+        tails: B lists of ids that follow the prompts.
+        soft: B numbers of context vectors; 0 closes the gap.
+        ends: whether the last id of each tail is EOS.
+        limit: positions the model has; None = no limit.
+
+    Raises:
+        DataError: a prompt without its one placeholder, or a row that is too long.
+    """
+    placeholder = tokenizer.convert_tokens_to_ids(CONTEXT)
+    out = Layout([], [], [])
+    for b, (prompt, tail, count) in enumerate(zip(prompts, tails, soft, strict=True)):
+        found = prompt.count(placeholder)
+        if found > 1 or (count and not found):
+            raise DataError(
+                "A prompt must hold the context placeholder exactly once.",
+                expected=1,
+                got=found,
+                where=f"prompt {b} of the batch: {tokenizer.decode(prompt)[:80]!r}",
+                mend=f"take {CONTEXT} out of transcripts, and build prompts with hero_lightning.reasoning.prompts",
+            )
+        gap = prompt.index(placeholder) if found else len(prompt)
+        ids = [*prompt[:gap], *[tokenizer.pad_token_id] * count, *prompt[gap + 1 :], *tail]
+        if limit is not None and len(ids) > limit:
+            raise DataError(
+                "A prompt with its answer is longer than the language model can read.",
+                expected=f"at most {limit} tokens",
+                got=len(ids),
+                where=f"prompt {b} of the batch: {tokenizer.decode(prompt)[:80]!r}",
+                mend="lower the token budget of prompts, or the number of context tokens",
+            )
+        bos = int(prompt[:1] == [tokenizer.bos_token_id])
+        cuts = (0, bos, gap, gap + count, len(ids) - len(tail), len(ids) - int(ends), len(ids))
+        out.places += range(len(out.ids) + gap, len(out.ids) + gap + count)
+        out.ids += ids
+        out.segments.append(dict(zip(PARTS, pairwise(cuts), strict=True)))
+    return out
+
+
+def pad_right(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Embeddings [B, L, d_llm] with the padding behind, and the mask [B, L]."""
+    x, mask = pad([row.embeds for row in rows])
+    return x, mask.to(x.device)
+
+
+def pad_left(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Embeddings [B, L, d_llm] with the padding in front, and the mask [B, L]."""
+    x, mask = pad([row.embeds.flip(0) for row in rows])
     return x.flip(1), mask.flip(1).to(x.device)

@@ -32,6 +32,8 @@ WORD_FORMS = (
 """Words for one class; read as such where the class list holds exactly one of them."""
 MAX_FRAGMENTS = 16
 """Open braces without an end that are looked at: each costs a walk over the text."""
+MAX_DEPTH = 16
+"""Brackets in brackets from which on a broken object is not worth mending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ def _repaired(text: str) -> Any:
             out.append('"')
         elif char in "{[":
             closers.append("}" if char == "{" else "]")
+            if len(closers) > MAX_DEPTH:
+                return None
             out.append(char)
         elif char in "}]":
             while out and (out[-1].isspace() or out[-1] == ","):
@@ -235,8 +239,8 @@ def _typed(name: str, item: Any) -> tuple[Any, bool]:
             number = None if isinstance(item, bool) else float(item)
         except (TypeError, ValueError):
             number = None
-        inside = number is not None and 0 <= number <= 1
-        return (number, not isinstance(item, str)) if inside else (None, False)
+        good = number is not None and 0 <= number <= 1
+        return (number, not isinstance(item, str)) if good else (None, False)
     if name == "evidence_summary":
         if isinstance(item, str):
             return [item], True  # the source shows it both ways

@@ -66,7 +66,11 @@ ACTIVE, STRONG = 1.0, 3.0
 """OpenFace intensity (0..5) of a muscle that is active at all, and strongly."""
 _UNIT = re.compile(r"AU0*(\d+)(_max|_mean|_r|_c)?")
 _TAG = re.compile(r"<([^<>\s]{1,40})>")
-_ID = re.compile(r"\bI?(VE|FE|ME|AE|PE|TE|SE)-\d\d")
+_WORDS = {word: stream for stream, word in CHANNELS.items() if stream != SYNERGY}
+_WORDS |= {"gesture": "motion", "action units": "au"}
+_NAMED = _WORDS | {prefix: stream for stream, prefix in PREFIXES.items()}
+# The longer word first: `face muscles` is not the face.
+_NAME = re.compile(rf"\b(?:I?({'|'.join(PREFIXES.values())})-\d\d|({'|'.join(sorted(_WORDS, key=len)[::-1])})\b)")
 
 
 def one_of(where: str, value: str, known: Collection[str]) -> None:
@@ -81,9 +85,8 @@ def plain(text: str) -> str:
 
 
 def named_streams(text: str) -> list[str]:
-    """Streams whose evidence a text names by id, in order of first mention."""
-    stream = {prefix: name for name, prefix in PREFIXES.items()}
-    return list(dict.fromkeys(stream[prefix] for prefix in _ID.findall(text)))
+    """Streams that a text names, by the id of their evidence or in a word, in order of first mention."""
+    return list(dict.fromkeys(_NAMED[prefix or word] for prefix, word in _NAME.findall(text)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ class AnswerWriter:
             if key not in (*WEIGHTS, "template_weight") or not weight >= 0:
                 expected = f"{' | '.join(WEIGHTS)}, each >= 0"
                 raise ConfigError("Wrong weight.", expected=expected, got=f"{key}={weight}", where="answer.weights")
+        if cues < 1:
+            raise ConfigError("answer.cues is too small.", expected=">= 1", got=cues, where="answer.cues")
         self.mode, self.targets, self.cues = mode, targets, cues
         self.weights, self.template_weight = WEIGHTS | dict(weights or {}), template_weight
 
@@ -159,7 +161,7 @@ class AnswerWriter:
 
 
 def _caption(label: str | None, seen: Sequence[EvidenceItem]) -> str:
-    who = "A person" if label is None else f"A person who seems {label}"
+    who = "A person" if label is None else f"A person whose emotion is {label}"
     return f"{who}: {'; '.join(e.text for e in seen[:2])}." if seen else f"{who}."
 
 

@@ -55,7 +55,7 @@ class StreamEncoder(nn.Module):
             x[rows, :length] = torch.where(features.mask[..., None], features.x, 0).to(dtype)
             mask[rows, :length] = features.mask
             if time is not None and features.time is not None:
-                time[rows, :length] = features.time.float()
+                time[rows, :length] = torch.where(features.mask, features.time.float(), 0)
         if self.encoder is not None and self.encoder.trainable and batch.raw is None:
             # No raw row in this batch: still every learning parameter must get a gradient, or DDP waits for it.
             x = x + sum((p.sum() for p in self.encoder.parameters() if p.requires_grad), x.new_zeros(())) * 0

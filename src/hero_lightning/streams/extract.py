@@ -23,13 +23,11 @@ from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, HeroError
 from hero_lightning.streams.read import read_clip
 from hero_lightning.streams.source import Resolution
-from hero_lightning.streams.store import DTYPES
+from hero_lightning.streams.store import DTYPES, Fault
 from hero_lightning.streams.stream import Stream
 
 log = logging.getLogger(__name__)
 
-Fault = dict[str, str]
-"""stage (absent, decode, encode) and error of one clip that yielded no features."""
 PROBLEMS = (HeroError, OSError, ValueError, RuntimeError)
 """What a bad clip may raise; it is entered in the ledger and the others go on."""
 
@@ -103,7 +101,7 @@ def fill(
         progress: show a bar with rate and time left.
         dtype: float32 or bfloat16, of stores that do not exist yet.
         part_size: clips per part.
-        retry: try again what failed, or was absent, before.
+        retry: try again what failed before.
 
     Returns:
         What was done.
@@ -124,7 +122,8 @@ def fill(
             assert stream.store is not None
             source = stream.source if stream.mode == "auto" else None
             wanted = [s for s in samples if source is None or not source.has(s)]
-            parts = stream.store.plan([s.id for s in wanted], dtype, part_size, retry)
+            again = {s.id for s in wanted if (retry and stream.store.fault(s)) or _came_since(stream, s)}
+            parts = stream.store.plan([s.id for s in wanted], dtype, part_size, again)
             for file, ids in parts.items():
                 group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}))
                 group.parts[name], group.rows[name], group.faults[name] = file, {}, {}
@@ -148,6 +147,12 @@ def _check(streams: Mapping[str, Stream], dtype: str) -> None:
                 where=f"modalities.{name}",
                 mend=f"mode@modalities.{name}=realtime, or another encoder or sampler",
             )
+
+
+def _came_since(stream: Stream, sample: Sample) -> bool:
+    """Whether a clip that lacked the stream when it was tried has it now."""
+    fault = stream.store.fault(sample) if stream.store is not None else None
+    return fault is not None and fault["stage"] == "absent" and stream.resolve_media(sample).mode == "realtime"
 
 
 def _work(
@@ -195,7 +200,7 @@ def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary) -> N
         store.write(file, group.rows[name], faults)
         summary.written[name] += len(group.rows[name])
         for id, fault in faults.items():
-            if fault["stage"] == "absent":
+            if fault["stage"] in ("absent", "short"):
                 summary.absent[name] += 1
             else:
                 summary.failed[name][id] = fault["error"]
@@ -224,7 +229,7 @@ def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.devic
         x = features.x[b, mask].float().cpu()  # [T, D]
         clock = features.time[b, mask].cpu() if features.time is not None else None
         if not len(x):
-            out[id] = _fault("absent", "too short for one step")
+            out[id] = _fault("short", "too short for one step")
         elif not bool(torch.isfinite(x).all()):
             out[id] = _fault("encode", "NaN or Inf in the features")
         else:

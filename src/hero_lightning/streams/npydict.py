@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -32,20 +33,9 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 Finding = tuple[int, int] | str
 """(T, D) of a feature, (0, 0) where it is absent, or why it is broken."""
 PATCH_RULES = ("cls", "mean", "flatten")
-DAMAGE = (
-    *(
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        ArithmeticError,
-        MemoryError,
-        RuntimeError,
-    ),
-    *(ImportError, SyntaxError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error),
-)
+PARSING = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError, SyntaxError)
+CONTAINER = (tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error)
+DAMAGE = (OSError, EOFError, MemoryError, *PARSING, *CONTAINER)
 """What a damaged pickle, header or archive was seen to raise."""
 
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +32,9 @@ from hero_lightning.streams.source import Resolution
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+Fault = dict[str, str]
+"""stage and error of a clip that yielded no features: absent (has no such stream), short (too short for one step),
+decode, encode."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKAGES = ("hero-lightning", "torch", "transformers", "av")
 
@@ -127,15 +130,16 @@ class Store:
 
     def status(self, sample: Sample) -> Resolution:
         """See FeatureSource: what the manifest says; no part is opened."""
-        manifest = self.manifest
-        if manifest is None:
-            return Resolution("absent", "not extracted")
-        if sample.id in self._index:
+        if self.has(sample):
             return Resolution("preextracted", "store")
-        fault = manifest["failures"].get(sample.id)
+        fault = self.fault(sample)
         if fault is None:
             return Resolution("absent", "not extracted")
-        return Resolution("absent" if fault["stage"] == "absent" else "broken", fault["error"])
+        return Resolution("absent" if fault["stage"] in ("absent", "short") else "broken", fault["error"])
+
+    def fault(self, sample: Sample) -> Fault | None:
+        """Why this clip has no features although it was tried, or None."""
+        return self.manifest["failures"].get(sample.id) if self.manifest is not None else None
 
     def has(self, sample: Sample) -> bool:
         """See FeatureSource."""
@@ -206,14 +210,14 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def plan(self, ids: Iterable[str], dtype: str, part_size: int, retry: bool = False) -> dict[str, list[str]]:
+    def plan(self, ids: Iterable[str], dtype: str, part_size: int, retry: Collection[str] = ()) -> dict[str, list[str]]:
         """Cuts the ids that are not stored into parts and enters them in the manifest.
 
         Args:
             ids: all ids that shall be stored; those known to the manifest keep their parts.
             dtype: of a new store; an existing one keeps its own.
             part_size: ids per part.
-            retry: whether ids that failed before are tried again.
+            retry: ids that are tried again where they failed before.
 
         Returns:
             Parts still to write: file name -> its ids.
@@ -232,9 +236,9 @@ class Store:
             log.warning("%s keeps its dtype %s (asked for: %s)", self.folder, manifest["dtype"], dtype)
         on_hand = set(ids)
         # A planned part whose clips are not all on hand cannot be written whole: it is cut anew.
-        manifest["parts"] = [p for p in manifest["parts"] if p["steps"] is not None or on_hand.issuperset(p["ids"])]
-        if retry:
-            manifest["failures"] = {k: v for k, v in manifest["failures"].items() if k not in on_hand}
+        whole = [p for p in manifest["parts"] if p["steps"] is not None or on_hand.issuperset(p["ids"])]
+        cut, manifest["parts"] = len(manifest["parts"]) - len(whole), whole
+        manifest["failures"] = {k: v for k, v in manifest["failures"].items() if k not in retry}
         settled = {
             id
             for part in manifest["parts"]
@@ -246,17 +250,17 @@ class Store:
         for k, start in enumerate(range(0, len(new), part_size)):
             file = f"part-{number + k:05d}.safetensors"
             manifest["parts"].append({"file": file, "ids": new[start : start + part_size], "steps": None})
-        if manifest != self._manifest or retry or new:
+        if new or retry or cut:
             self._enter(manifest)
         return {p["file"]: p["ids"] for p in manifest["parts"] if p["steps"] is None}
 
-    def write(self, file: str, rows: Mapping[str, Ready], failures: Mapping[str, Mapping[str, str]]) -> None:
+    def write(self, file: str, rows: Mapping[str, Ready], failures: Mapping[str, Fault]) -> None:
         """Writes one planned part and enters it in the manifest.
 
         Args:
             file: name of the part.
             rows: id -> features of those that came out.
-            failures: id -> stage (absent, decode, encode) and error of the others.
+            failures: id -> fault of the others.
         """
         from safetensors.torch import save_file
 

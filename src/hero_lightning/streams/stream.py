@@ -220,8 +220,9 @@ class Stream:
         broken = next((s for s in seen if s.mode == "broken"), None)
         if self.mode == "preextracted":
             return broken or seen[-1]
-        if self.store is not None and seen and seen[-1].mode == "broken":
-            return seen[-1]  # the store's ledger: computing it failed before
+        fault = self.store.fault(sample) if self.store is not None else None
+        if fault is not None and fault["stage"] != "absent":
+            return seen[-1]  # computing it was tried; only an absent file may have come since
         found = self.resolve_media(sample)
         if broken is not None and found.mode == "realtime":
             return Resolution("realtime", f"stored feature {broken.reason}")

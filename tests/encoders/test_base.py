@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hero_lightning.data.types import Features
+from hero_lightning.encoders.base import Encoder
+from hero_lightning.encoders.tiny import TinyText
+
+
+class Counting(TinyText):
+    """Adds the number of steps it was shown: padding would change it."""
+
+    alone = True
+
+    def forward(self, inputs):
+        features = super().forward(inputs)
+        return Features(features.x + inputs["x"].shape[1], features.mask, torch.arange(inputs["x"].shape[1])[None] / 2)
+
+
+def test_alone_encodes_clip_by_clip():
+    encoder = Counting()
+    encoder.load()
+    rows = [{"x": torch.randn(n, 2)} for n in (2, 5)]
+    out = encoder.encode(encoder.collate(rows))
+    assert out.mask.sum(dim=1).tolist() == [2, 5]
+    for b, row in enumerate(rows):
+        steps = len(row["x"])
+        one = encoder(encoder.collate([row]))
+        assert torch.equal(out.x[b, :steps], one.x[0])
+        assert torch.equal(out.time[b, :steps], one.time[0])
+
+
+def test_frozen_gives_no_gradient_and_learning_obeys_its_caller():
+    for trainable in (False, True):
+        encoder = TinyText(trainable=trainable)
+        encoder.load()
+        inputs = encoder.collate([{"x": torch.randn(3, 2)}])
+        assert encoder.encode(inputs).x.requires_grad is trainable
+        assert encoder.train().training is trainable
+        with torch.no_grad():
+            assert not encoder.encode(inputs).x.requires_grad
+
+
+def test_collate_masks_every_input():
+    out = TinyText().collate(
+        [{"x": torch.ones(2, 2), "time": torch.ones(2)}, {"x": torch.ones(3, 2), "time": torch.ones(3)}]
+    )
+    assert out["x"].shape == (2, 3, 2)
+    assert out["x_mask"].tolist() == out["time_mask"].tolist() == [[True, True, False], [True] * 3]
+
+
+def test_an_encoder_must_define_its_halves():
+    with pytest.raises(TypeError, match="preprocess"):
+        Encoder().preprocess(None)
+    with pytest.raises(TypeError, match="forward"):
+        Encoder()({})

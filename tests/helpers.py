@@ -1,0 +1,50 @@
+"""Small corpora that tests make on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+WIDTHS = {"clip": 12, "video_mae": 10, "hubert": 14, "bert": 16, "au": 35}
+
+
+def feature_corpus(root: Path, clips: int = 48, seed: int = 0, classes: tuple[str, ...] = ("neutral", "happy", "sad")) -> Path:
+    """The feature-only layout: every clip's class stands in one random stream; splits 2 : 1 : 1."""
+    rng = np.random.default_rng(seed)
+    (root / "features").mkdir(parents=True)
+    meaning = {key: rng.normal(size=(len(classes), width)) for key, width in WIDTHS.items()}
+    records = []
+    for i in range(clips):
+        label, carrier = i % len(classes), rng.choice(list(WIDTHS))
+        row: dict[str, object] = {"transcript": f"word{label} and more"}
+        for key, width in WIDTHS.items():
+            x = rng.normal(size=(int(rng.integers(2, 7)), width))
+            row[key] = (x + (meaning[key][label] if key == carrier else 0)).astype("float32")
+        if i % 6 == 5:
+            del row["au"]
+        np.save(root / "features" / f"c{i:03d}.npy", row, allow_pickle=True)
+        split = ("train", "train", "val", "test")[(i // len(classes)) % 4]
+        records.append({"video_id": f"c{i:03d}", "emotion": classes[label], "split": split})
+    (root / "labels.json").write_text(json.dumps(records))
+    return root
+
+
+def train_in_process(folder: Path, *overrides: str) -> None:
+    """`python -m hero_lightning.train` without a new process; the run folder is `folder`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from hero_lightning.cli import CONF
+    from hero_lightning.train import train
+
+    folder.mkdir(parents=True, exist_ok=True)
+    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "callbacks.progress=null", "dataset.num_workers=0"]
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("train", [*quiet, *overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    train(cfg)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from tests.streams.conftest import ALL, make, tree
+
+from hero_lightning.data.types import Media, Sample
+from hero_lightning.encoders.tiny import TinyFrames, TinyText
+from hero_lightning.errors import ConfigError
+from hero_lightning.media.samplers import HeadTail, Uniform
+from hero_lightning.streams import extract, read
+from hero_lightning.streams.extract import fill
+from hero_lightning.streams.npydict import NpyDict, write_npydict
+from hero_lightning.streams.read import read_clip
+from hero_lightning.streams.stream import Stream
+
+
+def bound(root, **streams) -> dict[str, Stream]:
+    for stream in streams.values():
+        stream.bind(root, "demo")
+    return streams
+
+
+def test_fill_all_streams_opening_each_clip_once(streams, samples, monkeypatch):
+    passes = []
+    real = read.ClipReader.read
+    monkeypatch.setattr(
+        read.ClipReader, "read", lambda self, *a, **o: passes.append(self.media.path.name) or real(self, *a, **o)
+    )
+    summary = fill(streams, samples, batch_size=4, part_size=4)
+    assert sorted(passes) == [f"c{k}.mp4" for k in range(6)]
+    assert summary.written == {n: 6 if n in ("frame", "motion") else 5 for n in ALL}
+    assert summary.absent == {n: 6 - w for n, w in summary.written.items()}
+    assert "frame: 6 written, 0 kept, 0 absent, 0 failed" in str(summary)
+    for name, stream in streams.items():
+        modes = [stream.resolve(s).mode for s in samples]
+        assert modes.count("preextracted") == summary.written[name]
+        assert "realtime" not in modes
+    again = fill(streams, samples)
+    assert len(passes) == 6
+    assert again.kept == summary.written
+    assert set(again.written.values()) == {0}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_and_batch_size_change_nothing(tmp_path, samples, workers):
+    one = bound(tmp_path / "one", frame=make("frame"), audio=make("audio"))
+    two = bound(tmp_path / "two", frame=make("frame"), audio=make("audio"))
+    fill(one, samples, batch_size=1, part_size=4)
+    fill(two, list(reversed(samples)), batch_size=3, part_size=4, workers=workers)
+    for name in one:
+        for s in samples:
+            if one[name].store.has(s):
+                torch.testing.assert_close(one[name].stored(s).x, two[name].stored(s).x, atol=1e-5, rtol=1e-5)
+        assert one[name].store.manifest == two[name].store.manifest
+
+
+def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path, samples, monkeypatch):
+    whole = bound(tmp_path / "whole", frame=make("frame"), audio=make("audio"))
+    killed = bound(tmp_path / "killed", frame=make("frame"), audio=make("audio"))
+    fill(whole, samples, batch_size=2, part_size=2)
+    real, calls = extract.read_clip, []
+
+    def dying(*args, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(extract, "read_clip", dying)
+    with pytest.raises(KeyboardInterrupt):
+        fill(killed, samples, batch_size=2, part_size=2)
+    monkeypatch.setattr(extract, "read_clip", real)
+    assert killed["frame"].store.has(samples[3])
+    assert not killed["frame"].store.has(samples[4])
+    fill(killed, samples, batch_size=2, part_size=2)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def test_a_bad_clip_is_entered_in_the_ledger_and_the_others_go_on(tmp_path, samples):
+    cut = tmp_path / "cut.mp4"
+    data = samples[5].video.path.read_bytes()
+    cut.write_bytes(data[: len(data) // 3])
+    table = tmp_path / "au.csv"
+    table.write_text("frame, AU01_r\n1, 2\n")
+    bad = Sample("bad", "train", video=Media(cut), files={"au": table}, text="still here")
+    streams = bound(tmp_path / "f", frame=make("frame"), audio=make("audio"), au=make("au"), text=make("text"))
+    summary = fill(streams, [*samples, bad], batch_size=8)
+    assert {n: sorted(f) for n, f in summary.failed.items()} == {
+        "frame": ["bad"],
+        "audio": ["bad"],
+        "au": ["bad"],
+        "text": [],
+    }
+    assert "lacks columns" in summary.failed["au"]["bad"]
+    assert str(cut) in summary.failed["frame"]["bad"]
+    assert streams["frame"].resolve(bad).mode == "broken"
+    assert streams["text"].resolve(bad).mode == "preextracted"
+    assert summary.written["frame"] == 6
+    table.write_bytes(samples[0].files["au"].read_bytes())
+    assert fill({"au": streams["au"]}, [bad]).written == {"au": 0}
+    assert fill({"au": streams["au"]}, [bad], retry=True).written == {"au": 1}
+    assert streams["au"].resolve(bad).mode == "preextracted"
+
+
+class Moody(TinyText):
+    """Fails on long texts and makes NaN of short ones."""
+
+    def forward(self, inputs):
+        if inputs["x"].shape[1] > 20:
+            raise RuntimeError("out of memory")
+        features = super().forward(inputs)
+        features.x[features.mask.sum(dim=1) < 8] = float("nan")
+        return features
+
+
+def test_what_the_encoder_cannot_do_is_entered_too(tmp_path, samples):
+    streams = bound(tmp_path, text=make("text", encoder=Moody, context_turns=0))
+    summary = fill(streams, samples, batch_size=8)
+    assert summary.failed["text"] == {
+        "c0": "NaN or Inf in the features",
+        "c4": "out of memory",
+        "c5": "out of memory",
+    }
+    assert summary.written["text"] == 2
+
+
+def test_too_short_for_a_step_is_absent(tmp_path, samples):
+    streams = bound(tmp_path, motion=make("motion", sampler=Uniform(1)))
+    assert fill(streams, samples[:2]).absent == {"motion": 2}
+    assert streams["motion"].resolve(samples[0]).reason == "too short for one step"
+
+
+def test_what_the_own_source_has_is_not_computed(tmp_path, samples):
+    write_npydict(tmp_path / "c0.npy", {"bert": torch.randn(4, 128).numpy()})
+    streams = bound(tmp_path / "f", text=make("text", source=NpyDict(tmp_path, "bert")))
+    assert fill(streams, samples).written == {"text": 4}
+    assert not streams["text"].store.has(samples[0])
+
+
+def test_bfloat16_store(tmp_path, samples):
+    exact, small = bound(tmp_path / "a", frame=make("frame")), bound(tmp_path / "b", frame=make("frame"))
+    fill(exact, samples)
+    fill(small, samples, dtype="bfloat16")
+    a, b = exact["frame"].stored(samples[0]).x, small["frame"].stored(samples[0]).x
+    assert not torch.equal(a, b)
+    torch.testing.assert_close(b, a, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        make("text", mode="realtime", encoder=partial(TinyText, trainable=True)),
+        make("frame", mode="realtime", encoder=TinyFrames, sampler=HeadTail(2)),
+    ],
+)
+def test_what_must_not_be_stored_is_refused(tmp_path, samples, stream):
+    with pytest.raises(ConfigError, match="cannot be stored"):
+        fill(bound(tmp_path, **{stream.name: stream}), samples)
+
+
+def test_unknown_dtype(tmp_path, samples):
+    with pytest.raises(ConfigError, match="float32, bfloat16"):
+        fill(bound(tmp_path, text=make("text")), samples, dtype="int8")
+
+
+def test_encoder_with_weights_and_progress(tmp_path, samples, capsys):
+    streams = bound(tmp_path, frame=make("frame", encoder=partial(TinyFrames, dim=6)))
+    fill(streams, samples, progress=True)
+    assert "clips/s" in capsys.readouterr().err
+    live = make("frame", mode="realtime", encoder=partial(TinyFrames, dim=6))
+    encoder = live.encoder_module()
+    row = read_clip({"frame": live}, {"frame": live.resolve(samples[0])}, samples[0])["frame"]
+    torch.testing.assert_close(
+        encoder.encode(encoder.collate([row.inputs])).x[0], streams["frame"].stored(samples[0]).x
+    )
+
+
+def test_samples_without_the_material_cost_nothing(tmp_path, samples):
+    mute = [replace(s, text=None) for s in samples]
+    assert fill(bound(tmp_path, text=make("text")), mute).absent == {"text": 6}
+
+
+def test_a_file_that_came_since_is_used(tmp_path, samples):
+    streams = bound(tmp_path, au=make("au"))
+    fill(streams, samples)
+    assert streams["au"].resolve(samples[4]).mode == "absent"
+    found = replace(samples[4], files=samples[0].files)
+    assert streams["au"].resolve(found).mode == "realtime"
+    assert fill(streams, [found]).written == {"au": 1}
+    assert streams["au"].resolve(found).mode == "preextracted"

@@ -1,0 +1,68 @@
+"""Errors at the edge of a command: a message, no traceback, exit code 2; HYDRA_FULL_ERROR shows all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hero_lightning.errors import ConfigError, DataError, HeroError, not_yet
+
+
+def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command as a user types it, from any folder."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("dataset=meld",), ("folder is missing", "expected", "train_sent_emo.csv", "mend", "paths.data")),
+        (("dataset=iemocap",), ("dataset=iemocap is configured but its engine is not in this version", "mend")),
+        (("mode@modalities.audio=nothing",), ("Could not find 'mode/nothing'", "realtime")),
+        (("optimizer.lrr=1",), ("Key 'lrr' is not in struct",)),
+        (("optimizer.lr=-1", "dataset=folder", "dataset.root=@"), ("must be positive", "optimizer.lr", "-1.0")),
+        (("trainer=gpu", "dataset=folder", "dataset.root=@"), ("trainer cannot be set up", "mend", "trainer=cpu")),
+    ],
+    ids=["missing data", "not yet", "unknown option", "unknown key", "wrong value", "no gpu"],
+)
+def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
+    from tests.helpers import feature_corpus
+
+    root = feature_corpus(tmp_path / "corpus", clips=12)
+    done = run("hero_lightning.train", *(a.replace("@", str(root)) for a in arguments), "dataset.num_workers=0" if "dataset" in str(arguments) else "seed=0", cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
+    done = run("hero_lightning.train", "dataset=meld", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "folder is missing" in done.stderr
+
+
+def test_error_lists_what_is_known_and_survives_a_worker() -> None:
+    error = DataError("No file.", expected="one", got="none", where="x.csv", mend="make it")
+    assert str(error).splitlines() == [
+        "No file.", "  expected: one", "  got:      none", "  where:    x.csv", "  mend:     make it",
+    ]  # fmt: skip
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, DataError)
+    assert isinstance(again, HeroError)
+    assert str(again) == str(error)
+    assert str(ConfigError("Bad.")) == "Bad."
+
+
+def test_not_yet_says_what_to_use() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)encoder=x.*use encoder=y"):
+        not_yet("encoder=x", "encoder=y", count=3)
