@@ -64,7 +64,7 @@ SHAPES = {
 
 
 def language_model(shape: Shape, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Random weights of that shape, made on the device, and a small tokenizer (ids below the vocabulary of the shape)."""
+    """Random weights of that shape, made on the device, and a small tokenizer: its ids are part of the vocabulary."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
     config = Qwen2Config(
@@ -94,7 +94,7 @@ def answer(label: str, stem: str = '{"final_emotion": "') -> TargetAnswer:
 
 
 def clips(head: LLMHead, shape: Shape, count: int, device: str) -> tuple[list[Prompt], Tensor]:
-    """Prompts of about `shape.prompt` positions, context tokens included, each with other words; context [count, O, D]."""
+    """Prompts of about `shape.prompt` positions, context included, each with other words; context [count, O, D]."""
     words, prompts = QUESTION.split(), []
     for k in range(count):
         size = 0

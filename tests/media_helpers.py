@@ -38,9 +38,12 @@ def write_clip(
     audio: bool = True,
     vfr: bool = False,
     sound: np.ndarray | None = None,
+    sound_rate: int = 44_100,
+    hole: tuple[float, float] | None = None,
     pictures: list[np.ndarray] | None = None,
     rotation: int = 0,
     codec: str | None = None,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Writes a video whose picture k shows the number k, with a sine of 220 Hz.
 
@@ -51,22 +54,25 @@ def write_clip(
         size: width (a multiple of 8) and height.
         audio: whether there is a sound track.
         vfr: every third picture is left out and its neighbour shown longer.
-        sound: [N] samples at 44.1 kHz instead of the sine.
+        sound: [N] samples at `sound_rate` instead of the sine.
+        sound_rate: Hz.
+        hole: seconds between which the sound track holds no packet.
         pictures: [H, W, 3] uint8 instead of the numbers.
         rotation: degrees counterclockwise that a player turns the picture.
         codec: video codec instead of the usual one.
+        options: of the video codec.
     """
     import av
 
     avi = path.suffix == ".avi"
     pictures = pictures or [numbered_picture(k, *size) for k in range(round(seconds * fps))]
     with av.open(str(path), "w") as container:
-        video = container.add_stream(codec or ("mpeg4" if avi else "libx264"), rate=fps)
+        video = container.add_stream(codec or ("mpeg4" if avi else "libx264"), rate=fps, options=options or {})
         video.height, video.width = pictures[0].shape[:2]
         video.pix_fmt = "yuv420p"
         if rotation:
             video.set_display_rotation(rotation)
-        voice = container.add_stream("libmp3lame" if avi else "aac", rate=44_100, layout="mono") if audio else None
+        voice = container.add_stream("libmp3lame" if avi else "aac", rate=sound_rate, layout="mono") if audio else None
         for k, pixels in enumerate(pictures):
             if vfr and k % 3 == 2:
                 continue
@@ -75,7 +81,7 @@ def write_clip(
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if voice is not None:
-            _encode(container, voice, tone(seconds) if sound is None else sound, 44_100)
+            _encode(container, voice, tone(seconds, sound_rate) if sound is None else sound, sound_rate, hole)
     return path
 
 
@@ -90,22 +96,29 @@ def write_sound(path: Path, samples: np.ndarray | None = None, rate: int = 44_10
     return path
 
 
-write_wav = write_flac = write_sound
-
-
-def _encode(container, voice, samples: np.ndarray, rate: int) -> None:
+def _encode(container, voice, samples: np.ndarray, rate: int, hole: tuple[float, float] | None = None) -> None:
     import av
+
+    def mux(packets) -> None:
+        for packet in packets:
+            at = float(packet.pts * packet.time_base)
+            if hole is None or not hole[0] <= at < hole[1]:
+                container.mux(packet)
 
     frame = av.AudioFrame.from_ndarray(np.asarray(samples, dtype=np.float32)[None], format="fltp", layout="mono")
     frame.sample_rate, frame.pts = rate, 0
     resampler = av.AudioResampler(format=voice.format, layout="mono", rate=rate, frame_size=voice.frame_size or 1024)
     for part in [*resampler.resample(frame), *resampler.resample(None)]:
-        container.mux(voice.encode(part))
-    container.mux(voice.encode())
+        mux(voice.encode(part))
+    mux(voice.encode())
 
 
 def write_au_csv(
-    path: Path, frames: int = 20, fps: float = 10.0, values: dict[str, np.ndarray] | None = None, lost: tuple[int, ...] = ()
+    path: Path,
+    frames: int = 20,
+    fps: float = 10.0,
+    values: dict[str, np.ndarray] | None = None,
+    lost: tuple[int, ...] = (),
 ) -> Path:
     """Writes an OpenFace style table (names with blanks).
 

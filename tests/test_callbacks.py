@@ -215,9 +215,10 @@ def test_the_closing_table_says_it_all(capsys: pytest.CaptureFixture[str], monke
         assert part in text
 
 
-def test_validate_alone_is_written_at_once(tmp_path: Path) -> None:
+def test_validate_alone_is_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path, RunRecord(100), logger=False).validate(Toy(), loader(samples("val", 3)), verbose=False)
     assert [r["id"] for r in table(tmp_path)] == ["val_0", "val_1", "val_2"]
+    assert capsys.readouterr().out.count("val (3)") == 2  # a line per Target, once
 
 
 def test_a_resumed_run_keeps_the_better_earlier_epoch(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class RunRecord(pl.Callback):
         self.records: dict[str, SplitRecord] = {}
         self.reports: dict[str, dict[str, dict[str, Any]]] = {}
         self._seen: dict[int, Sample] = {}
+        self._unshown: dict[str, dict[str, dict[str, Any]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The best validation figure, so that a resumed run does not record a worse epoch."""
@@ -128,6 +129,13 @@ class RunRecord(pl.Callback):
         """Writes the pass."""
         self._write(trainer, pl_module, self._gather(pl_module))
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Shows the closing table, when no progress bar holds the screen any more."""
+        if self._unshown:
+            corpus = runfolder.plan_facts(_folder(trainer)).get("corpus", "results")
+            runfolder.show_results(f"{corpus}, seed {cast(Recorded, pl_module).seed}", self._unshown)
+            self._unshown = {}
+
     def _gather(self, pl_module: pl.LightningModule) -> SplitRecord:
         """The pass over all ranks; every rank must call it."""
         module, seen, self._seen = cast(Recorded, pl_module), self._seen, {}
@@ -136,7 +144,7 @@ class RunRecord(pl.Callback):
             torch.distributed.all_gather_object(parts, seen)
             seen = {row: sample for part in parts for row, sample in part.items()}
         samples = [sample for _, sample in sorted(seen.items())]
-        predictions = {name: module.predictions[name].compute().cpu() for name in module.targets}
+        predictions = {name: module.predictions[name].compute() for name in module.targets}
         return SplitRecord(samples[0].split, samples, predictions, module.explanations.compute())
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, record: SplitRecord) -> None:
@@ -172,7 +180,7 @@ class RunRecord(pl.Callback):
         runfolder.write_json(folder / "metrics.json", {**facts, "splits": self.reports})
         pictures = self._draw(folder, module, record)
         self._send(trainer, module, record, pictures)
-        runfolder.show_results(f"{facts.get('corpus', 'results')}, seed {module.seed}", {split: reports})
+        self._unshown[split] = reports
 
     def _draw(self, folder: Path, module: Recorded, record: SplitRecord) -> dict[str, Path]:
         """Pictures of a split by name."""

@@ -27,7 +27,7 @@ def train(cfg: Any) -> float | None:
     import pytorch_lightning as pl
     from omegaconf import OmegaConf
 
-    from hero_lightning import build, checkpoint
+    from hero_lightning import build, checkpoint, runfolder
     from hero_lightning.probe import stream_probes
 
     folder = build.run_folder()
@@ -37,6 +37,7 @@ def train(cfg: Any) -> float | None:
     corpus = build.corpus(cfg)
     corpus.prepare_data()
     corpus.plan.write(folder)
+    runfolder.show_plan(corpus.plan)
     module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims)
     module.facts |= {"config": OmegaConf.to_yaml(config), "corpus": str(corpus.name)}
     if cfg.init_from:
@@ -52,10 +53,10 @@ def train(cfg: Any) -> float | None:
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if best:
         checkpoint.restore(module, checkpoint.load(best)["state_dict"], best, strict=True)
-    if cfg.test and corpus.plan.samples.get("test"):
-        if cfg.probes:
-            module.baselines = stream_probes(module, corpus)
-        trainer.test(module, datamodule=corpus, verbose=False)
+    if cfg.test and cfg.probes:
+        module.baselines = stream_probes(module, corpus)
+    for split in corpus.test_splits if cfg.test else ():
+        trainer.test(module, dataloaders=corpus.loader(split), verbose=False)
     return None if score is None else float(score)
 
 

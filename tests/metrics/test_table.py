@@ -58,7 +58,7 @@ def test_first_of_each(values: list[int]) -> None:
 def test_a_split_with_one_sample_keeps_its_axis() -> None:
     table = PredictionTable()
     table.update(torch.tensor([4]), torch.tensor([[0.5]]), Label(torch.tensor([0.2]), torch.tensor([True])))
-    found = table.compute().cpu()
+    found = table.compute()
     assert (found.index.shape, found.prediction.shape, found.label.value.shape) == ((1,), (1, 1), (1,))
 
 

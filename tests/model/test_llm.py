@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.model.llm_helpers import D, answer, contexts, head, prompt, word_model, word_tokenizer
 
 from hero_lightning.errors import DataError
 from hero_lightning.model import splice
 from hero_lightning.model.causal_lm import Lora
 from hero_lightning.model.llm import IGNORED, LLMHead
 from hero_lightning.reasoning.prompts import CONTEXT
+from tests.model.llm_helpers import D, answer, contexts, head, prompt, word_model, word_tokenizer
 
 PROMPTS = [prompt("I am so glad."), prompt("Leave me alone!", "Now and for ever.")]
 ANSWERS = [answer("happy"), answer("angry")]

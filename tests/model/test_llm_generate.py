@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.llm_helpers import TINY, contexts, prompt, texts, trained
 
 from hero_lightning.errors import ConfigError
 from hero_lightning.model.llm import LLMHead
+from tests.model.llm_helpers import TINY, contexts, prompt, texts, trained
 
 SCHEMA = {
     "type": "object",

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.llm_helpers import TINY, D, head, texts, word_model, word_tokenizer
 
 from hero_lightning.errors import ConfigError
 from hero_lightning.model import causal_lm
 from hero_lightning.model.causal_lm import Lora
 from hero_lightning.model.llm import LLMHead
+from tests.model.llm_helpers import TINY, D, head, texts, word_model, word_tokenizer
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.llm_helpers import LABELS, D, answer, contexts, head, prompt, word_model, word_tokenizer
 from torch import Tensor
 
 from hero_lightning.errors import ConfigError
 from hero_lightning.model import scoring, splice
 from hero_lightning.model.llm import LLMHead
+from hero_lightning.reasoning.targets_text import TargetAnswer
+from tests.model.llm_helpers import LABELS, D, answer, contexts, head, prompt, word_model, word_tokenizer
 
 PROMPTS = [prompt("I am so glad."), prompt("Leave me alone!", "Now and for ever.")]
 CANDIDATES = [answer(label).text for label in LABELS]
@@ -78,6 +79,59 @@ def test_tree_equals_one_label_at_a_time_in_other_models(settings: dict[str, Any
     torch.testing.assert_close(
         llm.score(soft, prompts, candidates), naive(llm, soft, prompts, candidates), atol=1e-5, rtol=0
     )
+
+
+FAMILIES = {
+    "qwen2": {}, "qwen3": {"head_dim": 16}, "llama": {}, "mistral": {"sliding_window": 6}, "phi3": {}, "gpt_neox": {},
+    "gemma2": {"head_dim": 16, "sliding_window": 6, "final_logit_softcapping": 2.0, "attn_implementation": "eager"},
+    "granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.1}, "gpt2": {"n_positions": 256},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_many_families_are_scored_trained_and_read_alike(family: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = word_tokenizer("Name the emotion. She says: one two joy sad very much Answer:")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {
+        "num_key_value_heads": 1,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **sizes, **FAMILIES[family])
+    llm = LLMHead(D, name="in memory", dtype="float32")
+    llm.use(AutoModelForCausalLM.from_config(config), tokenizer)
+    llm.eval()
+    prompts, soft, candidates = (
+        [prompt("one"), prompt("two one two")],
+        contexts(3, 8),
+        ["joy", "very sad", "very much joy"],
+    )
+    expected = naive(llm, soft, prompts, candidates)
+    torch.testing.assert_close(llm.score(soft, prompts, candidates), expected, atol=1e-5, rtol=0)
+    (row,) = llm.embed(prompts[:1], soft[:1], ["joy"])
+    logits = llm.lm(inputs_embeds=row.embeds[None]).logits[0]
+    start, end = row.segments["answer"]
+    gold = torch.tensor([tokenizer.convert_tokens_to_ids("\u2581joy"), tokenizer.eos_token_id])
+    target = TargetAnswer("joy", ((0, 3, 1.0),), "label")
+    expected = torch.nn.functional.cross_entropy(logits[start - 1 : end], gold)
+    torch.testing.assert_close(llm.loss(soft[:1], prompts[:1], [target]), expected, atol=1e-5, rtol=0)
+    assert llm.generate(soft, prompts, max_new_tokens=4) == [
+        llm.generate([c], [p], max_new_tokens=4)[0] for c, p in zip(soft, prompts, strict=True)
+    ]
+
+
+def test_mixed_precision_reads_the_same_labels(llm: LLMHead) -> None:
+    soft = contexts(3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = llm.score(soft, PROMPTS, CANDIDATES)
+        loss = llm.loss(soft, PROMPTS, [answer("sad"), answer("happy")])
+    assert loss.dtype == mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, llm.score(soft, PROMPTS, CANDIDATES), atol=0.05, rtol=0)
 
 
 def test_scores_do_not_depend_on_the_batch(llm: LLMHead) -> None:

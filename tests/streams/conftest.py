@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.media_helpers import tone, write_au_csv, write_clip
 
 from hero_lightning.data.types import Media, Sample, Turn
 from hero_lightning.encoders.classical import AuValues, FrameDifference, FrameHog, HashedWords, LogMelProsody
 from hero_lightning.media.samplers import Fps, Uniform
 from hero_lightning.streams.stream import Stream
+from tests.media_helpers import tone, write_au_csv, write_clip
 
 ALL = ("frame", "face", "motion", "audio", "au", "text")
 

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from tests.streams.conftest import ALL, make
 
 from hero_lightning.data.types import Features, Raw, Ready, StreamBatch
 from hero_lightning.encoders.tiny import TinyText
@@ -12,6 +11,7 @@ from hero_lightning.errors import FeatureError
 from hero_lightning.streams.device import StreamEncoder
 from hero_lightning.streams.extract import fill
 from hero_lightning.streams.read import read_clip
+from tests.streams.conftest import ALL, make
 
 
 def rows_of(stream, samples):

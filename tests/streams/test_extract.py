@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from tests.streams.conftest import ALL, make, tree
 
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.encoders.tiny import TinyFrames, TinyText
@@ -16,6 +15,7 @@ from hero_lightning.streams.extract import fill
 from hero_lightning.streams.npydict import NpyDict, write_npydict
 from hero_lightning.streams.read import read_clip
 from hero_lightning.streams.stream import Stream
+from tests.streams.conftest import ALL, make, tree
 
 
 def bound(root, **streams) -> dict[str, Stream]:
@@ -101,9 +101,10 @@ def test_a_bad_clip_is_entered_in_the_ledger_and_the_others_go_on(tmp_path, samp
     assert streams["text"].resolve(bad).mode == "preextracted"
     assert summary.written["frame"] == 6
     table.write_bytes(samples[0].files["au"].read_bytes())
-    assert fill({"au": streams["au"]}, [bad]).written == {"au": 0}
-    assert fill({"au": streams["au"]}, [bad], retry=True).written == {"au": 1}
+    assert fill({"au": streams["au"]}, [bad]).written == {"au": 1}  # the file was mended
     assert streams["au"].resolve(bad).mode == "preextracted"
+    assert fill({"frame": streams["frame"]}, [bad]).failed == {"frame": {}}
+    assert list(fill({"frame": streams["frame"]}, [bad], retry=True).failed["frame"]) == ["bad"]
 
 
 class Moody(TinyText):
@@ -182,6 +183,18 @@ def test_encoder_with_weights_and_progress(tmp_path, samples, capsys):
 def test_samples_without_the_material_cost_nothing(tmp_path, samples):
     mute = [replace(s, text=None) for s in samples]
     assert fill(bound(tmp_path, text=make("text")), mute).absent == {"text": 6}
+
+
+def test_another_corpus_of_the_same_ids_is_not_mistaken_for_it(streams, samples):
+    fill(streams, samples)
+    swapped = [replace(s, id=f"c{5 - k}") for k, s in enumerate(samples)]
+    assert all(streams["frame"].resolve(s).mode == "realtime" for s in swapped)
+    summary = fill(streams, swapped)
+    assert summary.written == {n: 6 if n in ("frame", "motion") else 5 for n in ALL}
+    for name, stream in streams.items():
+        for s in swapped:
+            found = stream.resolve(s)
+            assert found.mode == ("preextracted" if stream.resolve_media(s).mode == "realtime" else "absent"), name
 
 
 def test_a_file_that_came_since_is_used(tmp_path, samples):

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.media_helpers import write_wav
-from tests.streams.conftest import make
 
 from hero_lightning.data.types import Media, Raw, Sample
 from hero_lightning.errors import MediaError
@@ -11,6 +9,8 @@ from hero_lightning.media.types import Frames
 from hero_lightning.streams import read
 from hero_lightning.streams.read import cropped, read_clip
 from hero_lightning.streams.source import Resolution
+from tests.media_helpers import write_sound
+from tests.streams.conftest import make
 
 
 def realtime(streams):
@@ -39,9 +39,9 @@ def test_one_pass_serves_all_streams(streams, samples, opened):
     rows = read_clip(streams, realtime(streams), samples[5])
     assert opened == {"open": ["c5.mp4"], "read": ["c5.mp4"]}
     assert all(isinstance(row, Raw) for row in rows.values())
-    assert {name: len(row.inputs["x"]) for name, row in rows.items()} == {
-        "frame": 4, "face": 3, "motion": 10, "audio": 45, "au": 20, "text": rows["text"].inputs["x"].shape[0],
-    }  # fmt: skip
+    steps = {name: len(row.inputs["x"]) for name, row in rows.items()}
+    assert (steps["frame"], steps["face"], steps["motion"], steps["au"]) == (4, 3, 10, 20)
+    assert 44 <= steps["audio"] <= 46  # 2.3 s, and what the codec adds at the end
     assert rows["audio"].measures["pitch_hz"] == pytest.approx(320, abs=5)
     assert "movement" in rows["motion"].measures
     assert rows["au"].measures["AU12"] == pytest.approx(2.5)
@@ -49,11 +49,11 @@ def test_one_pass_serves_all_streams(streams, samples, opened):
 
 
 def test_sound_of_its_own_file(streams, samples, opened, tmp_path):
-    own = Sample("x", "train", video=samples[0].video, audio=Media(write_wav(tmp_path / "x.wav")))
+    own = Sample("x", "train", video=samples[0].video, audio=Media(write_sound(tmp_path / "x.wav")))
     some = {n: streams[n] for n in ("frame", "audio")}
     rows = read_clip(some, realtime(some), own)
     assert sorted(opened["open"]) == ["c0.mp4", "x.wav"]
-    assert len(rows["audio"].inputs["x"]) == 19
+    assert len(rows["audio"].inputs["x"]) == 19  # 1 s, not the 0.8 s of the film
 
 
 def test_text_and_tables_open_no_clip(streams, samples, opened):

@@ -6,11 +6,12 @@ import pickle
 
 import pytest
 import torch
-from tests.streams.conftest import make, tree
 
-from hero_lightning.data.types import Ready, Sample
+from hero_lightning.data.types import Media, Ready, Sample
 from hero_lightning.errors import FeatureError
+from hero_lightning.streams.stamp import Stamp
 from hero_lightning.streams.store import Store
+from tests.streams.conftest import make, tree
 
 
 def sample(id: str) -> Sample:
@@ -27,12 +28,16 @@ def ready(k: int, steps: int = 3) -> Ready:
     return Ready(x, torch.arange(steps) / 4.0, {"pitch_hz": 100.0 + k})
 
 
+def clips(ids: str) -> dict[str, Sample]:
+    return {id: sample(id) for id in ids}
+
+
 def filled(root, ids="abcde", dtype="float32") -> Store:
-    store = Store.at(root, identity())
-    for file, part in store.plan(ids, dtype, 2).items():
+    store, samples = Store.at(root, identity()), clips(ids)
+    for file, part in store.plan(samples.values(), dtype, 2).items():
         rows = {id: ready(ord(id), 2 + k) for k, id in enumerate(part) if id != "b"}
         faults = {"b": {"stage": "decode", "error": "cut off"}} if "b" in part else {}
-        store.write(file, rows, faults)
+        store.write(file, rows, faults, samples)
     return store
 
 
@@ -66,8 +71,8 @@ def test_faults_are_kept_in_the_ledger(tmp_path):
 
 def test_absent_is_not_broken(tmp_path):
     store = Store.at(tmp_path, identity())
-    (file,) = store.plan(["a"], "float32", 2)
-    store.write(file, {}, {"a": {"stage": "absent", "error": "no sound"}})
+    (file,) = store.plan([sample("a")], "float32", 2)
+    store.write(file, {}, {"a": {"stage": "absent", "error": "no sound"}}, clips("a"))
     assert store.status(sample("a")).mode == "absent"
     assert store.width() is None
 
@@ -79,7 +84,7 @@ def test_bfloat16_is_near(tmp_path):
     assert not torch.equal(row.x, ready(ord("d")).x)
     torch.testing.assert_close(row.x, ready(ord("d")).x, rtol=1e-2, atol=1e-4)
     again = Store.at(tmp_path, identity())
-    again.plan(["a"], "float32", 2)
+    again.plan([sample("a")], "float32", 2)
     assert again.manifest["dtype"] == "bfloat16"
 
 
@@ -98,10 +103,10 @@ def test_new_ids_are_appended_and_known_ones_kept(tmp_path):
 
 def test_a_failed_clip_is_tried_again_only_when_asked(tmp_path):
     store = filled(tmp_path)
-    assert store.plan(["a", "b"], "float32", 2) == {}
-    (file,) = plan = store.plan(["a", "b"], "float32", 2, retry=["b"])
+    assert store.plan(clips("ab").values(), "float32", 2) == {}
+    (file,) = plan = store.plan(clips("ab").values(), "float32", 2, retry=True)
     assert plan == {"part-00003.safetensors": ["b"]}
-    store.write(file, {"b": ready(7)}, {})
+    store.write(file, {"b": ready(7)}, {}, clips("b"))
     assert torch.equal(store.read(sample("b")).x, ready(7).x)
     assert store.manifest["failures"] == {}
 
@@ -109,11 +114,11 @@ def test_a_failed_clip_is_tried_again_only_when_asked(tmp_path):
 def test_a_killed_part_is_redone_whole_and_ends_the_same(tmp_path):
     whole = tree(filled(tmp_path / "whole").folder)
     store = Store.at(tmp_path / "killed", identity())
-    plan = store.plan("abcde", "float32", 2)
+    plan = store.plan(clips("abcde").values(), "float32", 2)
     first = next(iter(plan))
-    store.write(first, {"a": ready(ord("a"), 2)}, {"b": {"stage": "decode", "error": "cut off"}})
+    store.write(first, {"a": ready(ord("a"), 2)}, {"b": {"stage": "decode", "error": "cut off"}}, clips("ab"))
     (store.folder / "part-00001.safetensors").write_bytes(b"half a part that never reached the manifest")
-    assert list(store.plan("abcde", "float32", 2)) == list(plan)[1:]
+    assert list(store.plan(clips("abcde").values(), "float32", 2)) == list(plan)[1:]
     assert tree(filled(tmp_path / "killed").folder) == whole
 
 
@@ -124,15 +129,15 @@ def test_a_deleted_part_is_made_again(tmp_path):
     store = Store.at(tmp_path, identity())
     assert not store.has(sample("c"))
     assert store.has(sample("a"))
-    assert list(store.plan("abcde", "float32", 2)) == ["part-00001.safetensors"]
+    assert list(store.plan(clips("abcde").values(), "float32", 2)) == ["part-00001.safetensors"]
     filled(tmp_path)
     assert tree(store.folder) == before
 
 
 def test_a_planned_part_without_its_clips_is_cut_anew(tmp_path):
     store = Store.at(tmp_path, identity())
-    store.plan("abcd", "float32", 2)
-    assert store.plan("abd", "float32", 2) == {
+    store.plan(clips("abcd").values(), "float32", 2)
+    assert store.plan(clips("abd").values(), "float32", 2) == {
         "part-00000.safetensors": ["a", "b"],
         "part-00001.safetensors": ["d"],
     }
@@ -185,8 +190,8 @@ def test_a_missing_set_names_its_neighbours(tmp_path):
 def _fill(root):
     store = Store.at(root, identity())
     with store.locked():
-        for file, part in store.plan("abcdefgh", "float32", 2).items():
-            store.write(file, {id: ready(ord(id)) for id in part}, {})
+        for file, part in store.plan(clips("abcdefgh").values(), "float32", 2).items():
+            store.write(file, {id: ready(ord(id)) for id in part}, {}, clips("abcdefgh"))
 
 
 def test_two_writers_wait_for_each_other(tmp_path):
@@ -207,3 +212,35 @@ def test_a_store_can_be_a_source(tmp_path):
     assert torch.equal(stream.stored(sample("a")).x, ready(ord("a"), 2).x)
     assert stream.resolve(sample("b")).mode == "broken"
     assert stream.identity()["source"] == identity()
+
+
+def test_features_of_clips_that_are_not_at_hand_count(tmp_path):
+    film = tmp_path / "a.mp4"
+    film.write_bytes(b"film")
+    clip = Sample("a", "train", video=Media(film))
+    store = Store.at(tmp_path, identity(), Stamp("frame"))
+    (file,) = store.plan([clip], "float32", 2)
+    store.write(file, {"a": ready(1)}, {}, {"a": clip})
+    film.write_bytes(b"another film")
+    assert not store.has(clip)
+    film.unlink()
+    assert store.has(clip)
+    assert store.has(Sample("a", "train"))
+
+
+def test_features_of_another_text_do_not_count(tmp_path):
+    old, new = Sample("a", "train", text="hello"), Sample("a", "train", text="good bye")
+    store = Store.at(tmp_path, identity(), Stamp("text"))
+    (file,) = store.plan([old], "float32", 2)
+    store.write(file, {"a": ready(1)}, {}, {"a": old})
+    assert store.has(old)
+    assert store.status(new).reason == "extracted from another file or text"
+    (file,) = plan = store.plan([new], "float32", 2)
+    assert plan == {"part-00001.safetensors": ["a"]}
+    store.write(file, {}, {"a": {"stage": "encode", "error": "no"}}, {"a": new})
+    assert store.status(new).mode == "broken"
+    assert not store.has(new)
+    (file,) = store.plan([old], "float32", 2)
+    store.write(file, {"a": ready(3)}, {}, {"a": old})
+    assert torch.equal(store.read(old).x, ready(3).x)
+    assert store.manifest["failures"] == {}

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.streams.conftest import make
 
 from hero_lightning.data.types import Media, Raw, Ready, Sample
 from hero_lightning.encoders.classical import FrameHog, HashedWords, LogMelProsody
@@ -16,6 +15,7 @@ from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.media.samplers import HeadTail, Uniform
 from hero_lightning.streams.npydict import NpyDict, write_npydict
 from hero_lightning.streams.stream import Stream
+from tests.streams.conftest import make
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,10 @@ def test_auto_reads_where_present_else_computes(samples, tmp_path):
     only.probe(samples)
     assert [only.resolve(s).mode for s in samples] == ["preextracted", *["absent"] * 4, "broken"]
     assert only.encoder_module() is None
-    with pytest.raises(FeatureError, match="no stored features of stream text"):
+    with pytest.raises(FeatureError, match="has no feature bert"):
         only.stored(samples[1])
+    with pytest.raises(FeatureError, match="no stored features of stream text"):
+        stream.stored(samples[1])
 
 
 def test_auto_refuses_another_width(samples, tmp_path):

@@ -43,11 +43,19 @@ class Item:
     failures: list[Entry]
 
 
+class MovableBatch(Batch):
+    """A Batch that Lightning moves by its tensors; Lightning's own walk would enter, and fail in, every Sample."""
+
+    def to(self, device: torch.device) -> MovableBatch:
+        """The batch on a device."""
+        return to_device(self, device)
+
+
 @dataclass(slots=True)
 class Loaded:
     """A batch as it leaves the worker, with what failed on the way."""
 
-    batch: Batch
+    batch: MovableBatch
     failures: list[Entry]
 
     def pin_memory(self) -> Loaded:
@@ -124,7 +132,7 @@ class Collate:
         samples = [s for item in items for s in item.samples]
         rows = [r for item in items for r in item.rows]
         ids = [s.id for s in samples]
-        batch = Batch(
+        batch = MovableBatch(
             index=torch.tensor([i for item in items for i in item.index]),
             group=torch.tensor([g for g, item in enumerate(items) for _ in item.index]),
             order=torch.tensor([o for item in items for o in range(len(item.index))]),
@@ -139,7 +147,7 @@ class Collate:
         return Loaded(batch, [f for item in items for f in item.failures])
 
 
-def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> MovableBatch:
     """The batch with every tensor replaced by function(tensor); everything else is shared."""
 
     def maybe(x: Tensor | None) -> Tensor | None:
@@ -152,12 +160,12 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
         streams[name] = StreamBatch(s.size, ready, maybe(s.ready_rows), raw, maybe(s.raw_rows))
     labels = {name: Label(function(y.value), function(y.mask)) for name, y in batch.labels.items()}
     index, group, order = function(batch.index), function(batch.group), function(batch.order)
-    return Batch(index, group, order, streams, labels, batch.samples, batch.measures)
+    return MovableBatch(index, group, order, streams, labels, batch.samples, batch.measures)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device; copies from pinned memory do not wait."""
-    return map_tensors(batch, lambda x: x.to(device, non_blocking=True))
+def to_device(batch: Batch, device: torch.device) -> MovableBatch:
+    """The batch on a device; copies from pinned memory to a GPU do not wait."""
+    return map_tensors(batch, lambda x: x.to(device, non_blocking=device.type == "cuda"))
 
 
 class BatchLoader:
@@ -198,11 +206,12 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[MovableBatch]:
         self.served = self.batch_sampler.start if isinstance(self.batch_sampler, EpochBatchSampler) else 0
         for loaded in self.loader:
             if loaded.failures:
                 if self.policy == "error":
+                    self.close()
                     raise _unreadable(loaded.failures)
                 self.plan.record(loaded.failures)
             self.served += 1

@@ -19,7 +19,7 @@ from weakref import WeakSet
 import torch
 from pytorch_lightning import LightningDataModule
 
-from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset, to_device
+from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset
 from hero_lightning.data.coverage import (
     POLICIES,
     Entry,
@@ -32,7 +32,7 @@ from hero_lightning.data.coverage import (
 )
 from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler
 from hero_lightning.data.splits import SPLIT_NAMES, check_unique, make_splits
-from hero_lightning.data.types import Batch, Sample, link_dialogues
+from hero_lightning.data.types import Sample, link_dialogues
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.streams.extract import fill
 from hero_lightning.streams.stream import Stream
@@ -59,6 +59,8 @@ class CorpusDataModule(LightningDataModule):
         bucket: whether items of like length share a batch.
         coverage: what becomes of a clip that lacks a stream: error, skip (left out), mask (kept without it).
         unknown_label: what becomes of a label outside the class list: error, or drop (counted).
+        label_map: class names of this corpus -> names of the Targets' classes (a model of another corpus); names that
+            are neither mapped nor known are then dropped and counted.
         val_fraction: share of train that becomes validation where the corpus has none.
         test_fraction: the same for test; 0 = then there is no test.
         test_from: split that serves as test where the corpus has none, e.g. dev; validation then comes from train.
@@ -81,6 +83,7 @@ class CorpusDataModule(LightningDataModule):
     bucket: bool = True
     coverage: str = "mask"
     unknown_label: Literal["error", "drop"] = "error"
+    label_map: Mapping[str, str] | None = None
     val_fraction: float = 0.1
     test_fraction: float = 0.0
     test_from: str | None = None
@@ -117,7 +120,6 @@ class CorpusDataModule(LightningDataModule):
             ("streams", bool(self.streams), "at least one stream"),
             ("targets", bool(self.targets), "at least one target"),
         )
-        self._place = f"{self.name} {self.root}"
         for key, good, expected in checks:
             if not good:
                 got = getattr(self, key)
@@ -161,7 +163,7 @@ class CorpusDataModule(LightningDataModule):
         """Samples with unique ids, turns, splits and labels that the fitted Targets can code."""
         samples = self.samples()
         if not samples:
-            raise DataError("The corpus holds no sample.", expected="at least one", got="none", where=self.root)
+            raise self._wrong("The corpus holds no sample.", expected="at least one", mend="dataset.root")
         check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
         found = Counter(s.split for s in samples)
         for split, official in self.official_counts.items():
@@ -177,20 +179,28 @@ class CorpusDataModule(LightningDataModule):
         )
         for split, origin in self._origin.items():
             log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), origin)
+        if names := self.label_map:
+            own = {self.targets[n].name for n in self._class_targets()}
+            samples = [
+                replace(s, labels={k: names.get(str(v), v) if k in own else v for k, v in s.labels.items()})
+                for s in samples
+            ]
         self._fit([s for s in samples if s.split == "train"])
-        samples = self._known(samples)
         wanted = self.use_splits or list(dict.fromkeys(s.split for s in samples))
         for split in wanted:
             if not any(s.split == split for s in samples):
                 have = ", ".join(sorted({s.split for s in samples}))
-                raise DataError(f"There is no split {split!r}.", expected=have, got=split, where=self._place)
+                raise self._wrong(f"There is no split {split!r}.", expected=have, got=split, mend="dataset.use_splits")
         rank: Counter[str] = Counter()
         kept = []
         for s in samples:
             rank[s.split] += 1
             if s.split in wanted and (self.limit is None or rank[s.split] <= self.limit):
                 kept.append(s)
-        return kept
+        return self._known(kept)
+
+    def _wrong(self, problem: str, *, expected: str, mend: str, got: str = "none") -> DataError:
+        return DataError(problem, expected=expected, got=got, where=f"{self.name} {self.root}", mend=mend)
 
     def _note(self, sentence: str) -> None:
         log.warning(sentence)
@@ -209,31 +219,26 @@ class CorpusDataModule(LightningDataModule):
             if target.prior is None and train:
                 target.fit(values)
             if not target.outputs:
-                raise DataError(
+                raise self._wrong(
                     f"The classes of target {name} are unknown.",
                     expected="a train split to take them from, or a list",
-                    got="neither",
-                    where=self._place,
                     mend=f"dataset.targets.{name}.classes=[...]",
                 )
             kept[name] = target
         if not kept:
-            raise DataError(
-                "No target is left.",
-                expected=f"train labels for one of {', '.join(self.targets)}",
-                got=f"labels {sorted({k for s in train for k in s.labels})}",
-                where=self._place,
-                mend="dataset.targets",
-            )
+            have = sorted({k for s in train for k in s.labels})
+            expected = f"train labels for one of {', '.join(self.targets)}"
+            raise self._wrong("No target is left.", expected=expected, got=f"labels {have}", mend="dataset.targets")
         self.targets = kept
 
     def _known(self, samples: list[Sample]) -> list[Sample]:
         """Checks every label; an unknown one is an error, or is taken away and counted."""
+        policy: Literal["error", "drop"] = "drop" if self.label_map else self.unknown_label
         out, unknown = [], 0
         for s in samples:
             for name, target in self.targets.items():
                 value = s.labels.get(target.name)
-                if value is not None and target.encode(value, f"{s.id} ({s.split})", self.unknown_label) is None:
+                if value is not None and target.encode(value, f"{s.id} ({s.split})", policy) is None:
                     self._ledger.append(Entry(s.id, s.split, name, "unknown", f"label {value!r} is not in the list"))
                     s = replace(s, labels={k: v for k, v in s.labels.items() if k != target.name})
                     unknown += 1
@@ -257,11 +262,10 @@ class CorpusDataModule(LightningDataModule):
             notes.append(f"stream {name} is left out: no clip has it ({reason})")
             log.warning(notes[-1])
         if len(gone) == len(self.streams):
-            raise DataError(
+            raise self._wrong(
                 "No stream is left: no clip has any of them.",
                 expected=f"clips or features for one of {', '.join(self.streams)}",
                 got="; ".join(notes[-len(gone) :]),
-                where=self._place,
                 mend="check dataset.root, paths.features and the streams' modes",
             )
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
@@ -269,13 +273,9 @@ class CorpusDataModule(LightningDataModule):
         splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
         for split, rows in splits.items():
             if not rows:
-                raise DataError(
-                    f"No sample of split {split} is left.",
-                    expected="clips with a stream",
-                    got=str(next(e.reason for e in ledger if e.split == split)),
-                    where=self._place,
-                    mend="dataset.coverage=mask, or fewer streams",
-                )
+                reason = next(e.reason for e in ledger if e.split == split)
+                mend = "dataset.coverage=mask, or fewer streams"
+                raise self._wrong(f"No sample of split {split} is left.", expected="some", got=reason, mend=mend)
         for name, line in describe(table).items():
             log.info("%s: %s", name, line)
         if dropped := sum(e.kind == "dropped" for e in ledger):
@@ -299,7 +299,8 @@ class CorpusDataModule(LightningDataModule):
         """Writes what streams in mode auto lack to their stores; Lightning calls it on one process."""
         if missing := self._uncached():
             samples = [s for rows in self.plan.samples.values() for s in rows]
-            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            free = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            device = self.trainer.strategy.root_device if self.trainer is not None else free
             streams = {n: self.streams[n] for n in missing}
             done = fill(
                 streams, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
@@ -366,10 +367,6 @@ class CorpusDataModule(LightningDataModule):
         loader = BatchLoader(dataset, collate, sampler, self.num_workers, plan, self.coverage)
         self._loaders.add(loader)
         return loader
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves tensors only; Lightning's own walk would enter every Sample."""
-        return to_device(batch, device)
 
     # ---- balance and length
 

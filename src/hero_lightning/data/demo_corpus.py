@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from hero_lightning.data.demo_picture import SIZE, film
 from hero_lightning.data.demo_voice import RATE, speak
 from hero_lightning.data.demo_words import describe, utterance
 from hero_lightning.errors import DataError
-from hero_lightning.media.openface import AU_COLUMNS, INTENSITIES, find_peaks
+from hero_lightning.media.openface import AU_COLUMNS, INTENSITIES, PRESENCES, find_peaks
 from hero_lightning.media.types import Table
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ UNITS = {
     "fear": {1: 2.0, 2: 1.4, 4: 1.6, 5: 2.2, 20: 2.4},
 }
 """Emotion -> action unit -> intensity at its peak, after the usual FACS tables."""
-UNIT_NOISE = {0.0: 0.08, 0.33: 0.4, 0.67: 1.0, 1.0: 3.5}
+UNIT_NOISE = {0.0: 0.08, 0.33: 0.4, 0.67: 0.85, 1.0: 3.5}
 """Noise level -> intensity by which units are wrong over a whole clip; half as much from row to row."""
 
 
@@ -77,6 +76,7 @@ def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = 
             where=root,
             mend="dataset.root=ANOTHER_FOLDER",
         )
+    log.info("making the demo corpus: %d clips in %s", clips, root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as place:
         made, old = Path(place) / "made", Path(place) / "old"
@@ -104,7 +104,6 @@ def _write(root: Path, seed: int, clips: int, workers: int | None) -> None:
         clip.text = utterance(clip, seed)
     workers = min(workers or os.cpu_count() or 1, 1 + clips // 32)
     job = partial(_make, root, seed)
-    log.info("making the demo corpus: %d clips in %s", clips, root.parent.parent)
     if workers == 1:
         boxes = [job(clip) for clip in drawn]
     else:
@@ -174,7 +173,9 @@ def write_mp4(path: Path, pictures: np.ndarray, rate: Fraction, sound: np.ndarra
         video.codec_context.thread_count = 1
         voice = None
         if sound is not None:
-            voice = container.add_stream("aac", rate=RATE, layout="mono", bit_rate=64_000, options={"aac_coder": "fast"})
+            voice = container.add_stream(
+                "aac", rate=RATE, layout="mono", bit_rate=64_000, options={"aac_coder": "fast"}
+            )
         for k, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = k, 1 / rate
@@ -204,7 +205,9 @@ def action_units(clip: Clip, seed: int) -> Table:
     x[:, :n] += np.abs(rng.normal(0, UNIT_NOISE[level], n)) * (rng.random(n) < 0.6)  # wrong all the time
     x[:, :n] += rng.normal(0, UNIT_NOISE[level] / 2, (len(time), n))
     x[:, :n] = np.clip(x[:, :n], 0, 5)
-    x[:, n:] = [[row[column[f"{name[:4]}_r"]] > 0.8 if f"{name[:4]}_r" in column else 0 for name in AU_COLUMNS[n:]] for row in x]
+    for k, name in enumerate(PRESENCES, start=n):
+        unit = column.get(f"{name[:4]}_r")  # AU28 has no intensity
+        x[:, k] = x[:, unit] > 0.8 if unit is not None else 0
     return Table(x=torch.from_numpy(x), time=torch.from_numpy(time.astype(np.float32)), names=AU_COLUMNS)
 
 

@@ -144,7 +144,7 @@ def _clip(
     seconds, intensity = float(np.round(rng.uniform(2.0, 2.5), 2)), float(np.round(rng.uniform(0.8, 1.0), 2))
     syllables = _syllables(rng, seconds)
     valence = float(np.clip(VALENCE[emotion] * intensity + rng.normal(0, 0.05), -1, 1))
-    return Clip(
+    clip = Clip(
         number=number,
         id=f"{dialogue}_u{turn:02d}",
         split=split,
@@ -163,6 +163,9 @@ def _clip(
         voiced=_other_syllables(rng, seconds, syllables) if conflict else syllables,
         peak=float(np.round(rng.uniform(0.25, 0.75) * seconds, 2)),
     )
+    if not any(map(clip.readable, CARRIERS)):
+        missing.remove("text")  # something must be left to read
+    return clip
 
 
 def _syllables(rng: np.random.Generator, seconds: float) -> list[tuple[float, float]]:
@@ -177,13 +180,13 @@ def _syllables(rng: np.random.Generator, seconds: float) -> list[tuple[float, fl
 def _other_syllables(
     rng: np.random.Generator, seconds: float, own: list[tuple[float, float]]
 ) -> list[tuple[float, float]]:
-    """Syllables of another utterance: the one of 40 that falls least on this one's."""
+    """Syllables of another utterance: the one of 20 that falls least on this one's."""
 
     def track(syllables: list[tuple[float, float]]) -> np.ndarray:
-        grid = np.arange(0, seconds, 0.02)
+        grid = np.arange(0, seconds, 0.04)
         return np.sum([np.exp(-(((grid - s - 0.08) / 0.08) ** 2)) for s, _ in syllables], axis=0)
 
-    drawn = [_syllables(rng, seconds) for _ in range(40)]
+    drawn = [_syllables(rng, seconds) for _ in range(20)]
     return min(drawn, key=lambda other: np.corrcoef(track(own), track(other))[0, 1])
 
 
@@ -202,17 +205,17 @@ def _assign(rng: np.random.Generator, clips: list[Clip]) -> None:
         deck += [cards[k] for k in rng.permutation(len(cards))]
     del deck[len(emotional) :]
     for clip in sorted(emotional, key=lambda c: (not c.conflict, sum(map(c.readable, CARRIERS)))):
-        fitting = [card for card in deck if _fits(clip, card)]
-        card = fitting[0] if fitting else next(s for s in singles if _fits(clip, s))
-        if fitting:
+        readable = {c for c in CARRIERS if clip.readable(c)}
+        absent = {c for c, carried in CARRIERS.items() if all(s in clip.missing for s in carried)}
+        absent |= {"audio"} if clip.conflict else set()
+        fitting = (card for card in deck if readable.intersection(card) and not absent.intersection(card))
+        card = next(fitting, None)
+        if card is None:  # the deck is nearly dealt
+            card = (min(readable - absent),)
+        else:
             deck.remove(card)
         clip.informative = [c for c in CARRIERS if c in card]
     for clip in clips:
         clip.shows = {c: clip.emotion if c in clip.informative else "neutral" for c in CARRIERS}
         if clip.conflict and rng.random() < CONFLICT_SPEAKS:
             clip.shows["audio"] = str(rng.choice([e for e in EMOTIONS[1:] if e != clip.emotion]))
-
-
-def _fits(clip: Clip, card: tuple[str, ...]) -> bool:
-    there = all(any(s not in clip.missing for s in CARRIERS[c]) for c in card)
-    return there and any(map(clip.readable, card)) and not (clip.conflict and "audio" in card)

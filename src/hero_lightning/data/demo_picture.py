@@ -24,7 +24,7 @@ SCENES: dict[str, tuple[tuple[float, float], str, tuple[int, int, int]]] = {
     "fear": ((0.13, 0.29), "bars", (95, 30, 120)),
 }
 """Emotion -> place, shape and colour of the thing on the wall; a neutral scene has none."""
-GRAIN = {0.0: 0.0, 0.33: 0.12, 0.67: 0.3, 1.0: 0.95}
+GRAIN = {0.0: 0.0, 0.33: 0.12, 0.67: 0.24, 1.0: 0.95}
 """Noise level -> share of the picture that is noise."""
 
 
@@ -118,7 +118,9 @@ def _scene(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     stage[:] = wall + (_Y * rng.uniform(-40, 40) + _X * rng.uniform(-40, 40))[..., None]
     for _ in range(6):
         x, y, w, h = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.03, 0.14), rng.uniform(0.03, 0.14)
-        _paint(stage, np.maximum(np.abs(_X - x) - w, np.abs(_Y - y) - h), rng.uniform(80, 210) + rng.uniform(-12, 12, 3))
+        _paint(
+            stage, np.maximum(np.abs(_X - x) - w, np.abs(_Y - y) - h), rng.uniform(80, 210) + rng.uniform(-12, 12, 3)
+        )
     emotion = clip.shows["frame"]
     if emotion == "neutral":
         return stage
@@ -145,7 +147,7 @@ def _draw_face(
     head: tuple[float, float, float, float],
     hair: np.ndarray,
 ) -> None:
-    """Draws brows, eyes and mouth on pictures [T, H, W, 3]: expression times strength [T], mouth open with speech [T]."""
+    """Draws brows, eyes and mouth on pictures [T, H, W, 3]: face times strength [T], mouth open with speech [T]."""
     cx, cy, rx, ry = head
     top, bottom, left, right = (int(v * SIZE) for v in (cy - ry, cy + ry, cx - rx, cx + rx))
     part = pictures[:, top:bottom, left:right]  # [T, h, w, 3], a view
@@ -157,7 +159,9 @@ def _draw_face(
         ex = x - side * 0.42
         eye_y = 0.13 * (1 + face.eyes * amount)
         _paint(part, (np.sqrt((ex / 0.24) ** 2 + ((y + 0.18) / eye_y) ** 2) - 1) * eye_y * unit, (245, 245, 245))
-        _paint(part, (np.hypot(ex * rx / unit, (y + 0.18) * ry / unit) - 0.09) * unit + np.zeros_like(amount), (25, 20, 20))
+        _paint(
+            part, (np.hypot(ex * rx / unit, (y + 0.18) * ry / unit) - 0.09) * unit + np.zeros_like(amount), (25, 20, 20)
+        )
         line = -0.42 - 0.16 * face.raised * amount - face.frown * amount * 0.55 * ex * side
         _paint(part, np.maximum(np.abs(y - line) - 0.05, np.abs(ex) - 0.3) * unit, hair * 0.5)
     width = 0.42 * (1 + face.wide * amount)
@@ -181,7 +185,9 @@ def _draw_arms(
     beat = clip.beats(time)[:, None]  # [T, 1]
     for side, stroke in ((-1, left), (1, right)):
         rest = np.array([cx + side * 0.2, 0.84]) + rng.uniform(-0.02, 0.02, 2)
-        shake = tremble * clip.intensity * np.sign(np.sin(2 * np.pi * 4.3 * time + side))[:, None] * np.array([1.0, 0.3])
+        shake = (
+            tremble * clip.intensity * np.sign(np.sin(2 * np.pi * 4.3 * time + side))[:, None] * np.array([1.0, 0.3])
+        )
         hand = rest + beat * np.array(stroke) * clip.intensity + shake  # [T, 2]
         shoulder = np.array([cx + side * 0.19, 0.66])
         edge = int((cx - side * 0.1) * SIZE)
@@ -195,7 +201,7 @@ def _draw_arms(
 
 
 def _disturbed(pictures: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Mixes blotches of many sizes into pictures [T, H, W, 3]: half of them stay, half change from picture to picture."""
+    """Mixes blotches of many sizes into pictures [T, H, W, 3]; a part of them stays, a part changes all the time."""
     if share:
         blotches = np.zeros((len(pictures), 7, 7, 3), np.float32)
         for cells in (7, 14, 28, 56):

@@ -19,7 +19,7 @@ VOWELS = ((700, 1200, 2600), (400, 2000, 2700), (450, 900, 2400), (550, 1700, 25
 """Formants in Hz of a, e, o, and the one between (Peterson and Barney 1952, rounded)."""
 LEVEL_DB = -27.0
 """Level of a neutral voice, dB re full scale."""
-NOISE_DB = {0.0: -62.0, 0.33: -50.0, 0.67: -40.0, 1.0: -12.0}
+NOISE_DB = {0.0: -62.0, 0.33: -50.0, 0.67: -42.0, 1.0: -12.0}
 """Level of the noise, dB re full scale."""
 
 

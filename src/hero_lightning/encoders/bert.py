@@ -21,6 +21,8 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.media.types import Words
 
 WHERE = "modalities.text.encoder"
+GROUP = 32
+"""Texts that a frozen network reads together."""
 CHOICES = {
     "trainable": ("frozen", "lora", "full"),
     "pooling": ("tokens", "turns"),
@@ -204,10 +206,7 @@ class TextEncoder(Encoder):
             lengths = torch.unique_consecutive(number[mask], return_counts=True)[1].tolist()
             ids += row[mask].split(lengths)
             counts.append(len(lengths))
-        packed, mask = pad(ids)  # [S, L]
-        mask = mask.to(packed.device)
-        hidden = self._hidden(packed, mask).float()  # [S, L, D]
-        vectors = [h[m] for h, m in zip(hidden, mask, strict=True)]
+        vectors = self._vectors(ids)
         rows = []
         for first, count in zip(torch.tensor([0, *counts]).cumsum(0).tolist(), counts, strict=False):
             own = vectors[first : first + count]
@@ -215,6 +214,24 @@ class TextEncoder(Encoder):
             rows.append(torch.cat([*means, own[-1]]))  # [T, D]
         x, real = pad(rows)
         return Features(x, real.to(x.device))
+
+    def _vectors(self, segments: list[Tensor]) -> list[Tensor]:
+        """Token ids of S segments -> their vectors [L, D] each.
+
+        Clips of one dialogue share turns, so each text is read once; while nothing learns, texts of like length are
+        read together, which saves most of the padding.
+        """
+        texts = {tuple(ids.tolist()): ids for ids in segments}
+        keys = sorted(texts, key=len)
+        size = len(keys) if self.trainable else GROUP
+        found: dict[tuple[int, ...], Tensor] = {}
+        for start in range(0, len(keys), size):
+            group = keys[start : start + size]
+            ids, mask = pad([texts[key] for key in group])  # [S, L]
+            mask = mask.to(ids.device)
+            hidden = self._hidden(ids, mask).float()  # [S, L, D]
+            found.update((key, h[m]) for key, h, m in zip(group, hidden, mask, strict=True))
+        return [found[tuple(ids.tolist())] for ids in segments]
 
     def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         if self.layers == (-1,):

@@ -18,6 +18,7 @@ import torch
 from hero_lightning.data.types import Box, Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.h264 import needed
+from hero_lightning.media.sound import laid_out, mono
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 
 EPSILON = 2e-3
@@ -26,8 +27,6 @@ SLACK = 0.5
 """Seconds that may be missing at the end before a file counts as cut off (labels and headers round)."""
 LEAD = 0.5
 """Seconds decoded before a span, so that the audio decoder has settled when it starts."""
-GAP = 0.04
-"""Seconds between the end of one piece of sound and the start of the next that count as a hole in the recording."""
 NO_LENGTH = ("mp3", "aac")
 """Containers whose header does not know how long the sound is."""
 
@@ -180,10 +179,10 @@ class ClipReader:
                     del last[stream]  # pictures come after their decoding time, so none of the clip's follow
                     if not last:
                         break
-                elif stream is self._video:
-                    packets.append(packet)
-                else:
+                elif stream is self._audio:
                     heard += _decoded(packet.decode)
+                elif packet.size:
+                    packets.append(packet)
         except InvalidDataError:  # cut off inside a packet: what is missing is judged against the wanted times
             pass
         return packets, heard
@@ -227,7 +226,7 @@ class ClipReader:
 
     def _sound(self, heard: list[Any]) -> torch.Tensor:
         """Decoded audio frames -> [N] mono at SAMPLE_RATE on the clip's clock, silent where nothing was recorded."""
-        pieces = [(self._clock(at), x) for at, x in _mono(heard)]
+        pieces = [(self._clock(at), x) for at, x in mono(heard)]
         end = max((at + len(x) / SAMPLE_RATE for at, x in pieces), default=0.0)
         promised = self._length(self._audio) - self._start
         if self.media.span:
@@ -235,32 +234,7 @@ class ClipReader:
             end = min(end, self.media.span[1] - self._start)
         if end <= 0 or (promised > end + SLACK and self._container.format.name not in NO_LENGTH):
             raise self._error("The sound ends before the clip does.", f"{promised:.3f} s of sound", f"{end:.3f} s")
-        out = np.zeros(max(round(end * SAMPLE_RATE), 1), dtype=np.float32)
-        for at, x in pieces:
-            first = round(at * SAMPLE_RATE)
-            x = x[max(-first, 0) :][: max(len(out) - max(first, 0), 0)]
-            out[max(first, 0) :][: len(x)] = x
-        return torch.from_numpy(out)
-
-
-def _mono(heard: list[Any]) -> list[tuple[float, np.ndarray]]:
-    """Decoded audio frames -> (start on the file's clock, mono samples at SAMPLE_RATE), a new piece after each hole."""
-    from av.audio.resampler import AudioResampler
-
-    runs: list[tuple[float, list[Any]]] = []
-    due = -np.inf
-    for frame in heard:
-        at = frame.time if frame.time is not None else max(due, 0.0)
-        if abs(at - due) > GAP:
-            runs.append((at, []))
-        runs[-1][1].append(frame)
-        due = at + frame.samples / frame.sample_rate
-    pieces = []
-    for at, frames in runs:
-        resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        parts = [part.to_ndarray()[0] for frame in [*frames, None] for part in resampler.resample(frame)]
-        pieces.append((at, np.concatenate(parts)))
-    return pieces
+        return torch.from_numpy(laid_out(pieces, end))
 
 
 def _decoded(decode: Callable[[], Any]) -> list[Any]:

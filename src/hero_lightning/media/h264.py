@@ -19,7 +19,6 @@ def needed(packets: list[Any], stream: Any, times: Sequence[float]) -> list[Any]
         times: wanted times in seconds on the file's clock.
     """
     header = stream.codec_context.extradata or b""
-    packets = [p for p in packets if p.size]
     shown = sorted(p.pts for p in packets if p.pts is not None)
     if stream.codec_context.name != "h264" or header[:1] != b"\x01" or not shown or len(shown) < len(packets):
         return packets

@@ -31,7 +31,7 @@ class Explained(Protocol):
 
 
 class Predictions:
-    """Predictions of a split on one Target.
+    """Predictions of a split on one Target, on the CPU (figures are computed in float64, which MPS lacks).
 
     Attributes:
         index: [N] row numbers in the split, ascending.
@@ -42,11 +42,6 @@ class Predictions:
     # No dataclass: Metric.compute would walk into it and drop the axis of a split with a single sample.
     def __init__(self, index: Tensor, prediction: Tensor, label: Label) -> None:
         self.index, self.prediction, self.label = index, prediction, label
-
-    def cpu(self) -> Predictions:
-        """The same on the CPU."""
-        label = Label(self.label.value.cpu(), self.label.mask.cpu())
-        return Predictions(self.index.cpu(), self.prediction.cpu(), label)
 
 
 class Explanations:
@@ -91,8 +86,8 @@ class PredictionTable(Metric):
     def compute(self) -> Predictions:
         """All rows, each sample once."""
         index, keep = first_of_each(dim_zero_cat(self.index))
-        label = Label(dim_zero_cat(self.value)[keep], dim_zero_cat(self.mask)[keep])
-        return Predictions(index, dim_zero_cat(self.prediction)[keep], label)
+        label = Label(dim_zero_cat(self.value)[keep].cpu(), dim_zero_cat(self.mask)[keep].cpu())
+        return Predictions(index.cpu(), dim_zero_cat(self.prediction)[keep].cpu(), label)
 
 
 class ExplanationTable(Metric):

@@ -101,7 +101,7 @@ def fill(
         progress: show a bar with rate and time left.
         dtype: float32 or bfloat16, of stores that do not exist yet.
         part_size: clips per part.
-        retry: try again what failed before.
+        retry: try again what failed before, though its file is the same.
 
     Returns:
         What was done.
@@ -122,8 +122,7 @@ def fill(
             assert stream.store is not None
             source = stream.source if stream.mode == "auto" else None
             wanted = [s for s in samples if source is None or not source.has(s)]
-            again = {s.id for s in wanted if (retry and stream.store.fault(s)) or _came_since(stream, s)}
-            parts = stream.store.plan([s.id for s in wanted], dtype, part_size, again)
+            parts = stream.store.plan(wanted, dtype, part_size, retry)
             for file, ids in parts.items():
                 group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}))
                 group.parts[name], group.rows[name], group.faults[name] = file, {}, {}
@@ -147,12 +146,6 @@ def _check(streams: Mapping[str, Stream], dtype: str) -> None:
                 where=f"modalities.{name}",
                 mend=f"mode@modalities.{name}=realtime, or another encoder or sampler",
             )
-
-
-def _came_since(stream: Stream, sample: Sample) -> bool:
-    """Whether a clip that lacked the stream when it was tried has it now."""
-    fault = stream.store.fault(sample) if stream.store is not None else None
-    return fault is not None and fault["stage"] == "absent" and stream.resolve_media(sample).mode == "realtime"
 
 
 def _work(
@@ -189,15 +182,15 @@ def _work(
                 else:
                     group.faults[name][clip.id] = got
         if clips[-1].id == group.ids[-1]:
-            _finish(streams, group, summary)
+            _finish(streams, group, summary, samples)
 
 
-def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary) -> None:
+def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary, samples: Mapping[str, Sample]) -> None:
     """Writes a group's parts and lets go of its features."""
     for name, file in group.parts.items():
         store, faults = streams[name].store, group.faults[name]
         assert store is not None
-        store.write(file, group.rows[name], faults)
+        store.write(file, group.rows[name], faults, samples)
         summary.written[name] += len(group.rows[name])
         for id, fault in faults.items():
             if fault["stage"] in ("absent", "short"):

@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 from hero_lightning.data.types import Ready, Sample
 from hero_lightning.errors import FeatureError
 from hero_lightning.streams.source import Resolution
+from hero_lightning.streams.stamp import Stamp
 
 log = logging.getLogger(__name__)
 
@@ -45,33 +46,36 @@ class Store:
     Args:
         folder: where manifest.json lies, or will lie.
         identity: what the features must be; None = whatever the manifest says.
+        stamp: what a clip holds today; features made from something else do not count. None = not compared.
     """
 
-    def __init__(self, folder: Path | str, identity: Mapping[str, Any] | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: Path | str, identity: Mapping[str, Any] | None = None, stamp: Stamp | None = None
+    ) -> None:
+        self.folder, self.stamp = Path(folder), stamp
         self.wanted = json.loads(json.dumps(identity)) if identity is not None else None
         self._forget()
 
     @classmethod
-    def at(cls, root: Path, identity: Mapping[str, Any]) -> Store:
+    def at(cls, root: Path, identity: Mapping[str, Any], stamp: Stamp | None = None) -> Store:
         """The store of this identity below `root`: its folder's name is made from the identity."""
         text = json.dumps(identity, sort_keys=True)
         kind = [identity["encoder"]["class"], identity["sampler"].get("sampler"), identity["sampler"].get("count")]
         slug = "-".join(str(k).lower() for k in kind if k is not None)
-        return cls(root / f"{slug}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}", identity)
+        return cls(root / f"{slug}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}", identity, stamp)
 
     def __getstate__(self) -> dict[str, Any]:
         # File handles stay in their process; a worker reads the manifest anew and opens what it needs.
-        return {"folder": self.folder, "wanted": self.wanted}
+        return {"folder": self.folder, "wanted": self.wanted, "stamp": self.stamp}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
     def _forget(self) -> None:
-        self._stamp: tuple[int, int, int] | None = None
+        self._read_at: tuple[int, int, int] | None = None
         self._manifest: dict[str, Any] | None = None
-        self._index: dict[str, tuple[str, int]] = {}
+        self._index: dict[str, tuple[str, int, str | None]] = {}  # id -> part, steps (0 = fault), stamp
         self._handles: dict[str, tuple[Any, dict[str, dict[str, float]]]] = {}
 
     # ---- reading
@@ -85,17 +89,17 @@ class Store:
         except FileNotFoundError:
             self._forget()
             return None
-        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if stamp != self._stamp:
+        read_at = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if read_at != self._read_at:
             self._forget()
             self._manifest = self._checked(json.loads(path.read_text()))
             self._index = {
-                id: (part["file"], steps)
+                id: (part["file"], steps, stamp)  # a later part goes before an earlier one
                 for part in self._manifest["parts"]
-                for id, steps in zip(part["ids"], part["steps"] or (), strict=False)
-                if steps
+                if part["steps"] is not None
+                for id, steps, stamp in zip(part["ids"], part["steps"], part["stamps"], strict=True)
             }
-            self._stamp = stamp
+            self._read_at = read_at
         return self._manifest
 
     def _checked(self, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -133,25 +137,37 @@ class Store:
         if self.has(sample):
             return Resolution("preextracted", "store")
         fault = self.fault(sample)
-        if fault is None:
-            return Resolution("absent", "not extracted")
-        return Resolution("absent" if fault["stage"] in ("absent", "short") else "broken", fault["error"])
+        if fault is not None:
+            return Resolution("absent" if fault["stage"] in ("absent", "short") else "broken", fault["error"])
+        known = self.manifest is not None and sample.id in self._index
+        return Resolution("absent", "extracted from another file or text" if known else "not extracted")
 
     def fault(self, sample: Sample) -> Fault | None:
-        """Why this clip has no features although it was tried, or None."""
-        return self.manifest["failures"].get(sample.id) if self.manifest is not None else None
+        """Why this clip has no features although it was tried as it is, or None."""
+        if self._entry(sample) is None or self.manifest is None:
+            return None
+        return self.manifest["failures"].get(sample.id)
+
+    def _entry(self, sample: Sample) -> tuple[str, int, str | None] | None:
+        """Part, steps and stamp of a clip that was tried as it is today."""
+        entry = self._index.get(sample.id) if self.manifest is not None else None
+        if entry is None or self.stamp is None:
+            return entry
+        now = self.stamp(sample)
+        return entry if now is None or now == entry[2] else None
 
     def has(self, sample: Sample) -> bool:
         """See FeatureSource."""
-        return self.manifest is not None and sample.id in self._index
+        entry = self._entry(sample)
+        return entry is not None and entry[1] > 0
 
     def length(self, sample: Sample) -> int | None:
         """See FeatureSource."""
-        return self._index[sample.id][1] if self.has(sample) else None
+        return self._index[sample.id][1] or None if self.manifest is not None and sample.id in self._index else None
 
     def read(self, sample: Sample) -> Ready:
-        """See FeatureSource; always float32."""
-        if not self.has(sample):
+        """See FeatureSource; always float32. What the clip holds today was compared at index time (`status`)."""
+        if self.length(sample) is None:
             raise FeatureError(
                 f"Sample {sample.id} is not in the feature store.",
                 got=self.status(sample).reason,
@@ -196,7 +212,7 @@ class Store:
 
     def describe(self, sample: Sample) -> str:
         """See FeatureSource."""
-        return str(self.folder / self._index[sample.id][0]) if self.has(sample) else str(self.folder)
+        return str(self.folder / self._index[sample.id][0]) if self.length(sample) else str(self.folder)
 
     # ---- writing
 
@@ -210,17 +226,17 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def plan(self, ids: Iterable[str], dtype: str, part_size: int, retry: Collection[str] = ()) -> dict[str, list[str]]:
-        """Cuts the ids that are not stored into parts and enters them in the manifest.
+    def plan(self, samples: Iterable[Sample], dtype: str, part_size: int, retry: bool = False) -> dict[str, list[str]]:
+        """Cuts the clips that are not stored into parts and enters them in the manifest.
 
         Args:
-            ids: all ids that shall be stored; those known to the manifest keep their parts.
+            samples: all that shall be stored; those tried before, as they are today, keep their parts.
             dtype: of a new store; an existing one keeps its own.
-            part_size: ids per part.
-            retry: ids that are tried again where they failed before.
+            part_size: clips per part.
+            retry: whether clips that failed before are tried again.
 
         Returns:
-            Parts still to write: file name -> its ids.
+            Parts still to write: file name -> ids.
         """
         manifest = self.manifest or {
             "format": FORMAT,
@@ -234,33 +250,31 @@ class Store:
         }
         if manifest["dtype"] != dtype:
             log.warning("%s keeps its dtype %s (asked for: %s)", self.folder, manifest["dtype"], dtype)
-        on_hand = set(ids)
+        on_hand = {s.id: s for s in samples}
+        settled = {id for id, s in on_hand.items() if self.has(s) or (self.fault(s) and not retry)}
         # A planned part whose clips are not all on hand cannot be written whole: it is cut anew.
-        whole = [p for p in manifest["parts"] if p["steps"] is not None or on_hand.issuperset(p["ids"])]
-        cut, manifest["parts"] = len(manifest["parts"]) - len(whole), whole
-        manifest["failures"] = {k: v for k, v in manifest["failures"].items() if k not in retry}
-        settled = {
-            id
-            for part in manifest["parts"]
-            for id, steps in zip(part["ids"], part["steps"] or [1] * len(part["ids"]), strict=True)
-            if steps or id in manifest["failures"]
-        }
-        new = sorted(on_hand - settled)
-        number = max((int(p["file"][5:10]) for p in manifest["parts"]), default=-1) + 1
+        parts = [p for p in manifest["parts"] if p["steps"] is not None or on_hand.keys() >= set(p["ids"])]
+        planned = {id for p in parts if p["steps"] is None for id in p["ids"]}
+        new = sorted(on_hand.keys() - settled - planned)
+        number = max((int(p["file"][5:10]) for p in parts), default=-1) + 1
         for k, start in enumerate(range(0, len(new), part_size)):
             file = f"part-{number + k:05d}.safetensors"
-            manifest["parts"].append({"file": file, "ids": new[start : start + part_size], "steps": None})
-        if new or retry or cut:
-            self._enter(manifest)
-        return {p["file"]: p["ids"] for p in manifest["parts"] if p["steps"] is None}
+            parts.append({"file": file, "ids": new[start : start + part_size], "steps": None, "stamps": None})
+        if parts != manifest["parts"]:
+            failures = {k: v for k, v in manifest["failures"].items() if k not in new}
+            self._enter({**manifest, "parts": parts, "failures": failures})
+        return {p["file"]: p["ids"] for p in parts if p["steps"] is None}
 
-    def write(self, file: str, rows: Mapping[str, Ready], failures: Mapping[str, Fault]) -> None:
+    def write(
+        self, file: str, rows: Mapping[str, Ready], failures: Mapping[str, Fault], samples: Mapping[str, Sample]
+    ) -> None:
         """Writes one planned part and enters it in the manifest.
 
         Args:
             file: name of the part.
             rows: id -> features of those that came out.
             failures: id -> fault of the others.
+            samples: id -> clip, of both.
         """
         from safetensors.torch import save_file
 
@@ -275,6 +289,7 @@ class Store:
         save_file(tensors, temporary, metadata={"measures": json.dumps(measures)})
         os.replace(temporary, self.folder / file)
         part["steps"] = [rows[id].x.shape[0] if id in rows else 0 for id in part["ids"]]
+        part["stamps"] = [self.stamp(samples[id]) if self.stamp is not None else None for id in part["ids"]]
         manifest["failures"] = dict(sorted({**manifest["failures"], **failures}.items()))
         for id in part["ids"]:
             if id in rows and manifest["dim"] is None:

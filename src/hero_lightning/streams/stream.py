@@ -25,6 +25,7 @@ from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.samplers import Sampler
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.streams.source import FeatureSource, Resolution
+from hero_lightning.streams.stamp import Stamp
 from hero_lightning.streams.store import Store
 
 log = logging.getLogger(__name__)
@@ -73,84 +74,59 @@ class Stream:
         self.encoder = encoder() if encoder is not None else None  # bare: no weights, serves `preprocess`
         self._check_encoder()
 
+    def _wrong(self, problem: str, expected: str, got: object, key: str, mend: str | None = None) -> ConfigError:
+        return ConfigError(problem, expected=expected, got=got, where=f"modalities.{self.name}.{key}", mend=mend)
+
     def _check_plain(self) -> None:
-        where = f"modalities.{self.name}"
-        if self.name not in STREAMS:
-            raise ConfigError("Unknown stream.", expected=", ".join(STREAMS), got=self.name, where=where)
-        if self.mode not in MODES:
-            raise ConfigError(
-                "Unknown mode.",
-                expected=", ".join(MODES),
-                got=self.mode,
-                where=f"{where}.mode",
-                mend=f"mode@modalities.{self.name}=auto",
-            )
+        name, mode = self.name, self.mode
+        if name not in STREAMS:
+            raise self._wrong("Unknown stream.", ", ".join(STREAMS), name, "name")
+        if mode not in MODES:
+            raise self._wrong("Unknown mode.", ", ".join(MODES), mode, "mode", f"mode@modalities.{name}=auto")
         for key, floor in (("max_len", 1), ("context_turns", 0), ("size", 1), ("rate", 0)):
             value = getattr(self, key)
             if value is not None and value < floor:
-                raise ConfigError(
-                    f"{key} is too small.", expected=f"at least {floor}", got=value, where=f"{where}.{key}"
-                )
-        if self.factory is None and (self.mode != "preextracted" or self.source is None):
-            raise ConfigError(
-                f"Mode {self.mode} of stream {self.name} needs an encoder.",
-                expected="an encoder" if self.mode != "preextracted" else "a source, or the encoder of the store",
-                got="none",
-                where=f"{where}.encoder",
-                mend=f"encoder@modalities.{self.name}.encoder=NAME, or mode preextracted with a source",
+                raise self._wrong(f"{key} is too small.", f"at least {floor}", value, key)
+        if self.factory is None and (mode != "preextracted" or self.source is None):
+            expected = (
+                "an encoder" if mode != "preextracted" else "a source, or the encoder that the store was made with"
             )
-        if self.factory is not None and self.name in PICTURES and self.sampler is None:
-            raise ConfigError(
-                f"Stream {self.name} needs a sampler.",
-                expected="a sampler",
-                got="none",
-                where=f"{where}.sampler",
-                mend=f"sampler@modalities.{self.name}.sampler=uniform",
-            )
+            mend = f"encoder@modalities.{name}.encoder=NAME, or mode preextracted with a source"
+            raise self._wrong(f"Mode {mode} of stream {name} needs an encoder.", expected, "none", "encoder", mend)
+        if self.factory is not None and name in PICTURES and self.sampler is None:
+            mend = f"sampler@modalities.{name}.sampler=uniform"
+            raise self._wrong(f"Stream {name} needs a sampler.", "a sampler", "none", "sampler", mend)
 
     def _check_encoder(self) -> None:
         if self.encoder is None:
             return
-        where = f"modalities.{self.name}.encoder"
-        if self.encoder.takes != TAKES[self.name]:
-            raise ConfigError(
-                f"{type(self.encoder).__name__} does not fit stream {self.name}.",
-                expected=f"an encoder that takes {TAKES[self.name]}",
-                got=f"one that takes {self.encoder.takes}",
-                where=where,
-            )
+        takes, wanted, name = self.encoder.takes, TAKES[self.name], self.name
+        if takes != wanted:
+            problem = f"{type(self.encoder).__name__} does not fit stream {name}."
+            raise self._wrong(problem, f"an encoder that takes {wanted}", f"one that takes {takes}", "encoder")
         if self.encoder.trainable and self.mode != "realtime":
-            raise ConfigError(
-                f"The encoder of stream {self.name} learns, so its features cannot be stored.",
-                expected="mode realtime, or a frozen encoder",
-                got=f"mode {self.mode}",
-                where=where,
-                mend=f"mode@modalities.{self.name}=realtime",
-            )
+            problem = f"The encoder of stream {name} learns, so its features cannot be stored."
+            mend = f"mode@modalities.{name}=realtime"
+            raise self._wrong(problem, "mode realtime, or a frozen encoder", f"mode {self.mode}", "encoder", mend)
 
     def bind(self, features_root: Path, corpus: str) -> None:
         """Fixes where its own Store lies: features_root/corpus/stream/<slug of the identity>."""
         self.corpus = corpus
         if self.encoder is not None and not self.encoder.trainable:
-            self.store = Store.at(Path(features_root) / corpus / self.name, self.identity())
+            stamp = Stamp(self.name, self.context_turns)
+            self.store = Store.at(Path(features_root) / corpus / self.name, self.identity(), stamp)
 
     def identity(self) -> dict[str, Any]:
         """What decides its features: corpus, stream, encoder, sampler and options, plain builtins."""
         if self.encoder is None:
             assert self.source is not None
             return {"corpus": self.corpus, "stream": self.name, "source": self.source.identity()}
-        options: dict[str, Any] = {}
-        if self.name == "text":
-            options["context_turns"] = self.context_turns
-        if self.name in PICTURES:
-            options["size"] = self.size
-        return {
-            "corpus": self.corpus,
-            "stream": self.name,
-            "encoder": self.encoder.identity(),
-            "sampler": self.sampler.identity() if self.sampler is not None and self.name in PICTURES else {},
-            "options": options,
-        }
+        pictures, own = self.name in PICTURES, {"corpus": self.corpus, "stream": self.name}
+        options = (
+            {"size": self.size} if pictures else {"context_turns": self.context_turns} if self.name == "text" else {}
+        )
+        sampler = self.sampler.identity() if pictures and self.sampler is not None else {}
+        return {**own, "encoder": self.encoder.identity(), "sampler": sampler, "options": options}
 
     @property
     def storable(self) -> bool:
@@ -220,9 +196,8 @@ class Stream:
         broken = next((s for s in seen if s.mode == "broken"), None)
         if self.mode == "preextracted":
             return broken or seen[-1]
-        fault = self.store.fault(sample) if self.store is not None else None
-        if fault is not None and fault["stage"] != "absent":
-            return seen[-1]  # computing it was tried; only an absent file may have come since
+        if self.store is not None and self.store.fault(sample) is not None:
+            return seen[-1]  # computing it was tried
         found = self.resolve_media(sample)
         if broken is not None and found.mode == "realtime":
             return Resolution("realtime", f"stored feature {broken.reason}")
@@ -246,7 +221,7 @@ class Stream:
     def length(self, sample: Sample) -> int | None:
         """Steps T this clip will have in a batch, where that is known without work; for bucketing."""
         for source in self.sources():
-            if source.has(sample) and (steps := source.length(sample)) is not None:
+            if (steps := source.length(sample)) is not None:
                 return min(steps, self.max_len)
         if self.name == "text" and sample.text:
             turns = sample.turns[-self.context_turns :] if self.context_turns else ()
@@ -255,13 +230,14 @@ class Stream:
 
     def stored(self, sample: Sample) -> Ready:
         """Reads this clip's stored features. FeatureError where there are none."""
-        for source in self.sources():
-            if source.has(sample):
+        sources = self.sources()
+        for source in sources:
+            if len(sources) == 1 or source.has(sample):
                 ready = source.read(sample)
                 if ready.time is None and self.rate:
                     ready.time = (torch.arange(ready.x.shape[0]) + 0.5) / self.rate  # middles of the steps
                 return ready
-        tried = "; ".join(source.describe(sample) for source in self.sources())
+        tried = "; ".join(source.describe(sample) for source in sources)
         raise FeatureError(
             f"Sample {sample.id} has no stored features of stream {self.name}.",
             got=self.resolve(sample).reason or "nothing stored",

@@ -153,7 +153,7 @@ class Target(ABC):
         """Figures of the constant answer fitted on the train split; empty before `fit`."""
         if self.prior is None:
             return {}
-        return self.figures(self.prior.to(label.mask.device).expand(len(label.mask), -1), label)
+        return self.figures(self.prior.expand(len(label.mask), -1), label)
 
     def chance(self, label: Label) -> dict[str, float]:
         """Figures expected of uniform guessing; empty where that is not defined."""
@@ -165,8 +165,7 @@ class Target(ABC):
 
     def columns(self, prediction: Tensor, label: Label) -> dict[str, list[Any]]:
         """Columns of the prediction file, N long: truth (None without a label), prediction, p_<class>."""
-        truth = self._spread(label.value).cpu()
-        prediction = prediction.cpu()
+        truth = self._spread(label.value)
         columns: dict[str, list[Any]] = {
             "truth": [self.words(v) if m else None for v, m in zip(truth, label.mask.tolist(), strict=True)],
             "prediction": [self.words(p) for p in prediction],

@@ -1,0 +1,100 @@
+"""The wind tunnel: where the truth is known, does the gate follow it?
+
+    python -m hero_lightning.train -m seed=0,1,2 name=tunnel
+    python benchmarks/wind_tunnel.py runs/tunnel/0 runs/tunnel/1 runs/tunnel/2 --truth data/demo/truth.json
+
+Reads predictions.csv of finished runs on the demo corpus (test split) and prints three tables, mean +- std over the runs:
+gate weight on the informative channel against the others, gate weight of sound over the picture's noise, and how well the
+synergy expert tells clips whose sound is another utterance's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+CHANNELS = {
+    "frame": ("frame",), "expression": ("face", "au"), "motion": ("motion",), "audio": ("audio",), "text": ("text",),
+    "synergy": ("synergy",),
+}  # fmt: skip
+Rows = list[dict[str, str]]
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve by ranks, ties counted half."""
+    order = np.unique(score, return_inverse=True)[1]
+    counts = np.bincount(order)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[order]
+    hits = positive.sum()
+    return float((ranks[positive].sum() - hits * (hits + 1) / 2) / (hits * (~positive).sum()))
+
+
+def gate(row: dict[str, str], channel: str) -> float:
+    """Gate weight of a channel: the sum over its streams."""
+    return sum(float(row[f"gate_{stream}"]) for stream in CHANNELS[channel])
+
+
+def by_channel(rows: Rows, truth: dict) -> dict[tuple[str, str], float]:
+    """(informative channel, channel) -> mean gate weight, over clips that one channel alone carries."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        carried = truth[row["id"]]["informative"]
+        if len(carried) == 1:
+            for channel in CHANNELS:
+                found[carried[0], channel].append(gate(row, channel))
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def by_noise(rows: Rows, truth: dict) -> dict[float, float]:
+    """Noise level of the picture -> mean gate weight of sound, over clips that have sound."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for row in rows:
+        if "audio" in row["present"].split("|"):
+            found[truth[row["id"]]["noise"]["frame"]].append(gate(row, "audio"))
+    return {level: float(np.mean(values)) for level, values in sorted(found.items())}
+
+
+def conflict_auc(rows: Rows, truth: dict) -> float:
+    """AUC of 1 - match over clips that have sound and movement."""
+    seen = [r for r in rows if r["sync"] not in ("", "nan")]
+    conflict = np.array([bool(truth[r["id"]]["conflict"]) for r in seen])
+    return auc(1 - np.array([float(r["sync"]) for r in seen]), conflict)
+
+
+def spread(values: list[float]) -> str:
+    """mean +- std."""
+    return f"{np.mean(values):.3f} +- {np.std(values):.3f}"
+
+
+def main() -> None:
+    """Prints the tables in markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--truth", type=Path, required=True)
+    options = parser.parse_args()
+    truth = json.loads(options.truth.read_text())
+    tests = []
+    for run in options.runs:
+        with (run / "predictions.csv").open() as file:
+            tests.append([row for row in csv.DictReader(file) if row["split"] == "test"])
+    channels = [by_channel(rows, truth) for rows in tests]
+    print(f"test clips {len(tests[0])}, runs {len(tests)}\n")
+    print("| informative | " + " | ".join(CHANNELS) + " | ranked |\n|---|" + "---|" * (len(CHANNELS) + 1))
+    for carried in [c for c in CHANNELS if c != "synergy"]:
+        means = {c: [found[carried, c] for found in channels] for c in CHANNELS}
+        rank = sorted(CHANNELS, key=lambda c: -np.mean(means[c])).index(carried) + 1
+        print(f"| {carried} | " + " | ".join(spread(means[c]) for c in CHANNELS) + f" | {rank} |")
+    noise = [by_noise(rows, truth) for rows in tests]
+    print("\n| noise of the picture | gate weight of sound |\n|---|---|")
+    for level in noise[0]:
+        print(f"| {level:.2f} | {spread([found[level] for found in noise])} |")
+    print(f"\nAUC of the synergy expert on conflict clips: {spread([conflict_auc(rows, truth) for rows in tests])}")
+
+
+if __name__ == "__main__":
+    main()

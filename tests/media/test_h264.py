@@ -1,0 +1,50 @@
+"""Packets left out change no picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hero_lightning.data.types import Media
+from hero_lightning.media import clip as clip_module
+from hero_lightning.media.clip import ClipReader
+from hero_lightning.media.h264 import needed, referred_to
+from tests.media_helpers import write_clip
+
+
+def test_fewer_packets_same_pictures(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 255, (64, 200, 3), dtype=np.uint8)
+    pictures = [np.ascontiguousarray(scene[:, k : k + 96]) for k in range(75)]
+    path = write_clip(tmp_path / "clip.mp4", 3.0, 25, pictures=pictures)
+    times, kept = [0.0, 0.52, 1.32, 2.0, 2.96], []
+
+    def counted(packets, stream, wanted):
+        out = needed(packets, stream, wanted)
+        kept.append((len(packets), len(out)))
+        return out
+
+    monkeypatch.setattr(clip_module, "needed", counted)
+    fast = ClipReader(Media(path)).read({"frame": times})[0]["frame"].pixels
+    monkeypatch.setattr(clip_module, "needed", lambda packets, stream, wanted: packets)
+    full = ClipReader(Media(path)).read({"frame": times})[0]["frame"].pixels
+    assert torch.equal(fast, full)
+    assert kept[0][1] < 0.8 * kept[0][0]
+
+
+def test_the_first_slice_tells() -> None:
+    def unit(head: int) -> bytes:
+        return (3).to_bytes(4, "big") + bytes([head, 0, 0])
+
+    assert referred_to(unit(0x65), 4)  # IDR slice, nal_ref_idc 3
+    assert not referred_to(unit(0x01), 4)  # slice, nal_ref_idc 0
+    assert not referred_to(unit(0x06) + unit(0x01), 4)  # after SEI, whose own 0 means nothing
+    assert referred_to(unit(0x06), 4)  # no slice: keep
+    assert referred_to(b"", 4)
+
+
+def test_other_codecs_are_left_alone(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", 1.0, 10, codec="mpeg4")
+    assert len(ClipReader(Media(path)).read({"frame": [0.0, 0.9]})[0]["frame"].pixels) == 2
