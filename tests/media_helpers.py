@@ -96,6 +96,9 @@ def write_sound(path: Path, samples: np.ndarray | None = None, rate: int = 44_10
     return path
 
 
+write_wav = write_sound
+
+
 def _encode(container, voice, samples: np.ndarray, rate: int, hole: tuple[float, float] | None = None) -> None:
     import av
 

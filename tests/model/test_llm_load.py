@@ -13,7 +13,7 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.model import causal_lm
 from hero_lightning.model.causal_lm import Lora
 from hero_lightning.model.llm import LLMHead
-from tests.model.llm_helpers import TINY, D, head, texts, word_model, word_tokenizer
+from tests.model.llm_helpers import TINY, D, answer, contexts, head, prompt, texts, word_model, word_tokenizer
 
 
 @pytest.fixture
@@ -101,8 +101,6 @@ def test_the_dtype_is_the_configs_not_the_files(folder: Path, dtype: str) -> Non
 
 
 def test_bf16_weights_with_lora_train_and_score(folder: Path) -> None:
-    from llm_helpers import answer, contexts, prompt
-
     llm = LLMHead(D, name=str(folder), dtype="bfloat16", lora=Lora(r=2), gradient_checkpointing=True)
     llm.load()
     llm.train()

@@ -15,7 +15,7 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.model import scoring, splice
 from hero_lightning.model.llm import LLMHead
 from hero_lightning.reasoning.targets_text import TargetAnswer
-from tests.model.llm_helpers import LABELS, D, answer, contexts, head, prompt, word_model, word_tokenizer
+from tests.model.llm_helpers import LABELS, D, answer, contexts, head, prompt, trained, word_model, word_tokenizer
 
 PROMPTS = [prompt("I am so glad."), prompt("Leave me alone!", "Now and for ever.")]
 CANDIDATES = [answer(label).text for label in LABELS]
@@ -269,8 +269,6 @@ def test_padding_on_either_side_masks_the_same_steps(llm: LLMHead) -> None:
 
 
 def test_what_the_context_says_decides(tmp_path: Path) -> None:
-    from llm_helpers import trained
-
     llm, soft, prompts = trained(tmp_path)
     llm.eval()
     for order in (prompts, prompts[::-1]):

@@ -129,6 +129,26 @@ def test_what_the_encoder_cannot_do_is_entered_too(tmp_path, samples):
     assert summary.written["text"] == 2
 
 
+class Lost(TinyText):
+    """An encoder whose device is gone, or whose words cannot be read."""
+
+    def forward(self, inputs):
+        raise RuntimeError("device lost")
+
+
+class Unset(TinyText):
+    def preprocess(self, material):
+        raise ConfigError("No tokenizer.")
+
+
+@pytest.mark.parametrize(("encoder", "said"), [(Lost, "device lost"), (Unset, "No tokenizer")])
+def test_a_fault_of_the_encoder_is_not_put_on_the_clips(tmp_path, samples, encoder, said):
+    streams = bound(tmp_path, text=make("text", encoder=encoder))
+    with pytest.raises((RuntimeError, ConfigError), match=said):
+        fill(streams, samples, batch_size=8)
+    assert streams["text"].store.manifest["failures"] == {}
+
+
 def test_too_short_for_a_step_is_absent(tmp_path, samples):
     streams = bound(tmp_path, motion=make("motion", sampler=Uniform(1)))
     assert fill(streams, samples[:2]).absent == {"motion": 2}

@@ -178,6 +178,14 @@ def test_another_identity_is_refused_and_the_difference_named(tmp_path):
     assert Store(store.folder).has(sample("a"))  # named by its folder, it is what it is
 
 
+def test_another_format_is_refused(tmp_path):
+    store = filled(tmp_path)
+    path = store.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(FeatureError, match="another format"):
+        Store(store.folder).has(sample("a"))
+
+
 def test_a_missing_set_names_its_neighbours(tmp_path):
     filled(tmp_path)
     with pytest.raises(FeatureError, match=r"hero_lightning\.extract") as info:

@@ -66,7 +66,7 @@ class Attention(nn.Module):
         Returns:
             [B, N, d] and, if asked for, the head mean of the weights [B, N, S] before dropout (rows sum to 1).
         """
-        if mask is not None:
+        if mask is not None:  # kernels differ in what they make of an empty row
             mask = mask | ~mask.any(dim=1, keepdim=True)
         if self.query is None or memory is None:
             q, k, v = (self._split(t) for t in self.memory(x).chunk(3, dim=-1))
@@ -205,7 +205,8 @@ def initialise(module: nn.Module, width: int) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=0.02 * math.sqrt(768 / width))
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

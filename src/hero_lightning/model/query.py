@@ -85,7 +85,8 @@ class AdaptiveQuery(nn.Module):
             return
         self.refine = Block(width, num_heads, dropout, ("cross",))
         if strategy == "dynamic":
-            self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1))
+            # no bias at the end: a softmax does not see it
+            self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1, bias=False))
             self.temperature = temperature
             start = torch.tensor(math.log(temperature))
             self.log_temperature = nn.Parameter(start) if learnable_temperature else None

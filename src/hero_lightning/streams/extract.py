@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hero_lightning.data.types import Raw, Ready, Row, Sample
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.errors import ConfigError, HeroError
+from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.streams.read import read_clip
 from hero_lightning.streams.source import Resolution
 from hero_lightning.streams.store import DTYPES, Fault
@@ -28,8 +28,10 @@ from hero_lightning.streams.stream import Stream
 
 log = logging.getLogger(__name__)
 
-PROBLEMS = (HeroError, OSError, ValueError, RuntimeError)
+PROBLEMS = (DataError, OSError, ValueError, RuntimeError)
 """What a bad clip may raise; it is entered in the ledger and the others go on."""
+SYSTEMIC = 4
+"""So many clips of a batch, each failing alone too, tell that the fault is the encoder's: it is raised, not stored."""
 
 
 @dataclass(slots=True)
@@ -216,6 +218,8 @@ def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.devic
             return out | {next(iter(raw)): _fault("encode", error)}
         for clip in clips:
             out |= _encode(encoder, name, [clip], device)
+        if len(raw) >= SYSTEMIC and not any(isinstance(out[id], Ready) for id in raw):
+            raise  # not the clips: the encoder or the device
         return out
     for b, (id, source) in enumerate(raw.items()):
         mask = features.mask[b]
@@ -231,8 +235,8 @@ def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.devic
 
 
 def _fault(stage: str, error: Exception | str) -> Fault:
-    said = error.problem if isinstance(error, HeroError) else str(error).strip() or type(error).__name__
-    where = error.details["where"] if isinstance(error, HeroError) else None
+    said = error.problem if isinstance(error, DataError) else str(error).strip() or type(error).__name__
+    where = error.details["where"] if isinstance(error, DataError) else None
     return {"stage": stage, "error": f"{said} {where}" if where else said}
 
 

@@ -30,11 +30,7 @@ MEASURED: dict[str, Callable[[Any], dict[str, float]]] = {
 
 
 def read_clip(
-    streams: Mapping[str, Stream],
-    resolutions: Mapping[str, Resolution],
-    sample: Sample,
-    epoch: int = 0,
-    seed: int = 0,
+    streams: Mapping[str, Stream], resolutions: Mapping[str, Resolution], sample: Sample, epoch: int = 0, seed: int = 0
 ) -> dict[str, Row]:
     """One clip's rows of all streams; each media file is opened once.
 

@@ -32,11 +32,14 @@ from hero_lightning.streams.stamp import Stamp
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+"""Of manifest and parts; another one lies in another folder."""
 Fault = dict[str, str]
 """stage and error of a clip that yielded no features: absent (has no such stream), short (too short for one step),
 decode, encode."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_Part = tuple[Any, frozenset[str], dict[str, dict[str, float]]]
+"""An open file, the names of its tensors, the measures of its clips."""
 PACKAGES = ("hero-lightning", "torch", "transformers", "av")
 
 
@@ -59,7 +62,7 @@ class Store:
     @classmethod
     def at(cls, root: Path, identity: Mapping[str, Any], stamp: Stamp | None = None) -> Store:
         """The store of this identity below `root`: its folder's name is made from the identity."""
-        text = json.dumps(identity, sort_keys=True)
+        text = json.dumps([FORMAT, identity], sort_keys=True)
         kind = [identity["encoder"]["class"], identity["sampler"].get("sampler"), identity["sampler"].get("count")]
         slug = "-".join(str(k).lower() for k in kind if k is not None)
         return cls(root / f"{slug}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}", identity, stamp)
@@ -76,7 +79,7 @@ class Store:
         self._read_at: tuple[int, int, int] | None = None
         self._manifest: dict[str, Any] | None = None
         self._index: dict[str, tuple[str, int, str | None]] = {}  # id -> part, steps (0 = fault), stamp
-        self._handles: dict[str, tuple[Any, dict[str, dict[str, float]]]] = {}
+        self._handles: dict[str, _Part] = {}
 
     # ---- reading
 
@@ -103,6 +106,14 @@ class Store:
         return self._manifest
 
     def _checked(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest.get("format") != FORMAT:
+            raise FeatureError(
+                "The feature store has another format.",
+                expected=FORMAT,
+                got=manifest.get("format"),
+                where=self.folder,
+                mend="python -m hero_lightning.extract into another folder",
+            )
         if self.wanted is not None and manifest["identity"] != self.wanted:
             raise FeatureError(
                 "The feature store holds other features than wanted.",
@@ -175,15 +186,11 @@ class Store:
                 mend="python -m hero_lightning.extract with the same settings",
             )
         file = self._index[sample.id][0]
-        handle, measures = self._opened(file)
-        time = f"time/{sample.id}"
-        return Ready(
-            handle.get_tensor(f"x/{sample.id}").float(),
-            handle.get_tensor(time) if time in handle.keys() else None,  # noqa: SIM118  (not a dict)
-            dict(measures.get(sample.id, {})),
-        )
+        handle, names, measures = self._opened(file)
+        x, time = handle.get_tensor(f"x/{sample.id}").float(), f"time/{sample.id}"
+        return Ready(x, handle.get_tensor(time) if time in names else None, dict(measures.get(sample.id, {})))
 
-    def _opened(self, file: str) -> tuple[Any, dict[str, dict[str, float]]]:
+    def _opened(self, file: str) -> _Part:
         if file not in self._handles:
             from safetensors import SafetensorError, safe_open
 
@@ -196,7 +203,7 @@ class Store:
                     where=self.folder / file,
                     mend="delete this file and run the extraction again: only this part is made anew",
                 ) from error
-            self._handles[file] = handle, json.loads(handle.metadata()["measures"])
+            self._handles[file] = handle, frozenset(handle.keys()), json.loads(handle.metadata()["measures"])
         return self._handles[file]
 
     def width(self) -> int | None:
