@@ -179,6 +179,7 @@ def module(
     return EmotionModule(
         model=model,
         streams={name: streams[name] for name in dims},
+        dims=dims,
         targets=targets,
         objectives=terms,
         optimizer=make(cfg.optimizer, "optimizer"),

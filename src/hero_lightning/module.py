@@ -34,6 +34,7 @@ class EmotionModule(pl.LightningModule):
     Args:
         model: Features by stream -> Outputs.
         streams: the streams the model reads, in canonical order.
+        dims: their feature widths.
         targets: Target name -> Target; the first one selects checkpoints (`val/score`).
         objectives: further loss terms by name.
         optimizer: builds optimizer and schedule.
@@ -49,6 +50,7 @@ class EmotionModule(pl.LightningModule):
         self,
         model: nn.Module,
         streams: Mapping[str, Stream],
+        dims: Mapping[str, int],
         targets: Mapping[str, Target],
         objectives: Mapping[str, Objective],
         optimizer: AdamW,
@@ -57,13 +59,13 @@ class EmotionModule(pl.LightningModule):
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({name: StreamEncoder(stream) for name, stream in streams.items()})
+        self.encoders = nn.ModuleDict({name: StreamEncoder(stream, dims[name]) for name, stream in streams.items()})
         self.model = model
         self.targets, self.objectives = dict(targets), dict(objectives)
         self.optimizer, self.seed = optimizer, seed
         self.main = next(iter(self.targets.values()))
         self.facts = {
-            "dims": {name: stream.dim for name, stream in streams.items()},
+            "dims": dict(dims),
             "identities": {name: stream.identity() for name, stream in streams.items()},
             "targets": {name: target.state() for name, target in self.targets.items()},
             **(facts or {}),

@@ -130,6 +130,16 @@ def test_sound_lies_on_the_clock(folder: Path, ending: str, rate: int) -> None:
     assert sound.x.abs().argmax().item() / 16_000 == pytest.approx(1.0005, abs=0.002)
 
 
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "m4a"])
+def test_a_span_of_a_sound_file(folder: Path, ending: str) -> None:
+    x = np.random.default_rng(0).normal(0, 0.01, 16_000 * 8).astype(np.float32)
+    x[int(5.25 * 16_000) :][:16] = 0.9
+    path = write_sound(folder / f"long.{ending}", x, 16_000)
+    sound = ClipReader(Media(path, span=(5.0, 6.0))).read({}, sound=True)[1].x
+    assert len(sound) == 16_000
+    assert sound.abs().argmax().item() / 16_000 == pytest.approx(0.2505, abs=0.002)
+
+
 def test_holes_in_the_recording_stay_silent(folder: Path) -> None:
     path = write_clip(folder / "hole.mkv", 3.0, FPS, hole=(1.0, 2.0))
     sound = ClipReader(Media(path)).read({}, sound=True)[1].x

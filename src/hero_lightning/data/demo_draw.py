@@ -27,7 +27,7 @@ LEVELS, LEVEL_SHARES = (0.0, 0.33, 0.67, 1.0), (0.45, 0.25, 0.18, 0.12)
 """Noise levels and how often each is drawn; at 1.0 the stream can hardly be read."""
 MISSING = {"face": 0.06, "audio": 0.06, "au": 0.08, "text": 0.06}
 """How often a stream is missing: no face box, no sound track, no AU files, no transcript."""
-CONFLICT, CONFLICT_SPEAKS = 0.23, 0.6
+CONFLICT, CONFLICT_SPEAKS = 0.21, 0.6
 """Share of readable clips whose sound is another utterance's (0.15 of all), and of those that sound emotional."""
 SPLIT_SHARES = {"train": 0.64, "val": 0.11, "test": 0.25}
 SPEAKERS = {"train": range(1, 25), "val": range(25, 31), "test": range(31, 43)}

@@ -45,8 +45,6 @@ PLACES = (
 )
 """Where below root the archives are unpacked in practice."""
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
-CLIP = re.compile(r"dia\d+_utt\d+\.mp4")
-"""The only names that count: the test archive also holds final_videos_test* duplicates and macOS ._* files."""
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "–": "-", "—": "-", "\xa0": " "})
 
 
@@ -84,10 +82,9 @@ class MeldDataModule(CorpusDataModule):
         places: list[str] = []
         for split, path in found:
             folder = self._find(PARTS[split][1])
-            clips = {p.name: p for p in folder.iterdir() if CLIP.fullmatch(p.name)} if folder else {}
-            log.info("%s: %s, clips: %s", split, path, f"{len(clips)} in {folder}" if folder else "none")
+            log.info("%s: %s, clips: %s", split, path, folder or "none")
             for line, row in read_rows(path):
-                samples.append(_sample(split, row, folder, clips, f"{path}, line {line}"))
+                samples.append(_sample(split, row, folder, f"{path}, line {line}"))
                 places.append(f"{path}, line {line}")
         check_unique(zip((s.id for s in samples), places, strict=True))
         return samples
@@ -137,19 +134,19 @@ def clean(text: str) -> str:
     return " ".join(text.translate(TYPOGRAPHY).split())
 
 
-def _sample(split: str, row: Mapping[str, str], folder: Path | None, clips: Mapping[str, Path], place: str) -> Sample:
+def _sample(split: str, row: Mapping[str, str], folder: Path | None, place: str) -> Sample:
     numbers = row["Dialogue_ID"].strip(), row["Utterance_ID"].strip()
     if not all(n.isdecimal() for n in numbers):
         raise DataError(
             "A MELD row has no number of dialogue and utterance.", expected="integers", got=numbers, where=place
         )
     dialogue, utterance = map(int, numbers)
-    name = f"dia{dialogue}_utt{utterance}.mp4"
     return Sample(
         id=f"{split}_dia{dialogue}_utt{utterance}",
         split=split,
-        # a clip that should lie in the folder but does not is named, so that it is counted as missing
-        video=Media(clips.get(name, folder / name)) if folder else None,
+        # By its exact name: the test archive also holds final_videos_test* duplicates and macOS ._* files. A clip that
+        # does not lie there is named all the same, so that it is counted as missing.
+        video=Media(folder / f"dia{dialogue}_utt{utterance}.mp4") if folder else None,
         text=clean(row["Utterance"]) or None,
         speaker=clean(row["Speaker"]) or None,
         dialogue=f"{split}_dia{dialogue}",

@@ -37,7 +37,9 @@ def mono(heard: Iterable[Any]) -> list[tuple[float, np.ndarray]]:
         due = at + frame.samples / frame.sample_rate
     pieces = []
     for at, frames in runs:
-        resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)  # to floats it would mix louder than 1
+        resampler = AudioResampler(
+            format="s16", layout="mono", rate=SAMPLE_RATE
+        )  # to floats it would mix louder than 1
         parts = [part.to_ndarray()[0] for frame in [*frames, None] for part in resampler.resample(frame)]
         pieces.append((at, np.concatenate(parts).astype(np.float32) / 32_768))
     return pieces

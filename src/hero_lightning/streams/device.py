@@ -24,14 +24,15 @@ class StreamEncoder(nn.Module):
 
     Args:
         stream: its config node.
+        dim: feature width D, where a checkpoint knows it; None = the stream's own.
     """
 
     anchor: Tensor
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, dim: int | None = None) -> None:
         super().__init__()
         self.stream = stream
-        self.dim = stream.dim
+        self.dim = stream.dim if dim is None else dim
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # knows the device of an all-absent batch
         self.encoder: Encoder | None = stream.encoder_module() if stream.mode == "realtime" else None
 
