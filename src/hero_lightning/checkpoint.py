@@ -149,8 +149,8 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
             )
     for stream, identity in saved["identities"].items():
         found = now["identities"].get(stream)
-        if found is not None and found != identity:
-            part = next(k for k in {**identity, **found} if identity.get(k) != found.get(k))
+        part = None if found is None else _differs(identity, found)
+        if found is not None and part is not None:
             raise CheckpointError(
                 f"Features of stream {stream} differ in `{part}` from those the checkpoint was trained on.",
                 expected=identity.get(part),
@@ -169,6 +169,17 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
                 where=where,
                 mend="pass label_map='{theirs: ours, ...}', or train on this corpus",
             )
+
+
+def _differs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first part in which two feature identities differ. Which corpus and which folder does not matter."""
+
+    def kept(identity: Mapping[str, Any]) -> dict[str, Any]:
+        plain = {k: v for k, v in identity.items() if k != "corpus"}
+        return plain | {"source": {k: v for k, v in plain.get("source", {}).items() if k != "root"}}
+
+    a, b = kept(saved), kept(now)
+    return next((k for k in {**a, **b} if a.get(k) != b.get(k)), None)
 
 
 def check_config(node: Any, where: Path | str) -> None:

@@ -24,6 +24,7 @@ def evaluate(cfg: Any) -> None:
     from omegaconf import OmegaConf, open_dict
 
     from hero_lightning import build, checkpoint, runfolder
+    from hero_lightning.module import describe
     from hero_lightning.errors import ConfigError, not_yet
     from hero_lightning.targets import Target
 
@@ -58,8 +59,8 @@ def evaluate(cfg: Any) -> None:
         corpus = build.corpus(stored, targets=targets, label_map=cfg.label_map)
         corpus.prepare_data()
     corpus.plan.write(folder)
-    module = build.module(stored, corpus.streams, corpus.targets, corpus.dims)
-    checkpoint.check_facts(facts, module.facts, path)
+    checkpoint.check_facts(facts, describe(corpus.streams, corpus.targets, corpus.dims), path)
+    module = build.module(stored, corpus.streams, corpus.targets, facts["dims"])
     checkpoint.restore(module, state["state_dict"], path, strict=True)
     module.drop = tuple(cfg.drop)
     if not corpus.plan.samples.get(cfg.split):

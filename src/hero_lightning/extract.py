@@ -24,6 +24,7 @@ def extract(cfg: Any) -> None:
     import torch
 
     from hero_lightning import build
+    from hero_lightning.data.types import link_dialogues
     from hero_lightning.errors import ConfigError
     from hero_lightning.streams.extract import fill
 
@@ -33,8 +34,8 @@ def extract(cfg: Any) -> None:
         log.info("not extracted, since nothing can be stored of them: %s", ", ".join(left))
     if not storable:
         raise ConfigError("No stream can be extracted.", expected="a frozen encoder", got=list(chosen), where="streams")
-    corpus = build.corpus(cfg, streams=storable)
-    samples = [s for s in corpus.samples() if cfg.splits is None or s.split in cfg.splits]
+    corpus = build.corpus(cfg)
+    samples = [s for s in link_dialogues(corpus.samples()) if cfg.splits is None or s.split in cfg.splits]
     for stream in storable.values():
         stream.bind(corpus.features_root, str(corpus.name))
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"

@@ -28,6 +28,15 @@ from hero_lightning.targets import Target
 log = logging.getLogger(__name__)
 
 
+def describe(streams: Mapping[str, Stream], targets: Mapping[str, Target], dims: Mapping[str, int]) -> dict[str, Any]:
+    """What a checkpoint must agree with: widths, feature identities and classes, in builtins."""
+    return {
+        "dims": dict(dims),
+        "identities": {name: streams[name].identity() for name in dims},
+        "targets": {name: target.state() for name, target in targets.items()},
+    }
+
+
 class EmotionModule(pl.LightningModule):
     """Trains and scores a model on the Targets of a corpus.
 
@@ -64,12 +73,7 @@ class EmotionModule(pl.LightningModule):
         self.targets, self.objectives = dict(targets), dict(objectives)
         self.optimizer, self.seed = optimizer, seed
         self.main = next(iter(self.targets.values()))
-        self.facts = {
-            "dims": dict(dims),
-            "identities": {name: stream.identity() for name, stream in streams.items()},
-            "targets": {name: target.state() for name, target in self.targets.items()},
-            **(facts or {}),
-        }
+        self.facts = {**describe(streams, self.targets, dims), **(facts or {})}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
         self.predictions = nn.ModuleDict({n: PredictionTable() for n in self.targets})
@@ -78,8 +82,9 @@ class EmotionModule(pl.LightningModule):
         self.drop: tuple[str, ...] = ()
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        """Features of every stream of a batch; those in `drop` are withheld."""
-        return {name: encoder(batch.streams[name]) for name, encoder in self.encoders.items() if name not in self.drop}
+        """Features of the streams a batch has; those in `drop` are withheld."""
+        seen = [name for name in self.encoders if name in batch.streams and name not in self.drop]
+        return {name: self.encoders[name](batch.streams[name]) for name in seen}
 
     def forward(self, batch: Batch, explain: bool = False) -> Outputs:
         """Outputs of a batch."""

@@ -57,7 +57,7 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-            x: queries [B, N, d].
+            x: queries [B, N, d]; [1, N, d] where every row of the memory is asked the same.
             memory: [B, S, d] of a cross-attention.
             mask: [B, S] keys that count; a row without any attends evenly to all, so that no softmax is empty.
             bias: [B, S] added to the scores.
@@ -82,6 +82,7 @@ class Attention(nn.Module):
             p = None
             drop = self.dropout if self.training else 0.0
             keys = None if mask is None else mask[:, None, None]
+            q = q.expand(len(k), -1, -1, -1)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=drop)
         # [B, H, N, d/H] -> [B, N, d]
         out = self.out(mixed.transpose(1, 2).flatten(2))

@@ -43,7 +43,9 @@ class QFormer(nn.Module):
         Returns:
             [B, Q, d] and, if asked for, [B, Q, T].
         """
-        x = self.drop(self.enter(self.queries)).expand(len(memory), -1, -1)
+        # [1, Q, d] until the first cross-attention: before it every row has the same queries, so they attend to each
+        # other once per batch (and share their dropout there)
+        x = self.drop(self.enter(self.queries))
         seen: Tensor | None = None
         for i, layer in enumerate(self.layers):
             x, seen = layer(x, memory, mask, weights=weights and i == len(self.layers) - 1)
