@@ -3,9 +3,9 @@
     python -m hero_lightning.train -m seed=0,1,2 name=tunnel
     python benchmarks/wind_tunnel.py runs/tunnel/0 runs/tunnel/1 runs/tunnel/2 --truth data/demo/truth.json
 
-Reads predictions.csv of finished runs on the demo corpus (test split) and prints three tables, mean +- std over the runs:
-gate weight on the informative channel against the others, gate weight of sound over the picture's noise, and how well the
-synergy expert tells clips whose sound is another utterance's.
+Reads predictions.csv of finished runs on the demo corpus (test split) and prints three tables, mean +- std over the
+runs: gate weight on the informative channel against the others, gate weight of sound over the picture's noise, and how
+well the synergy expert tells clips whose sound is another utterance's.
 """
 
 from __future__ import annotations

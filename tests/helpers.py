@@ -10,7 +10,9 @@ import numpy as np
 WIDTHS = {"clip": 12, "video_mae": 10, "hubert": 14, "bert": 16, "au": 35}
 
 
-def feature_corpus(root: Path, clips: int = 48, seed: int = 0, classes: tuple[str, ...] = ("neutral", "happy", "sad")) -> Path:
+def feature_corpus(
+    root: Path, clips: int = 48, seed: int = 0, classes: tuple[str, ...] = ("neutral", "happy", "sad")
+) -> Path:
     """The feature-only layout: every clip's class stands in one random stream; splits 2 : 1 : 1."""
     rng = np.random.default_rng(seed)
     (root / "features").mkdir(parents=True)

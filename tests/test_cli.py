@@ -37,7 +37,12 @@ def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[s
     from tests.helpers import feature_corpus
 
     root = feature_corpus(tmp_path / "corpus", clips=12)
-    done = run("hero_lightning.train", *(a.replace("@", str(root)) for a in arguments), "dataset.num_workers=0" if "dataset" in str(arguments) else "seed=0", cwd=tmp_path)
+    done = run(
+        "hero_lightning.train",
+        *(a.replace("@", str(root)) for a in arguments),
+        "dataset.num_workers=0" if "dataset" in str(arguments) else "seed=0",
+        cwd=tmp_path,
+    )
     assert done.returncode in (1, 2)
     for word in words:
         assert word in done.stderr

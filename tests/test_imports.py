@@ -28,7 +28,18 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors", "data.types", "reasoning"},
     "objectives": {"errors", "data.types", "model"},
 }
-LATE = {"module", "optimizers", "checkpoint", "probe", "plots", "runfolder", "callbacks", "build", "launch", "cli"} | COMMANDS
+LATE = {
+    "module",
+    "optimizers",
+    "checkpoint",
+    "probe",
+    "plots",
+    "runfolder",
+    "callbacks",
+    "build",
+    "launch",
+    "cli",
+} | COMMANDS
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -54,7 +65,9 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{a.name}" for a in node.names} if node.module == "hero_lightning" else {node.module}
+            found |= (
+                {f"{node.module}.{a.name}" for a in node.names} if node.module == "hero_lightning" else {node.module}
+            )
     return found
 
 

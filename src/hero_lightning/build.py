@@ -6,10 +6,11 @@ cfg.trainer, cfg.logger, cfg.callbacks -> Trainer.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REBUILT = ("model", "modalities", "dataset", "objectives", "optimizer")
+"""Parts of a stored config that objects are built from."""
 
-def make(node: DictConfig | Mapping[str, Any], where: str, **given: Any) -> Any:
+
+def make(node: Any, where: str, **given: Any) -> Any:
     """Builds the object a config node describes.
 
     Args:
@@ -40,27 +44,44 @@ def make(node: DictConfig | Mapping[str, Any], where: str, **given: Any) -> Any:
     Raises:
         ConfigError: unknown `_target_`, unknown or missing argument.
     """
+    return factory(node, where, given)(**given)
+
+
+def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.partial:
+    """The constructor a config node describes, its arguments checked by name but not called; see `make`."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     try:
-        factory = instantiate(node, _partial_=True, _convert_="all")
+        found = instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, HeroError):
             raise cause from None
-        raise ConfigError("A config node cannot be built.", got=str(cause or error).splitlines()[0], where=where) from error
-    known = inspect.signature(factory.func).parameters
-    wrong = [k for k in factory.keywords if k not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values())]
-    if wrong:
-        raise ConfigError(
-            "An option is not known here.",
-            expected=", ".join(p for p in known if p not in given),
-            got=wrong[0],
-            where=f"{where}.{wrong[0]}",
-            mend=f"delete it, or look at the arguments of {node['_target_']}",
-        )
-    return factory(**given)
+        got = str(cause or error).splitlines()[0]
+        raise ConfigError("A config node cannot be built.", got=got, where=where) from error
+    parameters = inspect.signature(found.func).parameters.values()
+    known = [p.name for p in parameters]
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    unknown = [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [k for k in found.keywords if k not in known]
+    missing = sorted(needed - set(found.keywords) - set(given))
+    for problem, names in (("An option is not known here.", unknown), ("An option is missing.", missing)):
+        if names:
+            raise ConfigError(
+                problem,
+                expected=", ".join(k for k in known if k not in given),
+                got=names[0] if names is unknown else "not given",
+                where=f"{where}.{names[0]}",
+                mend=f"look at the arguments of {node['_target_']}",
+            )
+    return found
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A config node as a dict with every interpolation resolved."""
+    container = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}
 
 
 def run_folder() -> Path:
@@ -72,7 +93,7 @@ def run_folder() -> Path:
 
 def stored_config(cfg: DictConfig) -> DictConfig:
     """The config with every interpolation resolved and without Hydra's own part: what a run is rebuilt from."""
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    return OmegaConf.create(plain(cfg))
 
 
 def load_run(where: str, paths: Mapping[str, Any]) -> tuple[DictConfig, Path, dict[str, Any]]:
@@ -89,11 +110,9 @@ def load_run(where: str, paths: Mapping[str, Any]) -> tuple[DictConfig, Path, di
 
     path = checkpoint.find(where)
     state = checkpoint.load(path)
-    cfg = OmegaConf.create(state[checkpoint.FACTS]["config"])
-    rebuilt = OmegaConf.to_container(cfg)
-    checkpoint.check_config({k: rebuilt[k] for k in ("model", "modalities", "dataset", "objectives", "optimizer")}, path)
-    cfg.paths = paths
-    return cfg, path, state
+    found = plain(OmegaConf.create(state[checkpoint.FACTS]["config"]))
+    checkpoint.check_config({k: found.get(k) for k in REBUILT}, path)
+    return OmegaConf.create(found | {"paths": plain(paths)}), path, state
 
 
 def streams(cfg: DictConfig) -> dict[str, Stream]:
@@ -115,26 +134,15 @@ def streams(cfg: DictConfig) -> dict[str, Stream]:
     return {name: _stream(cfg.modalities[name], f"modalities.{name}") for name in chosen}
 
 
-def _stream(node: DictConfig, where: str) -> Stream:
-    # An encoder is a factory: it is built only if some clip is not stored, and then in the process that needs it.
-    node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+def _stream(config: DictConfig, where: str) -> Stream:
+    node = plain(config)
     given: dict[str, Any] = {}
     for part in ("encoder", "sampler", "source"):
         child = node.pop(part, None)
         if child and "_target_" in child:
-            given[part] = _factory(child, f"{where}.{part}") if part == "encoder" else make(child, f"{where}.{part}")
+            # An encoder stays a factory: its weights are read only if some clip is not stored.
+            given[part] = (factory if part == "encoder" else make)(child, f"{where}.{part}")
     return make(node, where, **given)
-
-
-def _factory(node: DictConfig, where: str) -> Any:
-    from hydra.utils import instantiate
-
-    factory = instantiate(node, _partial_=True, _convert_="all")
-    known = inspect.signature(factory.func).parameters
-    for key in factory.keywords:
-        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-            raise ConfigError("An option is not known here.", expected=", ".join(known), got=key, where=f"{where}.{key}")
-    return factory
 
 
 def corpus(cfg: DictConfig, targets: Mapping[str, Target] | None = None, **options: Any) -> CorpusDataModule:
@@ -147,7 +155,7 @@ def corpus(cfg: DictConfig, targets: Mapping[str, Target] | None = None, **optio
     """
     if "_target_" not in cfg.dataset:
         raise ConfigError("No corpus is chosen.", expected="dataset=<name>", got="none", where="dataset")
-    node = OmegaConf.create(OmegaConf.to_container(cfg.dataset, resolve=True))
+    node = plain(cfg.dataset)
     own = {
         name: make({**child, "name": name}, f"dataset.targets.{name}")
         for name, child in (node.pop("targets", None) or {}).items()
@@ -193,10 +201,10 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
     import torch
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    node = OmegaConf.create(OmegaConf.to_container(cfg.trainer, resolve=True))
+    node = plain(cfg.trainer)
     if node.get("precision") == "auto":
-        cuda = node.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        node.precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+        cuda = node["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        node["precision"] = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [make(n, f"callbacks.{k}") for k, n in (cfg.get("callbacks") or {}).items() if n and "_target_" in n]
     loggers = [make(n, f"logger.{k}") for k, n in (cfg.get("logger") or {}).items() if n and "_target_" in n]
     try:

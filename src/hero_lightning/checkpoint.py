@@ -1,6 +1,6 @@
 """Checkpoints: what they carry beside weights, how they are found, and what is refused in them.
 
-Data flow: EmotionModule -> trainable weights + facts (classes, widths, feature identities) -> .ckpt -> checks -> weights.
+Data flow: EmotionModule -> trainable weights + facts (classes, widths, identities) -> .ckpt -> checks -> weights.
 """
 
 from __future__ import annotations
@@ -122,7 +122,14 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
         )
     surplus = [k for k in state if k not in own]
     if missing or surplus:
-        log.info("%s: %d weights start fresh %s, %d are not used %s", where, len(missing), missing[:3], len(surplus), surplus[:3])
+        log.info(
+            "%s: %d weights start fresh %s, %d are not used %s",
+            where,
+            len(missing),
+            missing[:3],
+            len(surplus),
+            surplus[:3],
+        )
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 

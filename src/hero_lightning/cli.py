@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ CONF = str(_folder("conf"))
 os.environ["HERO_EXPERIMENTS"] = str(_folder("experiments"))
 
 
+def _quiet() -> None:
+    """Silences what libraries tell a user who can do nothing about it."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device lists and an advertisement
+    for message in (".*LeafSpec.*", ".*exists and is not empty.*", ".*does not have many workers.*", ".*litlogger.*"):
+        warnings.filterwarnings("ignore", message)
+
+
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Makes `task(cfg)` a command that reads `conf/<config_name>.yaml`."""
 
@@ -38,6 +47,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
 
         @functools.wraps(task)
         def shown(cfg: Any) -> Any:
+            _quiet()
             try:
                 return task(cfg)
             except HeroError as error:

@@ -1,4 +1,4 @@
-"""`python -m hero_lightning.convert`: converts a corpus to the feature-only layout; its engine comes with a later version and the command says so."""
+"""`python -m hero_lightning.convert`: corpus to feature-only layout; the engine comes with a later version."""
 
 from __future__ import annotations
 

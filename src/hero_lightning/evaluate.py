@@ -1,6 +1,6 @@
 """Scores a finished run: `python -m hero_lightning.evaluate run=RUN`.
 
-Data flow: run folder -> its config as data + this machine's paths -> corpus, model -> Trainer.test -> evaluation folder.
+Data flow: run folder -> its config as data, this machine's paths -> corpus, model -> test -> evaluation folder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def evaluate(cfg: Any) -> None:
     from omegaconf import OmegaConf, open_dict
 
     from hero_lightning import build, checkpoint, runfolder
-    from hero_lightning.module import describe
     from hero_lightning.errors import ConfigError, not_yet
+    from hero_lightning.module import describe
     from hero_lightning.targets import Target
 
     for key in ("predictions", "suite"):

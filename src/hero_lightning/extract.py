@@ -6,6 +6,7 @@ Data flow: corpus -> samples -> decode in workers, encode on the device -> parts
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from hero_lightning.cli import command
@@ -37,7 +38,7 @@ def extract(cfg: Any) -> None:
     corpus = build.corpus(cfg)
     samples = [s for s in link_dialogues(corpus.samples()) if cfg.splits is None or s.split in cfg.splits]
     for stream in storable.values():
-        stream.bind(corpus.features_root, str(corpus.name))
+        stream.bind(Path(corpus.features_root), str(corpus.name))
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     summary = fill(
         storable, samples, batch_size=cfg.batch_size, device=device, workers=cfg.dataset.num_workers, progress=True,

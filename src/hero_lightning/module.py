@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hero_lightning import checkpoint
 from hero_lightning.data.types import Batch, Features
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
+from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
 from hero_lightning.objectives import Objective
 from hero_lightning.optimizers import AdamW
@@ -57,7 +58,7 @@ class EmotionModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Hero,
         streams: Mapping[str, Stream],
         dims: Mapping[str, int],
         targets: Mapping[str, Target],
@@ -76,7 +77,8 @@ class EmotionModule(pl.LightningModule):
         self.facts = {**describe(streams, self.targets, dims), **(facts or {})}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
-        self.predictions = nn.ModuleDict({n: PredictionTable() for n in self.targets})
+        self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.targets}
+        self._tables = nn.ModuleList([*self.predictions.values()])  # so that they move to the device
         self.explanations = ExplanationTable()
         self.baselines: dict[str, Tensor] = {}
         self.drop: tuple[str, ...] = ()
@@ -96,7 +98,10 @@ class EmotionModule(pl.LightningModule):
         weights = {name: t.weight for name, t in self.targets.items()}
         for name, objective in self.objectives.items():
             terms[name], weights[name] = objective(outputs, batch, self.model), objective.weight
-        return {"loss": sum((weights[n] * v for n, v in terms.items()), start=torch.zeros((), device=self.device)), **terms}
+        return {
+            "loss": sum((weights[n] * v for n, v in terms.items()), start=torch.zeros((), device=self.device)),
+            **terms,
+        }
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step by its place, so that no earlier draw (a restart, a worker) can shift it."""
@@ -107,7 +112,8 @@ class EmotionModule(pl.LightningModule):
         """Weighted loss of a batch."""
         terms = self.losses(self(batch), batch)
         # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
-        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+        every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0:
             self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
         return terms["loss"]
 
@@ -158,7 +164,9 @@ class EmotionModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW groups and a schedule by optimizer step."""
-        optimizer, schedule = self.optimizer.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        optimizer, schedule = self.optimizer.build(
+            self.named_parameters(), int(self.trainer.estimated_stepping_batches)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:

@@ -40,11 +40,16 @@ class AdamW:
     def __post_init__(self) -> None:
         for key, value in {"lr": self.lr, **{f"rates.{k}": v for k, v in self.rates.items()}}.items():
             if not value > 0:
-                raise ConfigError("A learning rate must be positive.", expected="> 0", got=value, where=f"optimizer.{key}")
+                raise ConfigError(
+                    "A learning rate must be positive.", expected="> 0", got=value, where=f"optimizer.{key}"
+                )
         for key in ("warmup", "final"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(
-                    "A share must lie between 0 and 1.", expected="0..1", got=getattr(self, key), where=f"optimizer.{key}"
+                    "A share must lie between 0 and 1.",
+                    expected="0..1",
+                    got=getattr(self, key),
+                    where=f"optimizer.{key}",
                 )
 
     def rate(self, name: str) -> float:

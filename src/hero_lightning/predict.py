@@ -77,14 +77,19 @@ def _sample(cfg: Any, stored: Any, streams: dict[str, Stream]) -> Sample:
     given = [k for k in ("video", "features", "id") if cfg[k] is not None]
     if len(given) != 1:
         raise ConfigError(
-            "Name one thing to predict.", expected="video=CLIP, features=FILE.npy or id=SAMPLE", got=given or "none", where="predict"
+            "Name one thing to predict.",
+            expected="video=CLIP, features=FILE.npy or id=SAMPLE",
+            got=given or "none",
+            where="predict",
         )
     path = Path(cfg[given[0]])
     if cfg.id is not None:
         samples = link_dialogues(build.corpus(stored).samples())
         known = {s.id: s for s in samples}
         if cfg.id not in known:
-            raise DataError("The run's corpus has no such sample.", expected=f"e.g. {samples[0].id}", got=cfg.id, where="id")
+            raise DataError(
+                "The run's corpus has no such sample.", expected=f"e.g. {samples[0].id}", got=cfg.id, where="id"
+            )
         return known[cfg.id]
     if not path.is_file():
         raise DataError("There is no such file.", expected="a clip or a feature file", got=path, where=given[0])
@@ -103,7 +108,9 @@ def _sample(cfg: Any, stored: Any, streams: dict[str, Stream]) -> Sample:
     sound = path.suffix.lower() in SOUND
     media = Media(path)
     files = {"au": Path(cfg.au)} if cfg.au else {}
-    return Sample(path.stem, "predict", video=None if sound else media, audio=media if sound else None, text=cfg.text, files=files)
+    return Sample(
+        path.stem, "predict", video=None if sound else media, audio=media if sound else None, text=cfg.text, files=files
+    )
 
 
 def _refuse_empty(sample: Sample, resolutions: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m hero_lightning.report`: compares runs; its engine comes with a later version and the command says so."""
+"""`python -m hero_lightning.report`: compares runs; the engine comes with a later version."""
 
 from __future__ import annotations
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WIDTH = 132
+"""Columns of the tables where no terminal says how many there are."""
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "transformers", "numpy", "av")
 """Whose versions can change a result."""
 
@@ -280,5 +282,7 @@ def _table(title: str, columns: Sequence[str], numbers: Sequence[int]) -> Table:
 def _show(*parts: Table | str) -> None:
     from rich.console import Console
 
+    # A log file or pipe has no width of its own; rich would take 80 columns and cut the figures.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for part in parts:
-        Console().print(part)
+        console.print(part)

@@ -1,11 +1,12 @@
 """Trains a model and scores it once on the test split: `python -m hero_lightning.train`.
 
-Data flow: config -> data module (index) -> EmotionModule -> Trainer.fit -> best checkpoint -> Trainer.test -> run folder.
+Data flow: config -> data module (index) -> EmotionModule -> fit -> best checkpoint -> test -> run folder.
 """
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from hero_lightning.cli import command
@@ -52,7 +53,7 @@ def train(cfg: Any) -> float | None:
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if best:
-        checkpoint.restore(module, checkpoint.load(best)["state_dict"], best, strict=True)
+        checkpoint.restore(module, checkpoint.load(Path(best))["state_dict"], Path(best), strict=True)
     if cfg.test and cfg.probes:
         module.baselines = stream_probes(module, corpus)
     for split in corpus.test_splits if cfg.test else ():

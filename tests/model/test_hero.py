@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.made import DIMS, batch, everything, features, hero, integration
 
 from hero_lightning.data.types import Features
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.model.fusion import ConcatFusion, MeanFusion
 from hero_lightning.model.hero import Hero
 from hero_lightning.objectives import Anchor, GateEntropy, Sync
+from tests.model.made import DIMS, batch, everything, features, hero, integration
 
 FUSIONS = {
     "dynamic": integration(strategy="dynamic"),
@@ -242,15 +242,16 @@ def test_a_batch_without_any_known_stream_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dims": {"video": 3}}, r"(?s)known streams.*frame.*video"),
-        ({"dims": {}}, "known streams"),
-        ({"mlp": ["aus"]}, "known streams"),
+        ({"dims": {"video": 3}}, r"(?s)some of frame.*video.*modalities"),
+        ({"dims": {}}, r"(?s)some of frame.*none.*modalities"),
+        ({"mlp": ["aus"]}, r"(?s)some of frame.*aus.*modalities"),
         ({"outputs": {}}, r"(?s)Target.*targets"),
-        ({"width": 30, "num_heads": 4}, r"(?s)does not fit the heads.*num_heads=4.*30.*model\.width"),
+        ({"outputs": {"emotion": 0}}, r"(?s)Target.*targets"),
+        ({"width": 30, "num_heads": 4}, r"(?s)num_heads=4.*30.*model\.width"),
         ({"queries": 0}, r"model\.queries"),
         ({"context_tokens": 0}, r"model\.context_tokens"),
         ({"dropout": 1.0}, r"model\.dropout"),
-        ({"parts": ["sink"]}, r"(?s)Unknown part.*sync.*sink"),
+        ({"parts": ["sink"]}, r"(?s)sync, anchor.*sink.*model\.parts"),
     ],
 )
 def test_refuses(settings, message):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.llm_helpers import TINY, texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.model.small_lm import SmallLM
 from hero_lightning.reasoning.prompts import CONTEXT
+from tests.model.llm_helpers import TINY, texts
 
 
 @pytest.fixture(scope="module")

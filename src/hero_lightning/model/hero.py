@@ -85,16 +85,13 @@ class Hero(nn.Module):
         self.names = (*self.streams, SYNERGY) if together else self.streams
         self.experts = nn.ModuleDict(
             {
-                s: Expert(s, dims[s], width, queries, layers, num_heads, dropout, position, s in mlp)
-                for s in self.streams
+                s: Expert(s, d, width, queries, layers, num_heads, dropout, position, s in mlp)
+                for s, d in self.dims.items()
             }
         )
         self.synergy = Synergy(width, 2, num_heads, dropout) if together else None
-        self.sync = (
-            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-            if together and "sync" in parts
-            else None
-        )
+        head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.sync = head if together and "sync" in parts else None
         self.imputation = EvidenceImputation(width, len(self.names), 2, num_heads, dropout) if imputation else None
         self.fusion = fusion(
             width=width, experts=self.names, num_heads=num_heads, dropout=dropout, context_tokens=context_tokens
@@ -252,23 +249,15 @@ def _check(
 ) -> None:
     """Refuses settings no model can be built from."""
     strange = [s for s in (*dims, *mlp, *pair) if s not in STREAMS]
-    if strange or not dims:
-        raise ConfigError(
-            "The model needs known streams.", expected=list(STREAMS), got=strange or "none", where="modalities"
-        )
-    if not outputs or min(outputs.values()) < 1:
-        raise ConfigError("The model needs a Target with outputs.", got=dict(outputs), where="targets")
-    if width % num_heads or width % 2:
-        raise ConfigError(
-            "The width does not fit the heads.",
-            expected=f"an even multiple of num_heads={num_heads}",
-            got=width,
-            where="model.width",
-        )
-    for key, value in (("queries", queries), ("context_tokens", context_tokens)):
-        if value < 1:
-            raise ConfigError(f"{key} is out of range.", expected=">= 1", got=value, where=f"model.{key}")
-    if not 0 <= dropout < 1:
-        raise ConfigError("dropout is out of range.", expected="0 <= p < 1", got=dropout, where="model.dropout")
-    if unknown := sorted(set(parts) - set(PARTS)):
-        raise ConfigError("Unknown part.", expected=list(PARTS), got=unknown, where="model.parts")
+    rules = [
+        (bool(dims) and not strange, "modalities", f"some of {', '.join(STREAMS)}", strange or "none"),
+        (bool(outputs) and min(outputs.values(), default=0) > 0, "targets", "a Target with outputs", dict(outputs)),
+        (width % num_heads == 0 == width % 2, "model.width", f"an even multiple of num_heads={num_heads}", width),
+        (queries > 0, "model.queries", ">= 1", queries),
+        (context_tokens > 0, "model.context_tokens", ">= 1", context_tokens),
+        (0 <= dropout < 1, "model.dropout", "0 <= p < 1", dropout),
+        (set(parts) <= set(PARTS), "model.parts", f"some of {', '.join(PARTS)}", list(parts)),
+    ]
+    for fits, where, expected, got in rules:
+        if not fits:
+            raise ConfigError("No model can be built from these settings.", expected=expected, got=got, where=where)

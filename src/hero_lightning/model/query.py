@@ -50,26 +50,21 @@ class AdaptiveQuery(nn.Module):
         top_k: int | None = None,
     ) -> None:
         super().__init__()
-        where = "model.fusion.strategy"
-        if strategy not in ("dynamic", "audio", "concat"):
-            raise ConfigError("Unknown query strategy.", expected="dynamic, audio or concat", got=strategy, where=where)
-        if strategy == "audio" and "audio" not in experts:
-            raise ConfigError(
-                "Strategy audio needs the audio stream.",
-                expected="audio among the streams",
-                got=", ".join(experts),
-                where=where,
-                mend="model.fusion.strategy=dynamic",
-            )
-        if not 0.05 <= temperature <= 20:
-            raise ConfigError(
-                "The gate's temperature is out of range.",
-                expected="0.05 ... 20",
-                got=temperature,
-                where="model.fusion.temperature",
-            )
-        if top_k is not None and top_k < 1:
-            raise ConfigError("top_k is out of range.", expected=">= 1 or null", got=top_k, where="model.fusion.top_k")
+        rules = [
+            (strategy in ("dynamic", "audio", "concat"), "strategy", "dynamic, audio or concat", strategy),
+            (
+                strategy != "audio" or "audio" in experts,
+                "strategy",
+                "dynamic or concat without an audio stream",
+                strategy,
+            ),
+            (0.05 <= temperature <= 20, "temperature", "0.05 ... 20", temperature),
+            (top_k is None or top_k > 0, "top_k", ">= 1 or null", top_k),
+        ]
+        for fits, key, expected, got in rules:
+            if not fits:
+                where = f"model.fusion.{key}"
+                raise ConfigError("The gate cannot be built.", expected=expected, got=got, where=where)
         self.strategy = strategy
         self.top_k = top_k
         self.audio = experts.index("audio") if strategy == "audio" else 0
