@@ -71,9 +71,25 @@ def test_no_group_is_forgotten() -> None:
     assert {p.stem for p in Path(CONF).glob("*.yaml")} == set(PRIMARY)
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in ALL if (g, o) != ("modality", "all")])
-def test_option_binds(group: str, option: str) -> None:
-    cfg = composed(f"{place(group, option)}={option}", "paths.data=data", "hydra.runtime.output_dir=out")
+ROUNDS = max(len(options(g)) for g in (*GROUPS, *EXPERIMENTS))
+"""Every round takes one option of every group, so that all are seen in as many composes as the largest group has."""
+
+
+def in_round(number: int) -> dict[str, str]:
+    """Group -> its option of this round."""
+    chosen = {g: [o for o in options(g) if (g, o) != ("modality", "all")] for g in (*GROUPS, *EXPERIMENTS)}
+    return {g: found[number % len(found)] for g, found in chosen.items()}
+
+
+def test_rounds_see_every_option() -> None:
+    seen = {(g, o) for n in range(ROUNDS) for g, o in in_round(n).items()} | {("modality", "all")}
+    assert seen == set(ALL)
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_options_bind(number: int) -> None:
+    overrides = [f"{place(g, o)}={o}" for g, o in in_round(number).items()]
+    cfg = composed(*overrides, "paths.data=data", "hydra.runtime.output_dir=out")
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]), resolve=False)
     for where, node in nodes(plain):
         target = get_object(node["_target_"])

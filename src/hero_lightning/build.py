@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from hero_lightning.data.datamodule import CorpusDataModule
+    from hero_lightning.model.reasoner import Reasoner
     from hero_lightning.module import EmotionModule
     from hero_lightning.streams import Stream
     from hero_lightning.targets import Target
 
 log = logging.getLogger(__name__)
 
-REBUILT = ("model", "modalities", "dataset", "objectives", "optimizer")
+REBUILT = ("model", "llm", "reasoner", "modalities", "dataset", "objectives", "optimizer")
 """Parts of a stored config that objects are built from."""
 
 
@@ -172,10 +173,40 @@ def objectives(cfg: DictConfig) -> dict[str, Any]:
     return {name: objective for name, objective in made.items() if objective.weight > 0}
 
 
+def reasoner(cfg: DictConfig, main: Target) -> Reasoner | None:
+    """The language model of a config that has one, not loaded yet; `main` is the Target it answers for."""
+    node, llm = cfg.get("reasoner") or {}, cfg.get("llm") or {}
+    if ("_target_" in node) != ("_target_" in llm):
+        raise ConfigError(
+            "A language model and what it is for go together.",
+            expected="model=hero_cot with llm=<name>, or model=hero with llm=none",
+            got="llm=none" if "_target_" in node else "an llm, and a model that does not read it",
+            where="llm",
+        )
+    if "_target_" not in node:
+        return None
+    if main.kind != "class":
+        raise ConfigError(
+            "A language model names one class.", expected="a class target first", got=main.kind, where="dataset.targets"
+        )
+    head = make(llm, "llm", d=cfg.model.width)
+    return make(node, "reasoner", llm=head, target=main.name, classes=main.classes)
+
+
 def module(
-    cfg: DictConfig, streams: Mapping[str, Stream], targets: Mapping[str, Target], dims: Mapping[str, int]
+    cfg: DictConfig,
+    streams: Mapping[str, Stream],
+    targets: Mapping[str, Target],
+    dims: Mapping[str, int],
+    prepare: Callable[[Reasoner], None],
 ) -> EmotionModule:
-    """Encoders, model, heads and objectives for the streams that `dims` names and fitted Targets."""
+    """Encoders, model, heads and objectives for the streams that `dims` names and fitted Targets.
+
+    Args:
+        cfg: has model, objectives, optimizer, stage, seed; perhaps llm and reasoner.
+        streams, targets, dims: see above.
+        prepare: is given the reasoner, if there is one, and completes it (`Reasoner.prepare` or `restore`).
+    """
     from hero_lightning.module import EmotionModule
 
     terms = objectives(cfg)
@@ -184,6 +215,9 @@ def module(
     model = make(cfg.model, "model", dims=dict(dims), outputs=outputs, parts=parts)
     if model.synergy is None:
         terms = {name: term for name, term in terms.items() if "sync" not in term.needs}
+    thinks = reasoner(cfg, next(iter(targets.values())))
+    if thinks is not None:
+        prepare(thinks)
     return EmotionModule(
         model=model,
         streams={name: streams[name] for name in dims},
@@ -191,6 +225,7 @@ def module(
         targets=targets,
         objectives=terms,
         optimizer=make(cfg.optimizer, "optimizer"),
+        reasoner=thinks,
         train_prefixes=tuple(cfg.stage.train),
         seed=cfg.seed,
     )

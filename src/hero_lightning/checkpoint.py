@@ -6,6 +6,7 @@ Data flow: EmotionModule -> trainable weights + facts (classes, widths, identiti
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 FACTS = "hero_lightning"
 """Key of the facts inside a Lightning checkpoint."""
+LM = "lm"
+"""Folder of a run's small language model: its tokenizer, sizes, and the weights it started from."""
 
 _ALLOWED = (
     "hero_lightning.", "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.",
@@ -52,6 +55,17 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent.parent
 
 
+def copy_lm(where: str | Path | None, folder: Path) -> Path:
+    """Folder of the language model of the run in `folder`; that of the run it starts from, if it has one.
+
+    Token ids must stay what the weights mean by them.
+    """
+    source = None if where is None else run_folder(find(where)) / LM
+    if source is not None and source.is_dir():
+        shutil.copytree(source, folder / LM, dirs_exist_ok=True)
+    return folder / LM
+
+
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint; only tensors and plain builtins are admitted.
 
@@ -82,8 +96,9 @@ def load(path: Path) -> dict[str, Any]:
 
 def trainable_state(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `state` that training can change: trainable parameters, and buffers outside frozen encoders."""
-    frozen = {n for n, p in module.named_parameters() if not p.requires_grad}
+    named = dict(module.named_parameters(remove_duplicate=False))  # a tied matrix has two names, and is kept once
     kept = {n for n, p in module.named_parameters() if p.requires_grad}
+    frozen = named.keys() - kept
     still = {n.rsplit(".", 1)[0] for n in frozen} - {n.rsplit(".", 1)[0] for n in kept}
     return {k: v for k, v in state.items() if k in kept or (k not in frozen and k.rsplit(".", 1)[0] not in still)}
 

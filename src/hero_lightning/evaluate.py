@@ -60,7 +60,10 @@ def evaluate(cfg: Any) -> None:
         corpus.prepare_data()
     corpus.plan.write(folder)
     checkpoint.check_facts(facts, describe(corpus.streams, corpus.targets, corpus.dims), path)
-    module = build.module(stored, corpus.streams, corpus.targets, facts["dims"])
+    lm = checkpoint.run_folder(path) / checkpoint.LM
+    module = build.module(
+        stored, corpus.streams, corpus.targets, facts["dims"], lambda r: r.restore(facts["reasoner"], lm)
+    )
     checkpoint.restore(module, state["state_dict"], path, strict=True)
     module.drop = tuple(cfg.drop)
     if not corpus.plan.samples.get(cfg.split):

@@ -1,7 +1,8 @@
 """EmotionModule: one LightningModule for every model: encode, fuse, sum of weighted losses, figures keyed by sample.
 
-Data flow: Batch -> StreamEncoder per stream -> Features -> model -> Outputs -> Target losses + Objectives -> loss;
-in validation and test: Outputs -> PredictionTable per Target, ExplanationTable -> figures.
+Data flow: Batch -> StreamEncoder per stream -> Features -> model -> Outputs -> Target losses + Objectives
+(+ Reasoner: a language model's answers) -> loss; in validation and test: Outputs -> PredictionTable per Target,
+ExplanationTable, written answers -> figures.
 
 Shapes: B rows, C outputs of a Target.
 """
@@ -21,6 +22,7 @@ from hero_lightning.data.types import Batch, Features
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
 from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
+from hero_lightning.model.reasoner import Reasoner
 from hero_lightning.objectives import Objective
 from hero_lightning.optimizers import AdamW
 from hero_lightning.streams import Stream, StreamEncoder
@@ -48,6 +50,7 @@ class EmotionModule(pl.LightningModule):
         targets: Target name -> Target; the first one selects checkpoints (`val/score`).
         objectives: further loss terms by name.
         optimizer: builds optimizer and schedule.
+        reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
         train_prefixes: parameters whose names start so learn; the others stay as they are.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an undisturbed one bit for bit.
@@ -64,22 +67,26 @@ class EmotionModule(pl.LightningModule):
         targets: Mapping[str, Target],
         objectives: Mapping[str, Objective],
         optimizer: AdamW,
-        train_prefixes: tuple[str, ...] = ("encoders", "model"),
+        reasoner: Reasoner | None = None,
+        train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({name: StreamEncoder(stream, dims[name]) for name, stream in streams.items()})
-        self.model = model
+        self.model, self.reasoner = model, reasoner
         self.targets, self.objectives = dict(targets), dict(objectives)
         self.optimizer, self.seed = optimizer, seed
         self.main = next(iter(self.targets.values()))
-        self.facts = {**describe(streams, self.targets, dims), **(facts or {})}
+        known = {} if reasoner is None else {"reasoner": reasoner.state()}
+        self.facts = {**describe(streams, self.targets, dims), **known, **(facts or {})}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
         self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.targets}
-        self._tables = nn.ModuleList([*self.predictions.values()])  # so that they move to the device
+        self.linear = PredictionTable()  # what the linear head says where a language model answers
+        self._tables = nn.ModuleList([*self.predictions.values(), self.linear])  # so that they move to the device
         self.explanations = ExplanationTable()
+        self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
         self.baselines: dict[str, Tensor] = {}
         self.drop: tuple[str, ...] = ()
 
@@ -98,6 +105,8 @@ class EmotionModule(pl.LightningModule):
         weights = {name: t.weight for name, t in self.targets.items()}
         for name, objective in self.objectives.items():
             terms[name], weights[name] = objective(outputs, batch, self.model), objective.weight
+        if self.reasoner is not None and self.reasoner.weight:
+            terms["generation"], weights["generation"] = self.reasoner.loss(outputs, batch), self.reasoner.weight
         return {
             "loss": sum((weights[n] * v for n, v in terms.items()), start=torch.zeros((), device=self.device)),
             **terms,
@@ -117,27 +126,45 @@ class EmotionModule(pl.LightningModule):
             self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
         return terms["loss"]
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch, testing: bool) -> None:
         outputs = self(batch)
-        for name, target in self.targets.items():
-            self.predictions[name].update(batch.index, target.predict(outputs.logits[name]), batch.labels[name])
+        found = {name: target.predict(outputs.logits[name]) for name, target in self.targets.items()}
+        if self.reasoner is not None:
+            self.linear.update(batch.index, found[self.main.name], batch.labels[self.main.name])
+            found[self.main.name] = self._reason(self.reasoner, outputs, batch, testing)
+        for name, prediction in found.items():
+            self.predictions[name].update(batch.index, prediction, batch.labels[name])
         self.explanations.update(batch.index, outputs)
+
+    def _reason(self, reasoner: Reasoner, outputs: Outputs, batch: Batch, testing: bool) -> Tensor:
+        """Class probabilities [B, K] of the language model; keeps its written answers to the first clips.
+
+        Validation takes the scores as they are: the temperature is fitted on them.
+        """
+        scores = reasoner.score(outputs, batch)
+        probability = reasoner.llm.probabilities(scores) if testing else scores.softmax(dim=-1)
+        places, limit = batch.index.tolist(), reasoner.explain if testing else reasoner.explain_val
+        rows = [b for b, place in enumerate(places) if limit is None or place < limit]
+        for b, answer in zip(rows, reasoner.answer(outputs, batch, probability, rows), strict=True):
+            sample = batch.samples[b]
+            self.answers[places[b]] = {**answer, "split": sample.split, "truth": sample.labels.get(self.main.name)}
+        return probability
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps predictions and explanations."""
-        self._evaluate(batch)
+        self._evaluate(batch, testing=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Keeps predictions and explanations."""
-        self._evaluate(batch)
+        self._evaluate(batch, testing=True)
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Target -> figure -> value over everything kept since the last reset."""
-        found = {}
-        for name, target in self.targets.items():
-            table = self.predictions[name].compute()
-            found[name] = target.figures(table.prediction, table.label)
-        return found
+        """Target -> figure -> value over everything kept since the last reset, the linear head's as <target>_linear."""
+        tables = {name: (target, self.predictions[name]) for name, target in self.targets.items()}
+        if self.reasoner is not None:
+            tables[f"{self.main.name}_linear"] = self.main, self.linear
+        kept = {name: (target, table.compute()) for name, (target, table) in tables.items()}
+        return {name: target.figures(table.prediction, table.label) for name, (target, table) in kept.items()}
 
     def on_validation_epoch_start(self) -> None:
         """Forgets what an earlier pass kept."""
@@ -148,13 +175,18 @@ class EmotionModule(pl.LightningModule):
         self._reset()
 
     def _reset(self) -> None:
-        for table in (*self.predictions.values(), self.explanations):
+        for table in (*self.predictions.values(), self.linear, self.explanations):
             table.reset()
+        self.answers = {}
 
     def on_validation_epoch_end(self) -> None:
         """Logs the figures; `val/score` is the selecting one, higher is better."""
         found = self.figures()
         self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
+        if self.reasoner is not None:
+            table = self.predictions[self.main.name].compute()
+            seen = table.label.mask  # softmax keeps scores but for a constant, which no temperature changes
+            self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
         score = found[self.main.name].get(self.main.primary, float("nan"))
         self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
 

@@ -1,6 +1,7 @@
 """Predicts one clip: `python -m hero_lightning.predict run=RUN video=clip.mp4` prints JSON.
 
-Data flow: run folder -> model with the run's classes; clip, feature file or corpus sample -> rows -> Outputs -> JSON.
+Data flow: run folder -> model with the run's classes; clip, feature file or corpus sample -> rows -> Outputs
+(-> a language model's answer) -> JSON, and a report to read.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ SOUND = {".wav", ".flac", ".mp3", ".m4a", ".ogg"}
 
 @command("predict")
 def main(cfg: Any) -> None:
-    """Prints the prediction as JSON; with `out=` also writes it, with a picture of the time attention."""
+    """Prints the prediction as JSON; with `out=` also writes it, with a report and a picture of the time attention."""
     found = predict(cfg)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     if cfg.out:
         folder = Path(cfg.out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "prediction.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "report.txt").write_text(_report(found), encoding="utf-8")
         _picture(found, folder / "time_attention.png")
     sys.stdout.write(text + "\n")
 
@@ -53,7 +55,8 @@ def predict(cfg: Any) -> dict[str, Any]:
     for stream in streams.values():
         stream.bind(Path(cfg.paths.features), facts["corpus"])
     targets = {n: Target.from_state(t) for n, t in facts["targets"].items()}
-    module = build.module(stored, streams, targets, facts["dims"])
+    lm = checkpoint.run_folder(path) / checkpoint.LM
+    module = build.module(stored, streams, targets, facts["dims"], lambda r: r.restore(facts["reasoner"], lm))
     checkpoint.restore(module, state["state_dict"], path, strict=True)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     module = module.to(device).eval()
@@ -126,15 +129,21 @@ def describe(
 ) -> dict[str, Any]:
     """One row of outputs in words and numbers."""
     found: dict[str, Any] = {"id": batch.samples[0].id, "predictions": {}}
+    answers = [] if module.reasoner is None else module.reasoner.answer(outputs, batch)
     for name, target in module.targets.items():
         prediction = target.predict(outputs.logits[name])[0].tolist()
         if target.classes:
             ranked = sorted(zip(target.classes, prediction, strict=True), key=lambda pair: -pair[1])
-            found["predictions"][name] = {
+            place = f"{name}_linear" if answers and target is module.main else name
+            found["predictions"][place] = {
                 "label": ranked[0][0], "confidence": round(ranked[0][1], 4), "all": {c: round(p, 4) for c, p in ranked},
             }  # fmt: skip
         else:
             found["predictions"][name] = {"score": round(prediction[0], 4)}
+    for answer in answers:
+        scored = {"label": answer["label"], "confidence": answer["confidence"], "all": answer["scores"]}
+        found["predictions"] = {module.main.name: scored, **found["predictions"]}
+        found["reasoning"] = answer
     if outputs.gate is not None:
         found["gate"] = {e: round(float(g), 4) for e, g in zip(outputs.experts, outputs.gate[0], strict=True)}
     if outputs.importance is not None:
@@ -157,6 +166,15 @@ def describe(
 
 def _rounded(values: Any, digits: int) -> list[float]:
     return [round(float(v), digits) for v in values]
+
+
+def _report(found: dict[str, Any]) -> str:
+    """The prediction as a page; without a language model the linear head's label, gate and inference."""
+    from hero_lightning.reasoning.report import render
+
+    first = next(iter(found["predictions"].values()))
+    plain = {"id": found["id"], "label": str(first.get("label", first.get("score"))), "scores": first.get("all")}
+    return render({**plain, "confidence": first.get("confidence"), "gate": found.get("gate"), **found.get("reasoning", {})})
 
 
 def _picture(found: dict[str, Any], path: Path) -> None:

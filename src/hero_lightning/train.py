@@ -39,7 +39,13 @@ def train(cfg: Any) -> float | None:
     corpus.prepare_data()
     corpus.plan.write(folder)
     runfolder.show_plan(corpus.plan)
-    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims)
+    lm = checkpoint.copy_lm(cfg.resume or cfg.init_from, folder)
+
+    def prepare(reasoner: Any) -> None:
+        batches = corpus.loader("train")
+        reasoner.prepare(((s, m) for b in batches for s, m in zip(b.samples, b.measures, strict=True)), lm)
+
+    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, prepare)
     module.facts |= {"config": OmegaConf.to_yaml(config), "corpus": str(corpus.name)}
     if cfg.init_from:
         source = checkpoint.find(cfg.init_from)
