@@ -71,6 +71,7 @@ class Toy(pl.LightningModule):
         self.targets, self.seed, self.baselines = TARGETS, 7, {"probe audio": torch.tensor([[0.9, 0.1]]).repeat(10, 1)}
         self.predictions = nn.ModuleDict({n: PredictionTable() for n in TARGETS})
         self.explanations = ExplanationTable()
+        self.linear, self.answers = PredictionTable(), {}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch

@@ -8,6 +8,7 @@ Shapes: N samples of a split, C outputs of a Target, E experts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -32,6 +33,8 @@ class Recorded(Protocol):
         predictions: Target name -> table, reset at the start of an evaluation epoch, updated in its steps.
         explanations: the same for what explains.
         baselines: name -> [N, C] predictions of another system on the first Target of the test split, in its order.
+        linear: the linear head's predictions on the first Target, where `answers` come from a language model.
+        answers: written answers by row number in the split, on this process; empty without a language model.
         seed: of the run.
     """
 
@@ -39,6 +42,8 @@ class Recorded(Protocol):
     predictions: Mapping[str, PredictionTable]
     explanations: ExplanationTable
     baselines: Mapping[str, Tensor]
+    linear: PredictionTable
+    answers: Mapping[int, dict[str, Any]]
     seed: int
 
 
@@ -46,7 +51,8 @@ class RunRecord(pl.Callback):
     """Writes the best validation pass and every test pass into the run folder (Trainer.default_root_dir).
 
     predictions.csv and metrics.json hold all splits; pictures are confusion_<split>_<target>.png, gates_<split>.png,
-    gates_by_channel_<split>.png (corpora that know the informative channels) and curves.png.
+    gates_by_channel_<split>.png (corpora that know the informative channels) and curves.png. Where a language model
+    answers, its written answers go to answers.jsonl and the linear head becomes a line to beat.
 
     Args:
         resamples: of the bootstrap intervals.
@@ -139,13 +145,17 @@ class RunRecord(pl.Callback):
     def _gather(self, pl_module: pl.LightningModule) -> SplitRecord:
         """The pass over all ranks; every rank must call it."""
         module, seen, self._seen = cast(Recorded, pl_module), self._seen, {}
+        answers = dict(module.answers)
         if pl_module.trainer.world_size > 1:
             parts: list[Any] = [None] * pl_module.trainer.world_size
-            torch.distributed.all_gather_object(parts, seen)
-            seen = {row: sample for part in parts for row, sample in part.items()}
+            torch.distributed.all_gather_object(parts, (seen, answers))
+            seen = {row: sample for part, _ in parts for row, sample in part.items()}
+            answers = {row: answer for _, part in parts for row, answer in part.items()}
         samples = [sample for _, sample in sorted(seen.items())]
         predictions = {name: module.predictions[name].compute() for name in module.targets}
-        return SplitRecord(samples[0].split, samples, predictions, module.explanations.compute())
+        linear = module.linear.compute() if module.linear.update_called else None
+        explanations = module.explanations.compute()
+        return SplitRecord(samples[0].split, samples, predictions, explanations, linear, dict(sorted(answers.items())))
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, record: SplitRecord) -> None:
         if not trainer.is_global_zero:
@@ -158,13 +168,22 @@ class RunRecord(pl.Callback):
             n: runfolder.score(module.targets[n], p, groups, self.resamples) for n, p in record.predictions.items()
         }
         main, target = next(iter(module.targets.items()))
-        if split == "test" and reports[main]["labelled"]:
+        others = dict(module.baselines) if split == "test" else {}
+        if record.linear is not None:
+            others = {"linear head": record.linear.prediction, **others}
+        if others and reports[main]["labelled"]:
             reports[main]["baselines"] = {
                 name: runfolder.compare(target, record.predictions[main], other, groups, self.resamples)
-                for name, other in module.baselines.items()
+                for name, other in others.items()
             }
+        if record.answers:
+            reports[f"{main}_written"] = runfolder.written(target, record, groups, self.resamples)
         self.records[split], self.reports[split] = record, reports
         runfolder.write_predictions(folder / "predictions.csv", self.records.values(), module.targets)
+        answers = [answer for r in self.records.values() for answer in r.answers.values()]
+        if answers:
+            lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+            (folder / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
         parameters = list(pl_module.parameters())
         drawn = "whole dialogues" if self.by_dialogue else "single samples"
@@ -217,6 +236,10 @@ class RunRecord(pl.Callback):
                 rows = list(runfolder.prediction_rows(record, module.targets))[: self.wandb_rows]
                 cells = [list(row.values()) for row in rows]
                 logger.log_table(f"{record.split}/predictions", columns=list(rows[0]), data=cells)
+                rows = [runfolder.answer_row(a) for a in record.answers.values()][: self.wandb_rows]
+                if rows:
+                    cells = [list(row.values()) for row in rows]
+                    logger.log_table(f"{record.split}/answers", columns=list(rows[0]), data=cells)
 
 
 def _folder(trainer: pl.Trainer) -> Path:

@@ -173,8 +173,9 @@ def _report(found: dict[str, Any]) -> str:
     from hero_lightning.reasoning.report import render
 
     first = next(iter(found["predictions"].values()))
-    plain = {"id": found["id"], "label": str(first.get("label", first.get("score"))), "scores": first.get("all")}
-    return render({**plain, "confidence": first.get("confidence"), "gate": found.get("gate"), **found.get("reasoning", {})})
+    label = str(first.get("label", first.get("score")))
+    plain = {"label": label, "confidence": first.get("confidence"), "scores": first.get("all")}
+    return render({"id": found["id"], **plain, "gate": found.get("gate"), **found.get("reasoning", {})})
 
 
 def _picture(found: dict[str, Any], path: Path) -> None:

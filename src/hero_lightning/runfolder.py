@@ -15,19 +15,24 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
+from torch.nn import functional as F
 
 from hero_lightning.data.types import Sample
+from hero_lightning.metrics import classification
 from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
 from hero_lightning.metrics.table import Explanations, Predictions
+from hero_lightning.reasoning.evidence import EvidenceItem, named_streams
 from hero_lightning.targets import Target
 
 if TYPE_CHECKING:
@@ -52,12 +57,16 @@ class SplitRecord:
         samples: N samples by row number.
         predictions: Target name -> N predictions, by row number.
         explanations: what explains them, by row number.
+        linear: the linear head's predictions on the first Target, where a language model answers for it.
+        answers: written answers by row number; not of every row.
     """
 
     split: str
     samples: list[Sample]
     predictions: dict[str, Predictions]
     explanations: Explanations
+    linear: Predictions | None = None
+    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def score(
@@ -121,6 +130,56 @@ def compare(
     }
 
 
+def written(
+    target: Target, record: SplitRecord, groups: Sequence[Hashable] | None = None, resamples: int = 1000
+) -> dict[str, Any]:
+    """What the written answers of a split are worth; arguments and form as in `score`.
+
+    Figures: weighted_f1 and accuracy of the labels in the answers (no label is wrong, never some class), parse_rate
+    (answers that are JSON of the schema), agreement of written and scored label; where the corpus knows which
+    streams carry the emotion, names_informative: how often the first stream a rationale names is one of them.
+    """
+    label, names = record.predictions[target.name].label, target.classes
+    rows = [row for row in record.answers if label.mask[row]]
+    answers = [record.answers[row] for row in rows]
+    status = dict(Counter(str(a["status"]) for a in record.answers.values()))
+    out: dict[str, Any] = {"n": len(record.answers), "labelled": len(rows), "figures": {}, "per_class": {}}
+    out["status"] = status
+    if not rows:
+        return out
+    wider = len(names) + 1  # one class more than there are, which is never the truth
+    said = torch.tensor([names.index(a["generated"]) if a["generated"] else wider - 1 for a in answers])
+    marks = []
+    for row, answer in zip(rows, answers, strict=True):
+        carriers = record.samples[row].truth.get("informative_streams") or ()
+        first = named_streams(str(answer["answer"].get("rationale", "")))[:1]
+        parsed, agrees = answer["status"] in ("ok", "repaired"), answer["generated"] == answer["label"]
+        marks.append((1.0, parsed, agrees, bool(carriers), bool(carriers) and first != [] and first[0] in carriers))
+    additive = classification.statistics(F.one_hot(said, wider), label.value[rows])
+    additive = torch.cat([additive, torch.tensor(marks, dtype=additive.dtype)], dim=1)
+    known = any(mark[3] for mark in marks)
+
+    def figures(sums: Tensor) -> dict[str, Tensor]:
+        of_class = classification.figures(sums[..., :-5], wider)
+        n, parsed, agrees, told, named = sums[..., -5:].unbind(-1)
+        found = {k: of_class[k] for k in ("weighted_f1", "accuracy")}
+        found |= {"parse_rate": parsed / n, "agreement": agrees / n}
+        return found | ({"names_informative": named / told} if known else {})
+
+    bounds = intervals(additive, figures, groups=groups and [groups[row] for row in rows], resamples=resamples)
+    for name, value in figures(additive.sum(dim=0)).items():
+        low, high = bounds[name]
+        out["figures"][name] = {"value": float(value), "low": low, "high": high, "chance": None, "majority": None}
+    return out
+
+
+def answer_row(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A written answer as a row of a table."""
+    evidence = "\n".join(EvidenceItem(**e).line(show_weight=True) for e in answer["evidence"])
+    kept = ("id", "truth", "label", "confidence", "generated", "status")
+    return {**{k: answer[k] for k in kept}, "evidence": evidence, "text": answer["text"]}
+
+
 def _pick(groups: Sequence[Hashable] | None, mask: Tensor) -> list[Hashable] | None:
     return None if groups is None else [g for g, m in zip(groups, mask.tolist(), strict=True) if m]
 
@@ -178,8 +237,6 @@ def plan_facts(folder: Path) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Command, commit, versions and hardware of this process."""
-    import torch
-
     versions = {"python": platform.python_version()}
     for package in ("hero-lightning", *PACKAGES):
         try:

@@ -180,8 +180,8 @@ class Reasoner(nn.Module):
             if "text" not in present:  # a stream that is withheld must not come in by the prompt
                 view = replace(view, text=None, turns=())
             items = self.evidence.write(view, weights[b], present, inferred, None if match is None else match[b])
-            context = outputs.context[b]
-            found.append(Reading(view, items, context if outputs.context_mask is None else context[outputs.context_mask[b]]))
+            real = slice(None) if outputs.context_mask is None else outputs.context_mask[b]
+            found.append(Reading(view, items, outputs.context[b][real]))
         return found
 
     def _weights(self, outputs: Outputs) -> list[dict[str, float]]:
@@ -193,7 +193,10 @@ class Reasoner(nn.Module):
             return even
         names = [name for name, _, _ in outputs.segments]
         rows = [dict(zip(names, row, strict=True)) for row in table.tolist()]
-        return [{e: row.get(e, w if e == SYNERGY else 0.0) for e, w in own.items()} for row, own in zip(rows, even, strict=True)]
+        return [
+            {**dict.fromkeys(own, 0.0), SYNERGY: own.get(SYNERGY, 0.0), **row}
+            for row, own in zip(rows, even, strict=True)
+        ]
 
     def _ask(self, reading: Reading, mode: Mode) -> tuple[Prompt, list[EvidenceItem]]:
         """The prompt about a clip, within its budget, and the evidence that stayed in it."""
