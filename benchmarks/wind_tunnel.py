@@ -3,7 +3,7 @@
     python -m hero_lightning.train -m seed=0,1,2 name=tunnel
     python benchmarks/wind_tunnel.py runs/tunnel/0 runs/tunnel/1 runs/tunnel/2 --truth data/demo/truth.json
 
-Reads predictions.csv of finished runs on the demo corpus (test split) and prints three tables, mean +- std over the
+Reads predictions.csv of finished runs on the demo corpus and prints three tables, mean +- std over the
 runs: gate weight on the informative channel against the others, gate weight of sound over the picture's noise, and how
 well the synergy expert tells clips whose sound is another utterance's.
 """
@@ -76,14 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--split", default="test")
     options = parser.parse_args()
     truth = json.loads(options.truth.read_text())
     tests = []
     for run in options.runs:
         with (run / "predictions.csv").open() as file:
-            tests.append([row for row in csv.DictReader(file) if row["split"] == "test"])
+            tests.append([row for row in csv.DictReader(file) if row["split"] == options.split])
     channels = [by_channel(rows, truth) for rows in tests]
-    print(f"test clips {len(tests[0])}, runs {len(tests)}\n")
+    print(f"{options.split} clips {len(tests[0])}, runs {len(tests)}\n")
     print("| informative | " + " | ".join(CHANNELS) + " | ranked |\n|---|" + "---|" * (len(CHANNELS) + 1))
     for carried in [c for c in CHANNELS if c != "synergy"]:
         means = {c: [found[carried, c] for found in channels] for c in CHANNELS}

@@ -117,7 +117,10 @@ class Toy(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         for name, target in self.targets.items():
             found = self.predictions[name].compute()
-            self.log_dict({f"val/{name}/{k}": v for k, v in target.figures(found.prediction, found.label).items()})
+            figures = target.figures(found.prediction, found.label)
+            self.log_dict({f"val/{name}/{k}": v for k, v in figures.items()})
+            if name == "emotion":
+                self.log("val/score", figures.get(target.primary, math.nan))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -29,7 +29,7 @@ class Recorded(Protocol):
     """What RunRecord reads of the LightningModule.
 
     Attributes:
-        targets: Target name -> Target; the first one selects checkpoints.
+        targets: Target name -> Target; the first one selects checkpoints (the module logs `val/score`).
         predictions: Target name -> table, reset at the start of an evaluation epoch, updated in its steps.
         explanations: the same for what explains.
         baselines: name -> [N, C] predictions of another system on the first Target of the test split, in its order.
@@ -102,19 +102,16 @@ class RunRecord(pl.Callback):
 
     on_test_batch_end = on_validation_batch_end
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the pass if it is the best so far."""
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the pass if it is the best so far by `val/score`, as the checkpoint is chosen."""
         if trainer.sanity_checking:
             self._seen = {}
             return
-        module, record = cast(Recorded, pl_module), self._gather(pl_module)
+        record = self._gather(pl_module)
         if trainer.state.fn != "fit":
             self._write(trainer, pl_module, record)
             return
-        main, target = next(iter(module.targets.items()))
-        found = record.predictions[main]
-        figures = target.figures(found.prediction, found.label)
-        score = figures[target.primary] * (1 if target.higher_is_better else -1) if figures else float("-inf")
+        score = float(trainer.callback_metrics.get("val/score", torch.nan))
         if score > self.best_score:
             self.best, self.best_score = record, score
 

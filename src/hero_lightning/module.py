@@ -16,9 +16,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hero_lightning import checkpoint
-from hero_lightning.data.types import Batch, Features
+from hero_lightning.data.types import Batch, Features, Label
+from hero_lightning.metrics import classification
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
 from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
@@ -84,7 +86,8 @@ class EmotionModule(pl.LightningModule):
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
         self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.targets}
         self.linear = PredictionTable()  # what the linear head says where a language model answers
-        self._tables = nn.ModuleList([*self.predictions.values(), self.linear])  # so that they move to the device
+        self.written = PredictionTable()  # what its written answers say: C + 1 classes, the last one is `nothing`
+        self._tables = nn.ModuleList([*self.predictions.values(), self.linear, self.written])  # move to the device
         self.explanations = ExplanationTable()
         self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
         self.baselines: dict[str, Tensor] = {}
@@ -145,9 +148,15 @@ class EmotionModule(pl.LightningModule):
         probability = reasoner.llm.probabilities(scores) if testing else scores.softmax(dim=-1)
         places, limit = batch.index.tolist(), reasoner.explain if testing else reasoner.explain_val
         rows = [b for b, place in enumerate(places) if limit is None or place < limit]
-        for b, answer in zip(rows, reasoner.answer(outputs, batch, probability, rows), strict=True):
+        answers = reasoner.answer(outputs, batch, probability, rows)
+        for b, answer in zip(rows, answers, strict=True):
             sample = batch.samples[b]
             self.answers[places[b]] = {**answer, "split": sample.split, "truth": sample.labels.get(self.main.name)}
+        label, none = batch.labels[self.main.name], self.main.outputs
+        said = [none if a["generated"] is None else self.main.classes.index(a["generated"]) for a in answers]
+        chosen = torch.tensor(rows, dtype=torch.long, device=probability.device)
+        votes = F.one_hot(torch.tensor(said, dtype=torch.long, device=probability.device), none + 1)
+        self.written.update(batch.index[chosen], votes, Label(label.value[chosen], label.mask[chosen]))
         return probability
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -159,12 +168,25 @@ class EmotionModule(pl.LightningModule):
         self._evaluate(batch, testing=True)
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Target -> figure -> value over everything kept since the last reset, the linear head's as <target>_linear."""
+        """Target -> figure -> value over everything kept since the last reset.
+
+        Where a language model answers, the linear head's are <target>_linear, those of its written answers
+        <target>_written (without a label an answer is wrong).
+        """
         tables = {name: (target, self.predictions[name]) for name, target in self.targets.items()}
         if self.reasoner is not None:
             tables[f"{self.main.name}_linear"] = self.main, self.linear
         kept = {name: (target, table.compute()) for name, (target, table) in tables.items()}
-        return {name: target.figures(table.prediction, table.label) for name, (target, table) in kept.items()}
+        found = {name: target.figures(table.prediction, table.label) for name, (target, table) in kept.items()}
+        if self.reasoner is not None:
+            table = self.written.compute()
+            votes, truth = table.prediction[table.label.mask], table.label.value[table.label.mask]
+            sums = classification.statistics(votes, truth).sum(dim=0)
+            of_class = classification.figures(sums, self.main.outputs + 1) if len(truth) else {}
+            found[f"{self.main.name}_written"] = {
+                k: float(of_class[k]) for k in ("weighted_f1", "accuracy") if of_class
+            }
+        return found
 
     def on_validation_epoch_start(self) -> None:
         """Forgets what an earlier pass kept."""
@@ -175,12 +197,16 @@ class EmotionModule(pl.LightningModule):
         self._reset()
 
     def _reset(self) -> None:
-        for table in (*self.predictions.values(), self.linear, self.explanations):
+        for table in (*self.predictions.values(), self.linear, self.written, self.explanations):
             table.reset()
         self.answers = {}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the figures; `val/score` is the selecting one, higher is better."""
+        """Logs the figures; `val/score` is the selecting one, higher is better.
+
+        A language model is selected by the mean of what it scores and what it writes: the label is learnt long
+        before the reasons can be read.
+        """
         found = self.figures()
         self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
         if self.reasoner is not None:
@@ -188,6 +214,7 @@ class EmotionModule(pl.LightningModule):
             seen = table.label.mask  # softmax keeps scores but for a constant, which no temperature changes
             self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
         score = found[self.main.name].get(self.main.primary, float("nan"))
+        score = (score + found.get(f"{self.main.name}_written", {}).get(self.main.primary, score)) / 2
         self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
 
     def on_test_epoch_end(self) -> None:

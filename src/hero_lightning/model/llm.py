@@ -130,6 +130,7 @@ class LLMHead(nn.Module):
         nn.init.normal_(linear.weight, std=float(table.detach().float().std()) / self.d**0.5)
         nn.init.zeros_(linear.bias)
         self.projector = nn.Sequential(nn.LayerNorm(self.d), linear).to(table.device)
+        self.train(self.training)  # models come in eval mode, in which neither LoRA's dropout nor checkpointing works
 
     def train(self, mode: bool = True) -> LLMHead:
         """Sets the mode; a frozen language model stays in eval mode."""

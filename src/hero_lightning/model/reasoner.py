@@ -219,7 +219,7 @@ class Reasoner(nn.Module):
                 continue
             prompts, answers = [], []
             for b in chosen:
-                prompt, kept = self._ask(readings[b], mode)  # type: ignore[arg-type]  # mypy widens the tuple
+                prompt, kept = self._ask(readings[b], mode)
                 gold = self.classes[int(label.value[b])]
                 prompts.append(prompt)
                 answers.append(self.answers.target(gold, kept, batch.samples[b].descriptions, prompt.keys))

@@ -234,8 +234,8 @@ def fit(prompt: Prompt, count_tokens: Callable[[str], int], budget: int) -> tupl
                 "The question alone is longer than the token budget of a prompt.",
                 expected=f"at most {budget} tokens",
                 got=count_tokens(prompt.text()),
-                where="llm.max_prompt",
-                mend="raise llm.max_prompt, or set prompt.style=compact",
+                where="reasoner.max_prompt",
+                mend="raise reasoner.max_prompt, or set reasoner.prompt.style=compact",
             )
     return prompt, Dropped(turns, tuple(lost), cut)
 
