@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hero_lightning.errors import ConfigError, DataError, HeroError, not_yet
-
-
-def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """A command as a user types it, from any folder."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )  # fmt: skip
+from tests.helpers import feature_corpus, run
 
 
 @pytest.mark.parametrize(
@@ -34,8 +24,6 @@ def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[s
     ids=["missing data", "not yet", "unknown option", "unknown key", "wrong value", "no gpu"],
 )
 def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
-    from tests.helpers import feature_corpus
-
     root = feature_corpus(tmp_path / "corpus", clips=12)
     done = run(
         "hero_lightning.train",

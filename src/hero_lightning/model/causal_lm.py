@@ -93,7 +93,7 @@ def read(name: str, *, dtype: torch.dtype, quantization: str = "none", revision:
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        lm, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, output_loading_info=True, **_quantized(quantization, dtype), **options
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -105,6 +105,7 @@ def read(name: str, *, dtype: torch.dtype, quantization: str = "none", revision:
             where=f"llm.name={name}",
             mend="llm.name=/path/to/model, or download it first where there is a network: hf download <id>",
         ) from error
+    lm, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise ConfigError(
