@@ -157,12 +157,12 @@ def test_anchor_is_the_likelihood_of_the_mixture():
     outputs, data = anchor_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
     own = outputs.anchor_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
     loss = Anchor(1.0, alone=0.0)(outputs, data, None)
-    # synergy is no witness: its share goes to the streams
-    assert loss.item() == pytest.approx(-math.log(0.5 * own[0] + 0.5 * own[1]))
+    # synergy is no witness: its share of the gate earns nothing
+    assert loss.item() == pytest.approx(-math.log(0.3 * own[0] + 0.3 * own[1]))
     with_own = Anchor(1.0, alone=0.5)(outputs, data, None)
     assert with_own.item() == pytest.approx(loss.item() - 0.25 * own.log().sum().item())
     slope = torch.autograd.grad(loss, outputs.gate)[0][0]
-    assert slope[0] < 0 < slope[1]  # the expert that knows gains weight
+    assert slope[0] < slope[1] < slope[2] == 0  # the expert that knows gains most, synergy nothing
 
 
 @pytest.mark.parametrize("kind", ["score", "set"])
@@ -173,7 +173,7 @@ def test_anchor_on_other_labels_prefers_the_better_expert(kind):
         logits, label = [[[3.0, -3.0], [0.0, 0.0]]], Label(torch.tensor([[1.0, 0.0]]), torch.tensor([True]))
     outputs, data = anchor_case([[0.5, 0.5]], logits, label)
     Anchor(1.0)(outputs, data, None).backward()
-    assert outputs.gate.grad[0, 0] < 0 < outputs.gate.grad[0, 1]
+    assert outputs.gate.grad[0, 0] < outputs.gate.grad[0, 1] < 0
 
 
 def test_anchor_is_a_connected_zero_without_labels_or_streams():

@@ -227,6 +227,7 @@ def module(
         optimizer=make(cfg.optimizer, "optimizer"),
         reasoner=thinks,
         train_prefixes=tuple(cfg.stage.train),
+        stream_dropout=make(cfg.stream_dropout, "stream_dropout") if cfg.get("stream_dropout") else None,
         seed=cfg.seed,
     )
 

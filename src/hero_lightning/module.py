@@ -22,6 +22,7 @@ from hero_lightning import checkpoint
 from hero_lightning.data.types import Batch, Features, Label
 from hero_lightning.metrics import classification
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
+from hero_lightning.model.dropout import StreamDropout
 from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
 from hero_lightning.model.reasoner import Reasoner
@@ -54,6 +55,7 @@ class EmotionModule(pl.LightningModule):
         optimizer: builds optimizer and schedule.
         reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
         train_prefixes: parameters whose names start so learn; the others stay as they are.
+        stream_dropout: withholds streams while training, or None.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an undisturbed one bit for bit.
         facts: kept in every checkpoint beside classes, widths and identities (the resolved config).
@@ -71,6 +73,7 @@ class EmotionModule(pl.LightningModule):
         optimizer: AdamW,
         reasoner: Reasoner | None = None,
         train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
+        stream_dropout: StreamDropout | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
@@ -78,7 +81,7 @@ class EmotionModule(pl.LightningModule):
         self.encoders = nn.ModuleDict({name: StreamEncoder(stream, dims[name]) for name, stream in streams.items()})
         self.model, self.reasoner = model, reasoner
         self.targets, self.objectives = dict(targets), dict(objectives)
-        self.optimizer, self.seed = optimizer, seed
+        self.optimizer, self.seed, self.stream_dropout = optimizer, seed, stream_dropout
         self.main = next(iter(self.targets.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
         self.facts = {**describe(streams, self.targets, dims), **known, **(facts or {})}
@@ -122,7 +125,10 @@ class EmotionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted loss of a batch."""
-        terms = self.losses(self(batch), batch)
+        features = self.encode(batch)
+        if self.stream_dropout is not None:
+            features = self.stream_dropout(features, self.current_epoch)
+        terms = self.losses(self.model(features), batch)
         # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
         every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:

@@ -127,7 +127,7 @@ class Anchor(Objective):
     believe: the loss is the negative log likelihood of that mixture. A stream that carries no cue can do no better
     than the label frequencies, so every bit of gate on it costs likelihood. `alone` adds the streams' own losses, which
     keeps those learning that the gate does not follow yet and their doubts honest. Synergy and imputed experts
-    are no witnesses; the gate is renormalised over the streams that were there.
+    are no witnesses: the gate is to say which stream carries the label, so weight on them costs likelihood.
 
     Args:
         weight: of the term.
@@ -145,8 +145,8 @@ class Anchor(Objective):
         gate = outputs.gate if outputs.gate is not None else outputs.present.float()
         streams = torch.tensor([e != SYNERGY for e in outputs.experts], device=gate.device)
         witness = outputs.present & streams
+        # not renormalised: weight on what is no witness is weight on no prediction, and costs likelihood
         trust = torch.where(witness, gate.float(), 0.0)
-        trust = trust / trust.sum(dim=1, keepdim=True).clamp(min=torch.finfo(trust.dtype).tiny)
         terms = []
         for name, logits in outputs.anchor_logits.items():
             label = batch.labels[name]
