@@ -75,7 +75,7 @@ class AdamW:
             # one kernel per group: 3-6 x faster than the for-each form on a CPU (anchors/performance.md 5)
             fused=True,
         )
-        # The fused step could unscale gradients itself; told not to, so that Lightning clips them under mixed precision.
+        # The fused step could unscale gradients itself; told not to, so that Lightning clips in mixed precision.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
 

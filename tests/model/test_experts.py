@@ -7,7 +7,7 @@ import torch
 
 from hero_lightning.data.types import Features
 from hero_lightning.errors import FeatureError
-from hero_lightning.model.experts import Expert, absent
+from hero_lightning.model.experts import Expert, absent, statistics
 
 
 def expert(**settings):
@@ -66,3 +66,10 @@ def test_half_precision_features_are_read():
 def test_another_width_is_refused():
     with pytest.raises(FeatureError, match=r"(?s)stream au.*width 5.*width 6.*modalities\.au"):
         expert()(Features(torch.zeros(1, 2, 6), torch.ones(1, 2, dtype=torch.bool)))
+
+
+def test_overview_is_mean_and_spread_over_real_steps() -> None:
+    x = torch.tensor([[[1.0], [3.0], [0.0]], [[0.0], [0.0], [0.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    found = statistics(x, mask)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 1.0], [0.0, 0.001]]), atol=1e-5, rtol=0)

@@ -201,11 +201,10 @@ def test_heads_are_built_only_where_an_objective_reads_them():
 
 
 def test_time_attention_finds_the_step_that_differs():
-    """After the queries learnt to look for a mark, the marked second weighs most."""
+    """After the queries learnt to look for a mark, the marked second weighs most (the overview could tell it too)."""
     torch.manual_seed(0)
-    model = Hero(
-        {"audio": 8}, {"emotion": 2}, width=32, queries=2, layers=1, num_heads=2, context_tokens=2, dropout=0.0
-    )
+    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
+    model = Hero({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, overview=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     mask = torch.ones(32, 10, dtype=torch.bool)
     for _ in range(50):

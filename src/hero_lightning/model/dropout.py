@@ -45,9 +45,7 @@ class StreamDropout:
             return dict(features)
         present = torch.stack([f.present for f in features.values()], dim=1)  # [B, U]
         keep = keep_one(present, torch.rand(present.shape, device=present.device), p)
-        return {
-            name: Features(f.x, f.mask & keep[:, i, None], f.time) for i, (name, f) in enumerate(features.items())
-        }
+        return {name: Features(f.x, f.mask & keep[:, i, None], f.time) for i, (name, f) in enumerate(features.items())}
 
 
 def keep_one(present: Tensor, chance: Tensor, p: float) -> Tensor:

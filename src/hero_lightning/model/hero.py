@@ -48,6 +48,7 @@ class Hero(nn.Module):
         dropout: of every block.
         position: none, sinusoidal or learned step positions for the Q-Formers.
         mlp: streams projected by two layers instead of one.
+        overview: let every expert add mean and spread over time to its tokens.
         fusion: makes the fusion from width, experts, num_heads, dropout and context_tokens.
         synergy: add the synergy expert (where both streams of `pair` are there).
         pair: the sound and the movement it compares.
@@ -67,6 +68,7 @@ class Hero(nn.Module):
         dropout: float = 0.1,
         position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
         mlp: Collection[str] = ("au",),
+        overview: bool = True,
         fusion: Callable[..., Fusion] = EvidenceIntegration,
         synergy: bool = True,
         pair: tuple[str, str] = ("audio", "motion"),
@@ -85,7 +87,7 @@ class Hero(nn.Module):
         self.names = (*self.streams, SYNERGY) if together else self.streams
         self.experts = nn.ModuleDict(
             {
-                s: Expert(s, d, width, queries, layers, num_heads, dropout, position, s in mlp)
+                s: Expert(s, d, width, queries, layers, num_heads, dropout, position, s in mlp, overview)
                 for s, d in self.dims.items()
             }
         )
