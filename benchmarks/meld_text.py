@@ -2,8 +2,8 @@
 
     python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD]
 
-Reads the split (splits.json) and the figures (metrics.json) of finished runs on dataset=meld, fits logistic regression on
-TF-IDF and on the frozen encoder's mean vectors of the utterance (its penalty and class weights chosen on the same
+Reads the split (splits.json) and the figures (metrics.json) of finished runs on dataset=meld, fits logistic regression
+on TF-IDF and on the frozen encoder's mean vectors of the utterance (its penalty and class weights chosen on the same
 validation dialogues), scores the same test rows, and prints one table in markdown, runs of one name as mean +- std.
 """
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.made import DIMS, batch, features, hero
 from torch.nn import functional as F
 
 from hero_lightning.data.types import Batch, Features, Label
@@ -16,6 +15,7 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
 from hero_lightning.objectives import Anchor, GateEntropy, Objective, Sync, partners
+from tests.model.made import DIMS, batch, features, hero
 
 STREAMS = tuple(DIMS)
 
