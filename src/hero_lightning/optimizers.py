@@ -76,7 +76,7 @@ class AdamW:
             fused=True,
         )
         # The fused step could unscale gradients itself; told not to, so that Lightning clips in mixed precision.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
 
     def factor(self, step: int, steps: int) -> float:

@@ -206,8 +206,8 @@ def action_units(clip: Clip, seed: int) -> Table:
     x[:, :n] += rng.normal(0, UNIT_NOISE[level] / 2, (len(time), n))
     x[:, :n] = np.clip(x[:, :n], 0, 5)
     for k, name in enumerate(PRESENCES, start=n):
-        unit = column.get(f"{name[:4]}_r")  # AU28 has no intensity
-        x[:, k] = x[:, unit] > 0.8 if unit is not None else 0
+        intensity = column.get(f"{name[:4]}_r")  # AU28 has none
+        x[:, k] = x[:, intensity] > 0.8 if intensity is not None else 0
     return Table(x=torch.from_numpy(x), time=torch.from_numpy(time.astype(np.float32)), names=AU_COLUMNS)
 
 
