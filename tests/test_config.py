@@ -18,8 +18,8 @@ from hero_lightning.errors import not_yet
 
 GROUPS = {
     "dataset": 20, "model": 4, "size": 3, "modes": 5, "mode": 3, "modality": 8, "sampler": 7, "encoder": 28,
-    "fusion": 3, "llm": 8, "objective": 4, "stage": 4, "optimizer": 1, "trainer": 5, "logger": 3, "callbacks": 2,
-    "paths": 1, "launcher": 3, "debug": 3, "local": 1,
+    "fusion": 3, "llm": 8, "stream_dropout": 2, "objective": 4, "stage": 4, "optimizer": 1, "trainer": 5, "logger": 3,
+    "callbacks": 2, "paths": 1, "launcher": 3, "debug": 3, "local": 1,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 1}
 PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "report")
