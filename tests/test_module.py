@@ -56,7 +56,7 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path) -> None:
     base = [
         "dataset=folder", f"dataset.root={corpus}", "size=tiny", "probes=false", "model.dropout=0", "seed=3",
         "objective@objectives.sync=none", "trainer.max_epochs=2", "optimizer.eps=1e-3",
-        "dataset.num_workers=0", "trainer.accelerator=cpu",
+        "dataset.num_workers=0", "trainer.accelerator=cpu", "stream_dropout.end=0.0",
     ]  # fmt: skip
     for name, extra in {"one": ["dataset.batch_size=8"], "two": ["dataset.batch_size=4", "trainer=ddp"]}.items():
         done = subprocess.run(
