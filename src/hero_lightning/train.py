@@ -6,6 +6,7 @@ Data flow: config -> data module (index) -> EmotionModule -> fit -> best checkpo
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ def main(cfg: Any) -> float | None:
     """Returns the selecting figure of the best epoch on the validation split, for sweepers."""
     from hero_lightning import launch
 
-    with launch.gpu_lease(cfg.get("gpu_lease", False)):
-        return train(cfg)
+    try:
+        with launch.gpu_lease(cfg.get("gpu_lease", False)):
+            return train(cfg)
+    finally:
+        if "wandb" in sys.modules:  # the next job of a sweep in this process starts a run of its own
+            sys.modules["wandb"].finish()
 
 
 def train(cfg: Any) -> float | None:
