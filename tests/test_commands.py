@@ -119,10 +119,10 @@ def test_a_checkpoint_of_other_widths_and_classes_is_refused(tmp_path: Path) -> 
     assert done.returncode == 2
     assert "has other classes" in done.stderr
     assert "label_map" in done.stderr
-    mapped = run("hero_lightning.evaluate", *where, "label_map={joy: happy, anger: sad}", cwd=tmp_path)
+    own = f"hydra.run.dir={tmp_path / 'mapped'}"
+    mapped = run("hero_lightning.evaluate", *where, own, "label_map={joy: happy, anger: sad}", cwd=tmp_path)
     assert mapped.returncode == 0, mapped.stderr[-2000:]
-    ledger = next((tmp_path / "runs" / "evaluate").glob("*/ledger.csv")).read_text()
-    assert "fear" in ledger
+    assert "fear" in (tmp_path / "mapped" / "ledger.csv").read_text()
 
 
 def test_extract_then_nothing_is_left_to_do(day: Path) -> None:
