@@ -20,12 +20,14 @@ GROUPS = {
     "dataset": 20, "model": 4, "size": 3, "modes": 5, "mode": 3, "modality": 8, "sampler": 7, "encoder": 28,
     "fusion": 3, "llm": 8, "stream_dropout": 2, "objective": 4, "stage": 4, "optimizer": 1, "trainer": 5, "logger": 3,
     "callbacks": 2, "paths": 1, "launcher": 3, "debug": 3, "local": 1,
+    "evidence_decoder": 3, "detector": 3,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 1}
-PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "report")
+PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "report", "peaks")
 # where a group sits, if not under its own name
 PLACE = {"mode": "mode@modalities.frame", "modality": "modality@modalities.frame", "fusion": "fusion@model.fusion"}
 PLACE |= {"sampler": "sampler@modalities.frame.sampler", "objective": "objective@objectives.sync"}
+PLACE |= {"detector": "detector@modalities.face.detector"}
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:

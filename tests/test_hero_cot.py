@@ -47,6 +47,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     places = [f"paths.data={root}/data", f"paths.features={root}/features"]
     options = [
         "dataset.clips=36",
+        "evidence_decoder=transformer",
         "trainer.max_epochs=2",
         "reasoner.explain_val=2",
         "logger=csv",
@@ -71,9 +72,10 @@ def test_a_run_reports_scores_answers_and_the_linear_head(demo: tuple[Path, list
         assert report["figures"]["parse_rate"]["value"] == pytest.approx(parsed)
         assert "linear head" in metrics[split]["emotion"]["baselines"]
     header = (run / "metrics.csv").read_text().splitlines()[0]
-    assert {"train/generation", "val/emotion_linear/weighted_f1"} <= set(header.split(","))
+    assert {"train/generation", "train/evidence", "val/emotion_linear/weighted_f1"} <= set(header.split(","))
     facts = checkpoint.load(run / "checkpoints" / "best.ckpt")[checkpoint.FACTS]["reasoner"]
     assert "pitch_hz" in facts["statistics"]["corpus"]["audio"]
+    assert set(facts["decoder"]["streams"]) >= {"audio", "face"}
     assert weights(run)["reasoner.llm.temperature"] != 1
 
 

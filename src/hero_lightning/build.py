@@ -10,6 +10,8 @@ import functools
 import inspect
 import logging
 import os
+import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +94,15 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def beside(command: str, *overrides: str) -> DictConfig:
+    """Another configuration of this command: its own overrides of paths and options, and these, which win."""
+    from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
+
+    given = [o for o in HydraConfig.get().overrides.task if re.split(r"[.=]", o)[0] == "paths"]
+    return compose(command, [*given, *overrides])
+
+
 def stored_config(cfg: DictConfig) -> DictConfig:
     """The config with every interpolation resolved and without Hydra's own part: what a run is rebuilt from."""
     return OmegaConf.create(plain(cfg))
@@ -132,13 +143,27 @@ def streams(cfg: DictConfig) -> dict[str, Stream]:
             where="streams",
             mend=f"modality@modalities.{missing[0] if missing else 'text'}={missing[0] if missing else 'text'}",
         )
-    return {name: _stream(cfg.modalities[name], f"modalities.{name}") for name in chosen}
+    found = {name: _stream(cfg.modalities[name], f"modalities.{name}") for name in chosen}
+    for name, stream in found.items():
+        stream.remedy = extract_command(name)
+    return found
+
+
+def extract_command(stream: str) -> str:
+    """What extracts a stream's features with the settings of this command line."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [
+        shlex.quote(o) for o in given if re.match(r"\+*(dataset|modes?|modality|modalities|sampler|encoder|paths)\b", o)
+    ]
+    return " ".join(["python -m hero_lightning.extract", *kept, f"streams=[{stream}]"])
 
 
 def _stream(config: DictConfig, where: str) -> Stream:
     node = plain(config)
     given: dict[str, Any] = {}
-    for part in ("encoder", "sampler", "source"):
+    for part in ("encoder", "sampler", "source", "detector"):
         child = node.pop(part, None)
         if child and "_target_" in child:
             # An encoder stays a factory: its weights are read only if some clip is not stored.
@@ -184,6 +209,13 @@ def reasoner(cfg: DictConfig, main: Target) -> Reasoner | None:
             where="llm",
         )
     if "_target_" not in node:
+        if node.get("decoder"):
+            raise ConfigError(
+                "An evidence decoder writes for a language model.",
+                expected="model=hero_cot, or evidence_decoder=none",
+                got="evidence_decoder without a language model",
+                where="evidence_decoder",
+            )
         return None
     if main.kind != "class":
         raise ConfigError(

@@ -107,12 +107,15 @@ class EmotionModule(pl.LightningModule):
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Every unweighted loss term by name; their weighted sum under `loss`."""
-        terms = {name: t.loss(outputs.logits[name], batch.labels[name]) for name, t in self.targets.items() if t.weight}
+        scored = {name: t for name, t in self.targets.items() if t.weight}
+        terms = {n: t.loss(outputs.logits[n], batch.labels[n], batch.group) for n, t in scored.items()}
         weights = {name: t.weight for name, t in self.targets.items()}
         for name, objective in self.objectives.items():
             terms[name], weights[name] = objective(outputs, batch, self.model), objective.weight
         if self.reasoner is not None and self.reasoner.weight:
             terms["generation"], weights["generation"] = self.reasoner.loss(outputs, batch), self.reasoner.weight
+        if self.reasoner is not None and (decoder := self.reasoner.decoder) is not None and decoder.weight:
+            terms["evidence"], weights["evidence"] = decoder.loss(outputs, batch), decoder.weight
         return {
             "loss": sum((weights[n] * v for n, v in terms.items()), start=torch.zeros((), device=self.device)),
             **terms,

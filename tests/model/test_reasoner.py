@@ -13,6 +13,7 @@ from hero_lightning import checkpoint
 from hero_lightning.data.types import Batch, Label, Sample, Turn
 from hero_lightning.errors import ConfigError
 from hero_lightning.model.causal_lm import Lora
+from hero_lightning.model.evidence_decoder import EvidenceDecoder
 from hero_lightning.model.fusion import MeanFusion
 from hero_lightning.model.llm import LLMHead
 from hero_lightning.model.outputs import Outputs
@@ -259,6 +260,19 @@ def test_inferred_evidence_is_marked(tmp_path: Path) -> None:
     item = next(e for e in made.read(outputs, batch)[0].evidence if e.stream == "audio")
     assert (item.id, item.source) == ("IAE-01", "inferred")
     assert item.confidence == pytest.approx(float(outputs.confidence[0, outputs.experts.index("audio")]))
+
+
+def test_a_trained_decoder_speaks_for_the_streams_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = reasoner(None, evidence__absent="infer", evidence__min_confidence=0.0)
+    made.decoder = EvidenceDecoder(WIDTH, hidden=32, num_heads=2, vocab=320, layers=1)
+    made.prepare(clips(), tmp_path / "lm")
+    assert made.decoder.streams == ("audio",)
+    monkeypatch.setattr(made.decoder, "write", lambda _, rows: [{"audio": "a <|bos|> hum"} for _ in rows])
+    outputs, batch = seen(2, absent=(("audio", 0),))
+    inferred, observed = ({e.stream: e for e in r.evidence} for r in made.read(outputs, batch))
+    assert (inferred["audio"].text, inferred["audio"].source) == ("a (|bos|) hum", "inferred")
+    assert (observed["audio"].text, observed["audio"].source) == ("a (|bos|) hum", "observed")
+    assert "movement" in observed["motion"].text
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ class Hero(nn.Module):
             context_mask=fused.context_mask,
             global_query=fused.global_query,
             sync_logit=None if self.sync is None else self.sync(summaries[-1]).squeeze(-1),
+            tokens=tokens,
             sequences=evidence.sequences,
             times=_times(seen),
             time_attention=_time_attention(seen, fused, self.fusion.source) if explain else {},

@@ -34,6 +34,7 @@ class Outputs:
         context_mask: [B, O] True = real; None = all are.
         global_query: [B, d] what the integration layer asks the K-bank.
         sync_logit: [B] audio-visual match, or None without a synergy expert. Meaningful where `present[synergy]`.
+        tokens: expert -> [B, Q, d] query tokens, before any imputation.
         sequences: stream -> projected sequence [B, T, d] and mask [B, T]; what synergy reads.
         times: stream -> [B, T] seconds of the sequence's steps, where known.
         time_attention: stream -> [B, T], only if asked for: how much each time step weighed; sums to 1 where present.
@@ -55,6 +56,7 @@ class Outputs:
     density: Tensor | None = None
     anchor_logits: dict[str, Tensor] = field(default_factory=dict)
     sync_logit: Tensor | None = None
+    tokens: dict[str, Tensor] = field(default_factory=dict)
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     times: dict[str, Tensor] = field(default_factory=dict)
     time_attention: dict[str, Tensor] = field(default_factory=dict)

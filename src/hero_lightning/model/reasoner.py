@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.data.types import Batch, Sample
+from hero_lightning.data.types import STREAMS, Batch, Sample
 from hero_lightning.errors import ConfigError
+from hero_lightning.model.evidence_decoder import EvidenceDecoder
 from hero_lightning.model.llm import LLMHead
 from hero_lightning.model.outputs import Outputs
 from hero_lightning.model.splice import prompt_ids
@@ -62,6 +63,7 @@ class Reasoner(nn.Module):
         evidence: writes what the experts saw.
         prompt: makes the questions.
         answer: writes the answers to learn.
+        decoder: says in words what an expert saw, where a corpus describes its streams; None = the rules of `evidence`.
         weight: of the loss term `generation`.
         label_weight: of the label answers in it, against 1 for the reasoned answers; each is a mean over its tokens.
         importance: what evidence is weighed by: kbank_sum (attention per stream), kbank_density (the same over its
@@ -80,6 +82,7 @@ class Reasoner(nn.Module):
         evidence: TemplateWriter,
         prompt: PromptBuilder,
         answer: AnswerWriter,
+        decoder: EvidenceDecoder | None = None,
         weight: float = 1.0,
         label_weight: float = 1.0,
         importance: Literal["kbank_sum", "kbank_density", "gate"] = "kbank_sum",
@@ -108,7 +111,7 @@ class Reasoner(nn.Module):
             if not value >= least:
                 raise ConfigError(f"{key} is too small.", expected=f">= {least}", got=value, where=f"reasoner.{key}")
         self.llm, self.target, self.classes = llm, target, tuple(classes)
-        self.evidence, self.prompt, self.answers = evidence, prompt, answer
+        self.evidence, self.prompt, self.answers, self.decoder = evidence, prompt, answer, decoder
         self.mode: Mode = prompt.mode
         self.weight, self.label_weight, self.importance = float(weight), float(label_weight), importance
         self.explain, self.explain_val = explain, explain_val
@@ -128,6 +131,9 @@ class Reasoner(nn.Module):
         self.prompt.caption &= any("caption" in words for _, _, words in known)
         if not any(words for _, _, words in known):  # `targets: label` asks such a corpus for labels alone
             self.mode = self.answers.mode_for(None)
+        if self.decoder is not None:
+            told = {s: [words[s] for _, _, words in known if words.get(s)] for s in STREAMS}
+            self.decoder.prepare(told)
         self.llm.load(self._texts(known), folder)
         self._measure()
 
@@ -135,6 +141,8 @@ class Reasoner(nn.Module):
         """Takes up what a run's checkpoint says (`state`); weights that were trained are copied in afterwards."""
         self.evidence.statistics = MeasureStatistics.from_dict(state["statistics"])
         self.prompt.caption, self.mode = state["caption"], state["mode"]
+        if self.decoder is not None:
+            self.decoder.restore(state["decoder"])
         self.llm.load((), folder)
         self._measure()
 
@@ -144,6 +152,7 @@ class Reasoner(nn.Module):
             "statistics": self.evidence.statistics.to_dict(),
             "caption": self.prompt.caption,
             "mode": self.mode,
+            "decoder": None if self.decoder is None else self.decoder.state(),
         }
 
     def _texts(self, known: Iterable[tuple[ClipView, Any, Mapping[str, str]]]) -> Iterable[str]:
@@ -169,17 +178,19 @@ class Reasoner(nn.Module):
 
     def read(self, outputs: Outputs, batch: Batch, rows: Sequence[int] | None = None) -> list[Reading]:
         """What the language model is told of the rows (all by default): from what was seen, never from a label."""
-        found = []
+        found, rows = [], list(range(len(batch)) if rows is None else rows)
+        said = [{}] * len(rows) if self.decoder is None else self.decoder.write(outputs, rows)
         weights, flags = self._weights(outputs), outputs.present.tolist()
         sure = None if outputs.confidence is None else outputs.confidence.tolist()
         match = None if outputs.sync_logit is None else outputs.sync_logit.float().sigmoid().tolist()
-        for b in range(len(batch)) if rows is None else rows:
+        for b, words in zip(rows, said, strict=True):
             present = {e for e, here in zip(outputs.experts, flags[b], strict=True) if here}
             inferred = {} if sure is None else {e: c for e, c in zip(outputs.experts, sure[b], strict=True) if c < 1}
             view = ClipView.of(batch.samples[b], batch.measures[b])
             if "text" not in present:  # a stream that is withheld must not come in by the prompt
                 view = replace(view, text=None, turns=())
-            items = self.evidence.write(view, weights[b], present, inferred, None if match is None else match[b])
+            synergy = None if match is None else match[b]
+            items = self.evidence.write(view, weights[b], present, inferred, synergy, words)
             real = slice(None) if outputs.context_mask is None else outputs.context_mask[b]
             found.append(Reading(view, items, outputs.context[b][real]))
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class SmallLM:
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=_learn(texts, self.vocab),
+            tokenizer_object=self._tokenizer(texts),
             extra_special_tokens=[CONTEXT, *(f"<|{role}|>" for role in _ROLES)],
             clean_up_tokenization_spaces=False,
             **_SPECIAL,
@@ -111,30 +111,33 @@ class SmallLM:
             shutil.rmtree(part, ignore_errors=True)
         return folder
 
+    def _tokenizer(self, texts: Iterable[str]) -> Any:
+        seen = [text.replace(CONTEXT, "") for text in texts]
+        if not any(seen):
+            raise DataError(
+                "There is no text to train the small LM's tokenizer on.",
+                expected="prompts and answers of the train split",
+                got=f"{len(seen)} empty texts" if seen else "nothing",
+                where="llm.small",
+                mend="check that the corpus has samples in its train split",
+            )
+        return learn_bpe(seen, self.vocab, [*_SPECIAL.values(), CONTEXT, *(f"<|{role}|>" for role in _ROLES)])
 
-def _learn(texts: Iterable[str], vocab: int) -> Any:
+
+def learn_bpe(texts: Iterable[str], vocab: int, special: Sequence[str]) -> Any:
+    """A byte-level BPE `tokenizers.Tokenizer` of at most `vocab` entries; ids begin with the special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     # Every byte is a token of its own, so any text can be written: no unknown token.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    seen = [text.replace(CONTEXT, "") for text in texts]
-    if not any(seen):
-        raise DataError(
-            "There is no text to train the small LM's tokenizer on.",
-            expected="prompts and answers of the train split",
-            got=f"{len(seen)} empty texts" if seen else "nothing",
-            where="llm.small",
-            mend="check that the corpus has samples in its train split",
-        )
-    special = [*_SPECIAL.values(), CONTEXT, *(f"<|{role}|>" for role in _ROLES)]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
         min_frequency=2,
-        special_tokens=special,
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(seen, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from hero_lightning.data.types import AU_NAMES as MUSCLES
 from hero_lightning.data.types import STREAMS, Sample, Turn
 from hero_lightning.errors import ConfigError
 
@@ -53,13 +54,6 @@ MEASURES = {
     "movement_max": Wording("strongest movement", "{:.1f} %", "small", "large"),
 }
 """`media/measures.py` gives the names; one that is not here is spelled out as it stands."""
-MUSCLES = {
-    1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser", 6: "cheek raiser",
-    7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler",
-    15: "lip corner depressor", 17: "chin raiser", 20: "lip stretcher", 23: "lip tightener", 25: "lips part",
-    26: "jaw drop", 28: "lip suck", 45: "blink",
-}  # fmt: skip
-"""Action units by muscle (Ekman & Friesen, FACS); never by the emotion they may stand for."""
 NOTABLE, VERY = 0.5, 1.5
 """Standard deviations from the mean from which on a measure is worth a word, and a `very`."""
 ACTIVE, STRONG = 1.0, 3.0
@@ -262,6 +256,7 @@ class TemplateWriter:
         present: Collection[str],
         inferred: Mapping[str, float] | None = None,
         sync_probability: float | None = None,
+        words: Mapping[str, str] | None = None,
     ) -> list[EvidenceItem]:
         """Evidence of one clip in reading order; lines about missing streams come last.
 
@@ -270,19 +265,21 @@ class TemplateWriter:
             present: experts that saw real data; synergy among them where it had sound and movement to compare.
             inferred: expert -> confidence of its imputation.
             sync_probability: how probably sound and movement belong together; read where synergy is present.
+            words: stream -> what a trained decoder says of it, instead of the rules'.
         """
         if not self.enabled:
             return []
         seen: list[EvidenceItem] = []
         missing: list[EvidenceItem] = []
         for stream in STREAMS:
-            weight = float(weights.get(stream, 0.0))
+            weight, said = float(weights.get(stream, 0.0)), plain((words or {}).get(stream, ""))
             if stream in present:
-                seen.append(EvidenceItem(_id(stream), stream, "; ".join(self._observe(stream, view)), weight=weight))
+                text = said or "; ".join(self._observe(stream, view))
+                seen.append(EvidenceItem(_id(stream), stream, text, weight=weight))
             elif stream in weights and self.absent != "omit":
                 sure = (inferred or {}).get(stream, 0.0)
                 if self.absent == "infer" and sure >= self.min_confidence and sure > 0:
-                    text = f"no {CHANNELS[stream]} recorded, estimated from the rest"
+                    text = said or f"no {CHANNELS[stream]} recorded, estimated from the rest"
                     seen.append(EvidenceItem("I" + _id(stream), stream, text, "inferred", sure, weight))
                 else:
                     text = f"{CHANNELS[stream]} not available"
