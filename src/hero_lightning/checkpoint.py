@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,17 +169,14 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
                 where=f"{where}, modalities.{stream}",
                 mend="read the features of the same encoder",
             )
-    for stream, identity in saved["identities"].items():
-        found = now["identities"].get(stream)
-        part = None if found is None else _differs(identity, found)
-        if found is not None and part is not None:
-            raise CheckpointError(
-                f"Features of stream {stream} differ in `{part}` from those the checkpoint was trained on.",
-                expected=identity.get(part),
-                got=found.get(part),
-                where=f"{where}, modalities.{stream}",
-                mend=f"set modalities.{stream} as in the run's config.yaml",
-            )
+    for stream, part, before, after in changed_streams(saved, now):
+        raise CheckpointError(
+            f"Features of stream {stream} differ in `{part}` from those the checkpoint was trained on.",
+            expected=before,
+            got=after,
+            where=f"{where}, modalities.{stream}",
+            mend=f"set modalities.{stream} as in the run's config.yaml",
+        )
     for target, state in saved["targets"].items():
         classes = state["settings"].get("classes")
         found = now["targets"].get(target, {}).get("settings", {}).get("classes")
@@ -191,6 +188,15 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
                 where=where,
                 mend="pass label_map='{theirs: ours, ...}', or train on this corpus",
             )
+
+
+def changed_streams(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """Stream, part of its identity, and that part before and now, where two models' facts differ in a stream."""
+    for stream, identity in saved["identities"].items():
+        found = now["identities"].get(stream)
+        part = None if found is None else _differs(identity, found)
+        if found is not None and part is not None:
+            yield stream, part, identity.get(part), found.get(part)
 
 
 def _differs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -54,7 +54,10 @@ def train(cfg: Any) -> float | None:
     module.facts |= {"config": OmegaConf.to_yaml(config), "corpus": str(corpus.name)}
     if cfg.init_from:
         source = checkpoint.find(cfg.init_from)
-        checkpoint.restore(module, checkpoint.load(source)["state_dict"], source, strict=False)
+        state = checkpoint.load(source)
+        checkpoint.restore(module, state["state_dict"], source, strict=False)
+        for change in checkpoint.changed_streams(state[checkpoint.FACTS], module.facts):
+            log.warning("init_from: stream %s had another %s: %s, now %s", *change)
     trainer = build.trainer(cfg, folder)
     resume = checkpoint.find(cfg.resume, prefer="last") if cfg.resume else None
     if resume is not None:
