@@ -183,6 +183,22 @@ def test_loss_is_the_weighted_mean_over_full_logits(llm: LLMHead) -> None:
     torch.testing.assert_close(llm.loss(soft, PROMPTS, ANSWERS), total / weight)
 
 
+def test_questions_about_one_clip_share_what_they_have_in_common(llm: LLMHead, monkeypatch: Any) -> None:
+    prompts = [prompt("Hi.", "Why?"), prompt("Hello."), prompt("Hi.", "Who?"), prompt("Hi.", "Who?")]
+    answers, soft = [*ANSWERS, ANSWERS[1], ANSWERS[0]], contexts(3, 5)
+    soft = [soft[0], soft[1], soft[0], soft[0]]
+    apart = llm.row_losses(soft, prompts, answers, range(4))
+    read: list[tuple[int, int]] = []
+    inner = llm._hidden
+    monkeypatch.setattr(llm, "_hidden", lambda x, *rest: read.append(x.shape[:2]) or inner(x, *rest))
+    together = llm.row_losses(soft, prompts, answers, [0, 1, 0, 0])
+    for a, b in zip(apart, together, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    lengths = [len(r.ids) for r in llm.embed(prompts, soft, [a.text for a in answers])]
+    assert read[0][0] == 2
+    assert read[0][1] < lengths[0] + lengths[2] + lengths[3]
+
+
 def test_logits_are_made_only_where_labels_are(llm: LLMHead) -> None:
     sizes: list[int] = []
     hook = llm.lm.get_output_embeddings().register_forward_hook(lambda m, i, out: sizes.append(out.shape[0]))

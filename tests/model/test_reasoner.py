@@ -100,11 +100,11 @@ def test_every_use_asks_the_same_question(made: Reasoner, monkeypatch: pytest.Mo
     made.loss(outputs, batch)
     scores = made.score(outputs, batch)
     made.answer(outputs, batch, made.llm.probabilities(scores))
-    reasoned, label, scored, generated = range(4)
-    assert [p[0].mode for p in asked.prompts] == ["cot", "label", "label", "cot"]
-    for one, other in ((reasoned, generated), (label, scored)):
-        assert asked.prompts[one] == asked.prompts[other]
-        for a, b in zip(asked.rows[one], asked.rows[other], strict=True):
+    (trained, scored, generated), n = asked.prompts, len(batch)
+    assert [p.mode for p in trained] == ["cot"] * n + ["label"] * n
+    assert (trained[:n], trained[n:]) == (generated, scored)
+    for one, other in ((asked.rows[0][:n], asked.rows[2]), (asked.rows[0][n:], asked.rows[1])):
+        for a, b in zip(one, other, strict=True):
             torch.testing.assert_close(a, b)
 
 
@@ -120,22 +120,28 @@ def test_nothing_that_knows_the_label_reaches_a_prompt(made: Reasoner, monkeypat
         made.answer(outputs, told, scores.softmax(-1))
         readings = made.read(outputs, told)
         made.llm.extract([r.context for r in readings], [made._ask(r, "cot")[0] for r in readings])
-    loss_cot, loss_label, score, generate, extract, *without = asked.prompts
+    trained, score, generate, extract, *without = asked.prompts
     assert without == [score, generate, extract]
-    assert [loss_cot, loss_label] == [generate, score]
-    for prompt in (*loss_cot, *loss_label, *score, *generate, *extract):
+    assert trained == [*generate, *score]
+    for prompt in (*score, *generate, *extract):
         assert not any(secret in prompt.text() + str(prompt.messages()) for secret in SECRETS)
         assert "we said it" in prompt.text()
 
 
 def test_targets_are_the_corpus_own_words_and_the_label(made: Reasoner, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[list[str]] = []
-    inner = made.llm.loss
-    monkeypatch.setattr(made.llm, "loss", lambda c, p, a: written.append([x.text for x in a]) or inner(c, p, a))
+    inner = made.llm.row_losses
+
+    def kept(context: Any, prompts: Any, answers: Any, clips: Any) -> Any:
+        assert list(clips) == [0, 1, 3, 0, 1, 3]
+        written.append([x.text for x in answers])
+        return inner(context, prompts, answers, clips)
+
+    monkeypatch.setattr(made.llm, "row_losses", kept)
     outputs, batch = seen()
     batch.labels["emotion"].mask[2] = False
     made.loss(outputs, batch)
-    reasoned, label = written
+    (reasoned, label) = written[0][:3], written[0][3:]
     assert label == [f'{{"final_emotion": "{CLASSES[b]}"}}' for b in (0, 1, 3)]
     assert len(reasoned) == 3
     assert all(SECRETS[1] in text and CLASSES[b] in text for text, b in zip(reasoned, (0, 1, 3), strict=True))

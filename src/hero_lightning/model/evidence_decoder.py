@@ -60,8 +60,8 @@ class EvidenceDecoder(nn.Module):
                 where="reasoner.decoder.hidden",
             )
         self.width, self.name, self.vocab, self.max_len, self.weight = width, name, vocab, max_len, float(weight)
-        self.sizes: dict[str, Any] = {"d_model": hidden, "d_kv": hidden // num_heads, "d_ff": 4 * hidden, "num_heads": num_heads}
-        self.sizes |= {"num_decoder_layers": layers, "num_layers": layers}
+        self.sizes: dict[str, Any] = {"d_model": hidden, "d_kv": hidden // num_heads, "num_heads": num_heads}
+        self.sizes |= {"d_ff": 4 * hidden, "num_layers": layers, "num_decoder_layers": layers}
         self.streams: tuple[str, ...] = ()
         self.t5: Any = None
         self.tokenizer: Any = None

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hero_lightning.data.types import Features
 from hero_lightning.errors import FeatureError
-from hero_lightning.model.layers import EPS, Positions
+from hero_lightning.model.layers import EPS, Positions, Standardise
 from hero_lightning.model.qformer import QFormer
 
 
@@ -65,6 +65,7 @@ class Expert(nn.Module):
         mlp: project by two layers instead of one (for hand-made features such as action units).
         overview: add mean and spread over time to every token, beside what the queries find. On a small corpus it is
             the shorter way: a linear probe on them reads what the Q-Former has yet to learn.
+        standardise: bring every feature to mean 0 and spread 1 of the train split first.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class Expert(nn.Module):
         position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
         mlp: bool = False,
         overview: bool = True,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
         self.dim = dim
+        self.norm = Standardise(dim) if standardise else None
         deep = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
         self.project = nn.Sequential(*(deep if mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
         self.overview = nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if overview else None
@@ -111,6 +114,7 @@ class Expert(nn.Module):
         present = mask.any(dim=1)
         # Padding may hold NaN, which a product with a zero mask would keep.
         x = torch.where(mask[..., None], x, 0.0).to(self.missing.dtype)
+        x = x if self.norm is None else self.norm(x, mask)
         sequence = self.project(x)
         blank = ~present[:, None] & (torch.arange(x.shape[1], device=x.device) == 0)
         sequence = torch.where(blank[..., None], self.missing.to(sequence.dtype), sequence)

@@ -53,6 +53,7 @@ class Hero(nn.Module):
         synergy: add the synergy expert (where both streams of `pair` are there).
         pair: the sound and the movement it compares.
         imputation: infer the summaries of missing experts.
+        standardise: bring every feature to mean 0 and spread 1 of the train split first (tables of mixed units).
         parts: what the objectives need, of `sync` and `anchor`.
     """
 
@@ -73,6 +74,7 @@ class Hero(nn.Module):
         synergy: bool = True,
         pair: tuple[str, str] = ("audio", "motion"),
         imputation: bool = True,
+        standardise: bool = False,
         parts: Collection[str] = (),
     ) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class Hero(nn.Module):
         self.names = (*self.streams, SYNERGY) if together else self.streams
         self.experts = nn.ModuleDict(
             {
-                s: Expert(s, d, width, queries, layers, num_heads, dropout, position, s in mlp, overview)
+                s: Expert(s, d, width, queries, layers, num_heads, dropout, position, s in mlp, overview, standardise)
                 for s, d in self.dims.items()
             }
         )

@@ -190,6 +190,49 @@ class Positions(nn.Module):
         return x + sinusoid(steps, x.shape[2]).to(x.dtype)
 
 
+class Standardise(nn.Module):
+    """Features to mean 0 and spread 1 over the real steps seen while training; checkpoints keep what was learnt.
+
+    Tables of hand-made features mix units (Hz beside shares); without this the largest unit is all a layer sees. After
+    the first epoch the numbers are those of the train split. Nothing is learnt from validation or test.
+
+    Args:
+        dim: feature width D.
+        limit: greatest standardised value: a number that was constant so far must not explode when it moves.
+    """
+
+    count: Tensor
+    mean: Tensor
+    away: Tensor
+
+    def __init__(self, dim: int, limit: float = 10.0) -> None:
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("away", torch.ones(dim))  # sum of squared distances to the mean
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, T, D] and mask [B, T] -> [B, T, D], zero where masked."""
+        x = torch.where(mask[..., None], x, 0.0).to(self.mean.dtype)
+        if self.training:
+            self._learn(x.detach()[mask])
+        spread = (self.away / self.count.clamp(min=1)).sqrt().clamp(min=1e-5)
+        return torch.where(mask[..., None], ((x - self.mean) / spread).clamp(-self.limit, self.limit), 0.0)
+
+    @torch.no_grad()
+    def _learn(self, x: Tensor) -> None:
+        """Takes up steps [N, D]: the parallel form of Welford's sums (Chan et al. 1983)."""
+        if not len(x):
+            return
+        own, total = x.mean(dim=0), self.count + len(x)
+        apart = own - self.mean
+        before = torch.where(self.count > 0, self.away, 0.0)  # the ones stood in for what was not seen
+        self.away.copy_(before + (x - own).square().sum(dim=0) + apart.square() * (self.count * len(x) / total))
+        self.mean.add_(apart * (len(x) / total))
+        self.count.copy_(total)
+
+
 def sinusoid(steps: Tensor, width: int) -> Tensor:
     """Sine and cosine of every step at geometric periods 2 pi ... 20000 pi: [T] -> [T, width]."""
     rate = torch.exp(torch.arange(0, width, 2, device=steps.device) * (-math.log(10000.0) / width))

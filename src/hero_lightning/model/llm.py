@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,18 +184,49 @@ class LLMHead(nn.Module):
         """
         if not prompts:
             return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
-        rows = self.embed(prompts, context, [a.text for a in answers])
-        x, real = splice.pad_right(rows)  # [B, L, d_llm], padding right
-        labels, weights = self.labels(rows, answers)
+        total, weight = self.row_losses(context, prompts, answers, range(len(prompts)))
         if sample_weight is not None:
-            scale = torch.tensor(sample_weight, device=x.device)[:, None].expand_as(weights)[:, 1:]
-        labels, weights = labels.to(x.device)[:, 1:], weights.to(x.device)[:, 1:]
-        counted = labels != IGNORED
-        logits = self._logits(self._hidden(x, real)[:, :-1][counted])  # [A, V]: a place predicts its successor
-        entropy = F.cross_entropy(logits, labels[counted], reduction="none")
-        weight = weights[counted]
-        share = weight if sample_weight is None else weight * scale[counted]
-        return (share * entropy).sum() / weight.sum()
+            total = total * torch.tensor(sample_weight, device=total.device)
+        return total.sum() / weight.sum()
+
+    def row_losses(
+        self, context: Context, prompts: Sequence[Prompt], answers: Sequence[TargetAnswer], clips: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of w * ce [B] and sum of w [B] of every row.
+
+        Args:
+            context: see `Context`.
+            prompts: B prompts, at least one.
+            answers: B answers.
+            clips: which clip each of the B rows asks about. Two questions about a clip share most of their prompt;
+                what they share is read once, as `score` does for its candidates.
+        """
+        rows = self.embed(prompts, context, [a.text for a in answers])
+        labels, weights = self.labels(rows, answers)
+        ids = [row.ids for row in rows]
+        bundles = scoring.bundle(ids, [row.segments["answer"][0] for row in rows], clips)
+        cuts = [b.cuts(ids) for b in bundles]
+        x, real = pad([torch.cat([rows[k].embeds[c] for k, c in own]) for own in cuts])  # [P, N, d_llm], padding right
+        label, weight, owner = (
+            pad([torch.cat([table[k][c] for k, c in own]) for own in cuts], blank)[0].to(x.device)
+            for table, blank in (
+                (labels, IGNORED),
+                (weights, 0),
+                ([torch.full_like(v, k) for k, v in enumerate(labels)], 0),
+            )
+        )  # each [P, N]
+        mask, position = real.to(x.device), None
+        if len(bundles) < len(rows):
+            branch, position = scoring.lay(bundles, ids, x.device)
+            mask = scoring.attention_masks(self.lm.config, scoring.tree_mask(branch), position, x.dtype)
+        counted = label[:, 1:] != IGNORED  # what follows a fork is part of a question, so never counted
+        logits = self._logits(
+            self._hidden(x, mask, position)[:, :-1][counted]
+        )  # [A, V]: a place predicts its successor
+        weight, owner = weight[:, 1:][counted], owner[:, 1:][counted]
+        entropy = F.cross_entropy(logits, label[:, 1:][counted], reduction="none")
+        blank = entropy.new_zeros(len(rows))
+        return blank.index_add(0, owner, weight * entropy), blank.index_add(0, owner, weight)
 
     def labels(self, rows: Sequence[Row], answers: Sequence[TargetAnswer]) -> tuple[Tensor, Tensor]:
         """Labels [B, L] (IGNORED outside answer and EOS) and token weights [B, L] of rows with answers."""
@@ -296,7 +328,11 @@ class LLMHead(nn.Module):
         words = table(flat)  # [sum L, d_llm]
         words = words.index_put((places,), torch.cat(soft).to(words.dtype))
         lengths = [s["eos"][1] for s in laid.segments]
-        return [Row(e, s) for e, s in zip(words.split(lengths), laid.segments, strict=True)]
+        ends_at = list(accumulate(lengths))
+        return [
+            Row(e, s, laid.ids[end - len(e) : end])
+            for e, s, end in zip(words.split(lengths), laid.segments, ends_at, strict=True)
+        ]
 
     def _soft(self, context: Context, rows: int) -> list[Tensor]:
         # context rows [O_b, d] -> soft tokens [O_b, d_llm], projected together

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from hero_lightning.data.types import STREAMS, Batch, Sample
@@ -224,18 +223,21 @@ class Reasoner(nn.Module):
         rows = label.mask.nonzero().flatten().tolist()
         readings = dict(zip(rows, self.read(outputs, batch, rows), strict=True))
         reasoned = [b for b in rows if self.answers.mode_for(batch.samples[b].descriptions) != "label"]
-        terms = []
-        for mode, chosen, weight in ((self.mode, reasoned, 1.0), ("label", rows, self.label_weight)):
-            if not weight:
-                continue
-            prompts, answers = [], []
-            for b in chosen:
-                prompt, kept = self._ask(readings[b], mode)
-                gold = self.classes[int(label.value[b])]
-                prompts.append(prompt)
-                answers.append(self.answers.target(gold, kept, batch.samples[b].descriptions, prompt.keys))
-            terms.append(weight * self.llm.loss([readings[b].context for b in chosen], prompts, answers))
-        return torch.stack(terms).sum()
+        asked = [(self.mode, b) for b in reasoned] + [("label", b) for b in rows if self.label_weight]
+        prompts, answers = [], []
+        for mode, b in asked:
+            prompt, kept = self._ask(readings[b], mode)
+            prompts.append(prompt)
+            gold = self.classes[int(label.value[b])]
+            answers.append(self.answers.target(gold, kept, batch.samples[b].descriptions, prompt.keys))
+        if not asked:
+            return self.llm.loss([], [], [])
+        total, size = self.llm.row_losses(
+            [readings[b].context for _, b in asked], prompts, answers, [b for _, b in asked]
+        )
+        first = slice(0, len(reasoned)), slice(len(reasoned), None)
+        means = [total[part].sum() / size[part].sum().clamp(min=1e-9) for part in first]
+        return means[0] + self.label_weight * means[1]
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Mean log-probability of every class as the label answer, [B, K]; `llm.probabilities` makes it confidence."""

@@ -60,6 +60,53 @@ def pack(trees: Sequence[Tree], starts: Sequence[int], device: torch.device) -> 
     return pad(branch, PADDING)[0].to(device), pad(position)[0].to(device)
 
 
+class Bundle(NamedTuple):
+    """Rows that begin alike, packed one behind the other.
+
+    Attributes:
+        rows: their numbers.
+        fork: tokens they share; laid down once, with the first row.
+    """
+
+    rows: list[int]
+    fork: int
+
+    def cuts(self, ids: Sequence[Sequence[int]]) -> list[tuple[int, slice]]:
+        """Row and the part of it that is laid down."""
+        return [(k, slice(self.fork if n else 0, len(ids[k]))) for n, k in enumerate(self.rows)]
+
+
+def bundle(ids: Sequence[Sequence[int]], answers: Sequence[int], clips: Sequence[int]) -> list[Bundle]:
+    """Puts the rows of a clip together.
+
+    Args:
+        ids: tokens of B rows.
+        answers: where the answer of each row begins; a fork lies before it, so that every token of an answer follows
+            one of its own row.
+        clips: the clip of each row.
+    """
+    own: dict[int, list[int]] = {}
+    for k, clip in enumerate(clips):
+        own.setdefault(clip, []).append(k)
+    found = []
+    for rows in own.values():
+        limit = min(answers[k] for k in rows) - 1 if len(rows) > 1 else 0
+        same = (len({ids[k][n] for k in rows}) == 1 for n in range(limit))
+        found.append(Bundle(rows, next((n for n, equal in enumerate(same) if not equal), limit)))
+    return found
+
+
+def lay(bundles: Sequence[Bundle], ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Branch numbers [P, N] (0 = shared, n + 1 = a bundle's n-th row, PADDING behind) and positions [P, N]."""
+    branch, position = [], []
+    for own in bundles:
+        cuts = [cut for _, cut in own.cuts(ids)]
+        numbers = [n + 1 for n, cut in enumerate(cuts) for _ in range(cut.start, cut.stop)]
+        branch.append(torch.tensor([0] * own.fork + numbers[own.fork :]))
+        position.append(torch.tensor([place for cut in cuts for place in range(cut.start, cut.stop)]))
+    return pad(branch, PADDING)[0].to(device), pad(position)[0].to(device)
+
+
 def scored(branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which predictions count: of S scored tokens the row, the place whose hidden state predicts it, the candidate.
 

@@ -37,10 +37,12 @@ class Row:
     Attributes:
         embeds: [L, d_llm].
         segments: part -> span, of all PARTS.
+        ids: L token ids; any id stands where a context vector is.
     """
 
     embeds: Tensor
     segments: dict[str, Span]
+    ids: list[int]
 
 
 @dataclass(slots=True)
