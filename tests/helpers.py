@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,23 +37,29 @@ def feature_corpus(
     return root
 
 
-def train_in_process(folder: Path, *overrides: str) -> None:
-    """`python -m hero_lightning.train` without a new process; the run folder is `folder`."""
+def in_process(command: str, folder: Path, *overrides: str) -> Any:
+    """The config of a command as its task gets it; the run folder is `folder`."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
     from hero_lightning.cli import CONF
-    from hero_lightning.train import train
 
     folder.mkdir(parents=True, exist_ok=True)
-    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "callbacks.progress=null", "dataset.num_workers=0"]
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", [*quiet, *overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
+        cfg = compose(command, [*overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    train(cfg)
+    return cfg
+
+
+def train_in_process(folder: Path, *overrides: str) -> None:
+    """`python -m hero_lightning.train` without a new process; the run folder is `folder`."""
+    from hero_lightning.train import train
+
+    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "callbacks.progress=null", "dataset.num_workers=0"]
+    train(in_process("train", folder, *quiet, *overrides))
 
 
 def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

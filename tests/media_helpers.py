@@ -44,6 +44,9 @@ def write_clip(
     rotation: int = 0,
     codec: str | None = None,
     options: dict[str, str] | None = None,
+    pix_fmt: str = "yuv420p",
+    start: int = 0,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Writes a video whose picture k shows the number k, with a sine of 220 Hz.
 
@@ -61,15 +64,19 @@ def write_clip(
         rotation: degrees counterclockwise that a player turns the picture.
         codec: video codec instead of the usual one.
         options: of the video codec.
+        pix_fmt: its pixels; only some of them allow odd sizes.
+        start: number of the tick that shows the first picture; below 0 an edit list hides the pictures before 0 (mp4).
+        container_options: of the container.
     """
     import av
 
     avi = path.suffix == ".avi"
     pictures = pictures or [numbered_picture(k, *size) for k in range(round(seconds * fps))]
-    with av.open(str(path), "w") as container:
+    hidden = {"use_editlist": "1", "avoid_negative_ts": "disabled"} if start < 0 else {}
+    with av.open(str(path), "w", options=hidden | (container_options or {})) as container:
         video = container.add_stream(codec or ("mpeg4" if avi else "libx264"), rate=fps, options=options or {})
         video.height, video.width = pictures[0].shape[:2]
-        video.pix_fmt = "yuv420p"
+        video.pix_fmt = pix_fmt
         if rotation:
             video.set_display_rotation(rotation)
         voice = container.add_stream("libmp3lame" if avi else "aac", rate=sound_rate, layout="mono") if audio else None
@@ -77,7 +84,7 @@ def write_clip(
             if vfr and k % 3 == 2:
                 continue
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = k, Fraction(1, fps)
+            frame.pts, frame.time_base = k + start, Fraction(1, fps)
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if voice is not None:

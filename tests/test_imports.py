@@ -13,15 +13,16 @@ import pytest
 import hero_lightning
 
 PACKAGE = Path(hero_lightning.__file__).parent
-COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "report"}
+COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "coverage", "report", "peaks"}
 # room -> rooms it may import (besides itself)
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "data.types": set(),
-    "media": {"errors", "data.types"},
+    "hub": {"errors"},
+    "media": {"errors", "data.types", "hub"},
     "metrics": {"errors", "data.types"},
     "targets": {"errors", "data.types", "metrics"},
-    "encoders": {"errors", "data.types", "media"},
+    "encoders": {"errors", "data.types", "hub", "media"},
     "streams": {"errors", "data.types", "media", "encoders"},
     "data": {"errors", "data.types", "media", "targets", "metrics", "encoders", "streams"},
     "reasoning": {"errors", "data.types"},
@@ -38,6 +39,9 @@ LATE = {
     "callbacks",
     "build",
     "launch",
+    "prediction_file",
+    "score_file",
+    "unibench",
     "cli",
 } | COMMANDS
 FILES = sorted(PACKAGE.rglob("*.py"))

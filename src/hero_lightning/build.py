@@ -155,7 +155,9 @@ def extract_command(stream: str) -> str:
 
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [
-        shlex.quote(o) for o in given if re.match(r"\+*(dataset|modes?|modality|modalities|sampler|encoder|paths)\b", o)
+        shlex.quote(o)
+        for o in given
+        if re.match(r"\+*(dataset|modes?|modality|modalities|detector|sampler|encoder|paths)\b", o)
     ]
     return " ".join(["python -m hero_lightning.extract", *kept, f"streams=[{stream}]"])
 
@@ -188,6 +190,13 @@ def corpus(cfg: DictConfig, targets: Mapping[str, Target] | None = None, **optio
         if child and "_target_" in child
     }
     given = {"streams": streams(cfg), "targets": dict(targets or own), "features_root": cfg.paths.features, **options}
+    if parts := node.pop("corpora", None):  # a mix: each part is a dataset node, which may change modalities for itself
+        shared = {"paths": plain(cfg.paths), "seed": cfg.seed, "streams": cfg.get("streams")}
+        changes = {name: child.pop("modalities", None) or {} for name, child in parts.items()}
+        merged = {n: OmegaConf.merge(cfg.modalities, changes[n]) for n in parts}
+        given["corpora"] = {
+            n: corpus(OmegaConf.create({**shared, "modalities": merged[n], "dataset": parts[n]})) for n in parts
+        }
     return make(node, "dataset", seed=cfg.seed, **given)
 
 
@@ -244,7 +253,8 @@ def module(
     terms = objectives(cfg)
     parts = {part for term in terms.values() for part in term.needs}
     outputs = {name: target.outputs for name, target in targets.items()}
-    model = make(cfg.model, "model", dims=dict(dims), outputs=outputs, parts=parts)
+    node = {k: v for k, v in plain(cfg.model).items() if v != {}}  # a group set to none leaves {} behind
+    model = make(node, "model", dims=dict(dims), outputs=outputs, parts=parts)
     if model.synergy is None:
         terms = {name: term for name, term in terms.items() if "sync" not in term.needs}
     thinks = reasoner(cfg, next(iter(targets.values())))

@@ -173,6 +173,7 @@ class RunRecord(pl.Callback):
                 name: runfolder.compare(target, record.predictions[main], other, groups, self.resamples)
                 for name, other in others.items()
             }
+        reports |= runfolder.combined(module.targets, record.predictions, groups, self.resamples)
         if record.answers:
             reports[f"{main}_written"] = runfolder.written(target, record, groups, self.resamples)
         self.records[split], self.reports[split] = record, reports

@@ -1,17 +1,55 @@
-"""`python -m hero_lightning.convert`: corpus to feature-only layout; the engine comes with a later version."""
+"""Any corpus as a feature folder or as shards, and the check of such a folder: `python -m hero_lightning.convert`.
+
+Data flow: corpus (what its streams lack is computed and stored) -> out/features, labels.json, classes.json, splits.json
+| out/*.tar; check=DIR -> faults.csv.
+"""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from hero_lightning.cli import command
-from hero_lightning.errors import not_yet
+
+log = logging.getLogger(__name__)
 
 
 @command("convert")
 def main(cfg: Any) -> None:
-    """Says in one line that its engine is not here yet."""
-    not_yet("convert", "training on dataset=demo, meld or folder directly")
+    """Writes the folder or the shards, or lists what is wrong with a folder (exit code 1 if anything is)."""
+    if convert(cfg):
+        raise SystemExit(1)
+
+
+def convert(cfg: Any) -> int:
+    """The number of faults found with check=DIR; else 0."""
+    from hero_lightning import build
+    from hero_lightning.data.coverage import write_rows
+    from hero_lightning.data.export import Fault, check_folder, write_folder
+    from hero_lightning.data.shards import write_shards
+    from hero_lightning.errors import ConfigError
+
+    if (cfg.out is None) == (cfg.check is None):
+        raise ConfigError("Say what to do.", expected="out=DIR or check=DIR", got="none or both", where="convert")
+    if cfg.form not in ("folder", "shards"):
+        raise ConfigError("Unknown form.", expected="folder or shards", got=cfg.form, where="form")
+    if cfg.check is not None:
+        faults = check_folder(Path(cfg.check))
+        write_rows(build.run_folder() / "faults.csv", Fault, faults)
+        for fault in faults[: cfg.show]:
+            log.error("%s: %s. Mend: %s", fault.id, fault.problem, fault.mend)
+        log.info("%d faults in %s; all of them: %s", len(faults), cfg.check, build.run_folder() / "faults.csv")
+        return len(faults)
+    corpus = build.corpus(cfg)
+    if cfg.features or cfg.form == "shards":
+        corpus.prepare_data()
+    out = Path(cfg.out)
+    written = write_shards(corpus, out) if cfg.form == "shards" else write_folder(corpus, out, cfg.features)
+    counts = ", ".join(f"{name} {n}" for name, n in written.items())
+    log.info("%d samples of %s in %s, with features: %s", len(corpus.gathered), corpus.name, cfg.out, counts)
+    log.info("python -m hero_lightning.train dataset=%s dataset.root=%s", cfg.form, cfg.out)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scores a finished run: `python -m hero_lightning.evaluate run=RUN`.
+"""Scores a finished run: `python -m hero_lightning.evaluate run=RUN`; or a prediction file or suite (`score_file`).
 
 Data flow: run folder -> its config as data, this machine's paths -> corpus, model -> test -> evaluation folder.
 """
@@ -6,6 +6,7 @@ Data flow: run folder -> its config as data, this machine's paths -> corpus, mod
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from hero_lightning.cli import command
@@ -16,7 +17,12 @@ log = logging.getLogger(__name__)
 @command("evaluate")
 def main(cfg: Any) -> None:
     """One evaluation; its tables and figures lie in the command's own run folder."""
-    evaluate(cfg)
+    if cfg.predictions is None and cfg.suite is None:
+        evaluate(cfg)
+        return
+    from hero_lightning.score_file import score
+
+    score(cfg)
 
 
 def evaluate(cfg: Any) -> None:
@@ -24,13 +30,10 @@ def evaluate(cfg: Any) -> None:
     from omegaconf import OmegaConf, open_dict
 
     from hero_lightning import build, checkpoint, runfolder
-    from hero_lightning.errors import ConfigError, not_yet
+    from hero_lightning.errors import ConfigError
     from hero_lightning.module import describe
     from hero_lightning.targets import Target
 
-    for key in ("predictions", "suite"):
-        if cfg[key] is not None:
-            not_yet(f"evaluate {key}=...", "evaluate run=RUN")
     folder = build.run_folder()
     stored, path, state = build.load_run(cfg.run, cfg.paths)
     with open_dict(stored):
@@ -52,8 +55,11 @@ def evaluate(cfg: Any) -> None:
         )
     facts = state[checkpoint.FACTS]
     corpus = build.corpus(stored)
-    corpus.prepare_data()
     targets = {name: Target.from_state(t) for name, t in facts["targets"].items()}
+    # words outside its vocabulary are no error to an open Target, and a corpus of test clips gives it none
+    opened = {n: t for n, t in targets.items() if t.kind == "open" and n in corpus.targets}
+    corpus.targets = {**corpus.targets, **opened}
+    corpus.prepare_data()
     same = all(set(corpus.targets[n].classes) <= set(t.classes) for n, t in targets.items() if n in corpus.targets)
     if cfg.label_map or same:  # the run's own Targets code this corpus' labels, by name
         corpus = build.corpus(stored, targets=targets, label_map=cfg.label_map)
@@ -77,6 +83,32 @@ def evaluate(cfg: Any) -> None:
         runfolder.note_test(checkpoint.run_folder(path))
     trainer = build.trainer(stored, folder)
     trainer.test(module, dataloaders=corpus.loader(cfg.split), verbose=False)
+    if cfg.robustness:
+        _robustness(trainer, module, corpus, stored, cfg.split)
+
+
+def _robustness(trainer: Any, module: Any, corpus: Any, stored: Any, split: str) -> None:
+    """Scores the split again without each stream, next to the figures of the whole, on the same samples."""
+    from hero_lightning import build, runfolder
+    from hero_lightning.callbacks import RunRecord
+
+    def record(of: Any) -> Any:
+        return next(c for c in of.callbacks if isinstance(c, RunRecord))
+
+    whole, always = record(trainer), module.drop
+    reports: dict[str, Any] = {name: {**r, "baselines": {}} for name, r in whole.reports[split].items()}
+    for stream in (s for s in corpus.dims if s not in always):
+        module.drop = (*always, stream)
+        again = build.trainer(stored, Path(trainer.default_root_dir) / f"without_{stream}")
+        again.test(module, dataloaders=corpus.loader(split), verbose=False)
+        for name, found in record(again).records[split].predictions.items():
+            theirs, ours = found.prediction, whole.records[split].predictions[name]
+            reports[name]["baselines"][f"{name} without {stream}"] = runfolder.compare(
+                module.targets[name], ours, theirs, resamples=whole.resamples
+            )
+    module.drop = always
+    runfolder.write_json(Path(trainer.default_root_dir) / "robustness.json", {"split": split, "targets": reports})
+    runfolder.show_results("what a missing stream costs", {split: reports})
 
 
 if __name__ == "__main__":

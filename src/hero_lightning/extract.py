@@ -1,15 +1,25 @@
 """Computes and stores features: `python -m hero_lightning.extract dataset=meld streams=[text]`.
 
-Data flow: corpus -> samples -> decode in workers, encode on the device -> parts of the Store. Resumes where it stopped.
+Data flow: corpus, or clips of your own -> samples -> decode in workers, encode on the device -> parts of the Store
+(-> a foreign layout) -> coverage.csv, failures.csv. Resumes where it stopped; several processes share the parts.
 """
 
 from __future__ import annotations
 
+import csv
 import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hero_lightning.cli import command
+
+if TYPE_CHECKING:
+    from hero_lightning.data.types import Sample
+    from hero_lightning.streams import Stream
 
 log = logging.getLogger(__name__)
 
@@ -21,30 +31,120 @@ def main(cfg: Any) -> None:
 
 
 def extract(cfg: Any) -> None:
-    """Every stream with a frozen encoder, for every sample of the chosen splits."""
+    """Every stream with a frozen encoder, for every sample chosen."""
     import torch
 
     from hero_lightning import build
-    from hero_lightning.data.types import link_dialogues
     from hero_lightning.errors import ConfigError
     from hero_lightning.streams.extract import fill
+    from hero_lightning.streams.layouts import LAYOUTS, export
 
+    if cfg.layout not in ("store", *LAYOUTS):
+        raise ConfigError("Unknown layout.", expected=f"store, {', '.join(LAYOUTS)}", got=cfg.layout, where="layout")
+    share, fabric = _share(cfg)
+    foreign = cfg.layout != "store"
+    if foreign and share[1] > 1 and fabric is None:
+        raise ConfigError(
+            "A part of an extraction cannot write a foreign layout.",
+            expected="layout=store in parts",
+            got=f"layout={cfg.layout} part={cfg.part}",
+            where="layout",
+            mend="extract in parts, then once more without part=: nothing is computed again",
+        )
+    if (foreign or cfg.video) and not cfg.out:
+        raise ConfigError("It is not said where to write.", expected="out=DIR", got="none", where="out")
     chosen = build.streams(cfg)
-    storable = {name: stream for name, stream in chosen.items() if stream.storable}
-    if left := [name for name in chosen if name not in storable]:
+    streams = {name: stream for name, stream in chosen.items() if stream.storable}
+    if left := [name for name in chosen if name not in streams]:
         log.info("not extracted, since nothing can be stored of them: %s", ", ".join(left))
-    if not storable:
+    if not streams:
         raise ConfigError("No stream can be extracted.", expected="a frozen encoder", got=list(chosen), where="streams")
-    corpus = build.corpus(cfg)
-    samples = [s for s in link_dialogues(corpus.samples()) if cfg.splits is None or s.split in cfg.splits]
-    for stream in storable.values():
-        stream.bind(Path(corpus.features_root), str(corpus.name))
+    corpus, root, samples = _chosen(cfg)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
-    summary = fill(
-        storable, samples, batch_size=cfg.batch_size, device=device, workers=cfg.dataset.num_workers, progress=True,
-        dtype=cfg.dtype, retry=cfg.retry,
-    )  # fmt: skip
-    log.info("%s", summary)
+    scratch = tempfile.TemporaryDirectory() if cfg.video and foreign else None
+    with scratch or nullcontext(root) as features:
+        for stream in streams.values():
+            stream.bind(Path(features), corpus)
+        summary = fill(
+            streams, samples, batch_size=cfg.batch_size, device=fabric.device if fabric else device,
+            workers=cfg.dataset.get("num_workers", 0), progress=share[0] == 0, dtype=cfg.dtype,
+            part_size=cfg.part_size, retry=cfg.retry, force=cfg.force, share=share,
+        )  # fmt: skip
+        log.info("%s", summary)
+        if fabric:
+            fabric.barrier()
+        if share[0] == 0 or fabric is None:
+            _report(streams, samples, build.run_folder())
+            if foreign:
+                written = export(streams, samples, cfg.out, cfg.layout, corpus, cfg.force)
+                log.info("%s: %d files written", cfg.out, written)
+
+
+def _share(cfg: Any) -> tuple[tuple[int, int], Any]:
+    """(k, n) of this process, from 0; and Lightning's Fabric where that starts the others."""
+    from hero_lightning.errors import ConfigError
+
+    if cfg.part is not None:
+        k, _, n = str(cfg.part).partition("/")
+        if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+            raise ConfigError("part is wrong.", expected="k/n, e.g. 1/4 to 4/4", got=cfg.part, where="part")
+        return (int(k) - 1, int(n)), None
+    if cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1:
+        return (0, 1), None
+    from lightning_fabric import Fabric
+
+    accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=cfg.trainer.num_nodes, strategy="ddp")
+    fabric.launch()
+    return (fabric.global_rank, fabric.world_size), fabric
+
+
+def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
+    """Name of the corpus, root of its stores, and the samples that `splits`, `ids` and `video` leave."""
+    from hero_lightning import build
+    from hero_lightning.data.clips import find_clips
+    from hero_lightning.data.types import link_dialogues
+    from hero_lightning.errors import DataError
+
+    if cfg.video:
+        corpus, root, samples = "video", Path(cfg.out), find_clips(cfg.video)
+    else:
+        module = build.corpus(cfg)
+        corpus, root, samples = str(module.name), Path(module.features_root), link_dialogues(module.samples())
+    kept = [s for s in samples if cfg.splits is None or s.split in cfg.splits or cfg.video]
+    if cfg.ids is not None:
+        path = Path(cfg.ids) if isinstance(cfg.ids, str) else None
+        if path is not None and not path.is_file():
+            raise DataError("There is no such list.", expected="a file with one id per line", got=path, where="ids")
+        listed = cfg.ids if path is None else path.read_text(encoding="utf-8-sig").splitlines()
+        wanted = {name for entry in listed if (name := str(entry).strip())}
+        if missing := sorted(wanted - {s.id for s in kept}):
+            expected = f"ids of {corpus}, " + (f"e.g. {kept[0].id}" if kept else "but none is left")
+            got = f"{len(missing)} others, e.g. {missing[0]}"
+            raise DataError("ids names clips that are not there.", expected=expected, got=got, where="ids")
+        kept = [s for s in kept if s.id in wanted]
+    return corpus, root, kept
+
+
+def _report(streams: Mapping[str, Stream], samples: Sequence[Sample], folder: Path) -> None:
+    """coverage.csv (what is stored, by split and reason) and failures.csv (which clips are not, and why)."""
+    from hero_lightning.data.coverage import Coverage, describe, tabulate
+
+    found = {s.id: {name: stream.extracted(s) for name, stream in streams.items()} for s in samples}
+    table = tabulate(samples, found)
+    for name, line in describe(table).items():
+        log.info("%s: %s", name, line)
+    _write(folder / "coverage.csv", [f.name for f in fields(Coverage)], map(astuple, table))
+    stores = {name: stream.store for name, stream in streams.items() if stream.store is not None}
+    faults = [(s.id, name, fault) for s in samples for name, store in stores.items() if (fault := store.fault(s))]
+    rows = ((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
+    _write(folder / "failures.csv", ("id", "stream", "stage", "error"), rows)
+    log.info("%d gaps, see %s", len(faults), folder / "failures.csv")
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 if __name__ == "__main__":

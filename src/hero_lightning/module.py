@@ -22,6 +22,7 @@ from hero_lightning import checkpoint
 from hero_lightning.data.types import Batch, Features, Label
 from hero_lightning.metrics import classification
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
+from hero_lightning.model.baselines_large import DialogueGRU
 from hero_lightning.model.dropout import StreamDropout
 from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
@@ -103,7 +104,13 @@ class EmotionModule(pl.LightningModule):
 
     def forward(self, batch: Batch, explain: bool = False) -> Outputs:
         """Outputs of a batch."""
-        return self.model(self.encode(batch), explain=explain)
+        return self._outputs(self.encode(batch), batch, explain)
+
+    def _outputs(self, features: Mapping[str, Features], batch: Batch, explain: bool = False) -> Outputs:
+        """The model's; one that reads whole dialogues learns which rows belong together."""
+        if isinstance(self.model, DialogueGRU):
+            return self.model(features, explain, (batch.group, batch.order))
+        return self.model(features, explain=explain)
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Every unweighted loss term by name; their weighted sum under `loss`."""
@@ -131,7 +138,7 @@ class EmotionModule(pl.LightningModule):
         features = self.encode(batch)
         if self.stream_dropout is not None:
             features = self.stream_dropout(features, self.current_epoch)
-        terms = self.losses(self.model(features), batch)
+        terms = self.losses(self._outputs(features, batch), batch)
         # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
         every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from hero_lightning.data.types import Batch, Label
 from hero_lightning.errors import ConfigError
+from hero_lightning.model.baselines_large import MultiTask
 from hero_lightning.model.evidence import SYNERGY
 from hero_lightning.model.hero import Hero
 from hero_lightning.model.outputs import Outputs
@@ -150,6 +151,9 @@ class Anchor(Objective):
         terms = []
         for name, logits in outputs.anchor_logits.items():
             label = batch.labels[name]
+            if label.value.dim() == 2 and not label.value.is_floating_point():  # comparisons: no row has a likelihood
+                terms.append(logits.float().sum() * 0.0)
+                continue
             each = torch.where(witness, _expert_loss(logits.float(), label), 0.0)
             # -log sum_i trust_i exp(-loss_i): the mixture's likelihood
             low = torch.finfo(each.dtype).min
@@ -157,6 +161,38 @@ class Anchor(Objective):
             own = each.sum(dim=1) / witness.sum(dim=1).clamp(min=1)
             rows = label.mask.to(gate.device) & (trust > 0).any(dim=1)
             terms.append(torch.where(rows, mixed + self.alone * own, 0.0).sum() / rows.sum().clamp(min=1))
+        return torch.stack(terms).mean() if terms else outputs.context.sum() * 0.0
+
+
+class SelfLabels(Objective):
+    """Every stream predicts alone, with labels of its own where the label is a score (Self-MM, Yu et al. 2021).
+
+    Classes: mean loss of the streams that are there against the clip's label (plain multi-task learning). The first
+    score, under `model.baselines_large.MultiTask`: absolute error against the label that `own_scores` makes for each
+    stream, weighed by tanh of how far that lies from the clip's.
+
+    Args:
+        weight: of the term.
+    """
+
+    needs = ("anchor",)
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight)
+
+    def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
+        """Mean over the labelled rows of every Target, mean over Targets."""
+        witness = outputs.present & torch.tensor([e != SYNERGY for e in outputs.experts], device=outputs.present.device)
+        terms, made = [], False
+        for name, logits in outputs.anchor_logits.items():
+            label = batch.labels[name]
+            if isinstance(model, MultiTask) and not made and label.value.is_floating_point() and label.value.dim() == 1:
+                own, made = model.own_scores(outputs, label.value, label.mask), True
+                each = (own - label.value[:, None]).abs().tanh() * (logits[..., 0].float() - own).abs()
+            else:
+                each = _expert_loss(logits.float(), label)
+            rows = witness & label.mask[:, None]
+            terms.append(torch.where(rows, each, 0.0).sum() / rows.sum().clamp(min=1))
         return torch.stack(terms).mean() if terms else outputs.context.sum() * 0.0
 
 
@@ -168,7 +204,7 @@ def _expert_loss(logits: Tensor, label: Label) -> Tensor:
     """
     value = label.value
     if value.dim() == 2:
-        value = value[:, None].to(logits.dtype).expand_as(logits)
+        value = value[:, None, : logits.shape[-1]].to(logits.dtype).expand_as(logits)
         return F.binary_cross_entropy_with_logits(logits, value, reduction="none").mean(dim=-1)
     if value.is_floating_point():
         return 0.5 * (logits[..., 0] - value[:, None]) ** 2

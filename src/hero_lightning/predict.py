@@ -1,7 +1,9 @@
-"""Predicts one clip: `python -m hero_lightning.predict run=RUN video=clip.mp4` prints JSON.
+"""Predicts clips: `python -m hero_lightning.predict run=RUN video=clip.mp4` prints JSON, of many clips a line each.
 
-Data flow: run folder -> model with the run's classes; clip, feature file or corpus sample -> rows -> Outputs
-(-> a language model's answer) -> JSON, and a report to read.
+Data flow: run folder -> model with the run's classes; clips, feature file or corpus sample (-> words by ASR) -> rows
+-> Outputs (-> a language model's answers) -> JSON per clip, and reports to read.
+
+Legend: B rows of a batch, T steps.
 """
 
 from __future__ import annotations
@@ -9,158 +11,205 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hero_lightning.cli import command
 
 if TYPE_CHECKING:
-    from hero_lightning.data.types import Batch, Sample
+    from hero_lightning.data.types import Features, Sample
     from hero_lightning.model.outputs import Outputs
     from hero_lightning.module import EmotionModule
-    from hero_lightning.streams import Stream
+    from hero_lightning.streams import Resolution, Stream
 
 log = logging.getLogger(__name__)
-
-SOUND = {".wav", ".flac", ".mp3", ".m4a", ".ogg"}
 
 
 @command("predict")
 def main(cfg: Any) -> None:
-    """Prints the prediction as JSON; with `out=` also writes it, with a report and a picture of the time attention."""
-    found = predict(cfg)
-    text = json.dumps(found, indent=1, ensure_ascii=False)
-    if cfg.out:
-        folder = Path(cfg.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "prediction.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "report.txt").write_text(_report(found), encoding="utf-8")
-        _picture(found, folder / "time_attention.png")
-    sys.stdout.write(text + "\n")
+    """Prints the prediction as JSON; with `out=` also writes it, with a report and a picture of the time attention.
+
+    A folder or pattern gives JSON lines, and predictions.jsonl in `out`; a clip that cannot be read has `error`.
+    """
+    many = cfg.video is not None and not Path(cfg.video).is_file()
+    out = Path(cfg.out) if cfg.out else None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ("predictions.jsonl" if many else "prediction.json")).write_text("")
+    for found in predict(cfg, many):
+        text = json.dumps(found, indent=None if many else 1, ensure_ascii=False) + "\n"
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if out is not None:
+            with (out / ("predictions.jsonl" if many else "prediction.json")).open("a", encoding="utf-8") as file:
+                file.write(text)
+            if "error" not in found:
+                _explain(found, out / found["id"] if many else out)
 
 
-def predict(cfg: Any) -> dict[str, Any]:
-    """The prediction of one clip, in builtins."""
+def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
+    """The prediction of each clip, in builtins.
+
+    Args:
+        cfg: of conf/predict.yaml.
+        many: whether a clip of which nothing can be read is told as {id, error}; else it is an error.
+    """
     import torch
+    from torch.utils.data import DataLoader
 
     from hero_lightning import build, checkpoint
-    from hero_lightning.data.collate import Collate, Item, to_device
-    from hero_lightning.streams import read_clip
+    from hero_lightning.data.collate import Collate, ItemDataset, to_device
+    from hero_lightning.data.coverage import resolve_all
+    from hero_lightning.errors import DataError
+    from hero_lightning.streams import Resolution
     from hero_lightning.targets import Target
 
     stored, path, state = build.load_run(cfg.run, cfg.paths)
     facts = state[checkpoint.FACTS]
     streams = {n: s for n, s in build.streams(stored).items() if n in facts["dims"]}
-    sample = _sample(cfg, stored, streams)
-    for stream in streams.values():
-        stream.bind(Path(cfg.paths.features), facts["corpus"])
+    samples = _samples(cfg, stored, streams, facts["corpus"])
     targets = {n: Target.from_state(t) for n, t in facts["targets"].items()}
     lm = checkpoint.run_folder(path) / checkpoint.LM
     module = build.module(stored, streams, targets, facts["dims"], lambda r: r.restore(facts["reasoner"], lm))
     checkpoint.restore(module, state["state_dict"], path, strict=True)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     module = module.to(device).eval()
-    resolutions = {n: s.resolve(sample) for n, s in streams.items()}
-    _refuse_empty(sample, resolutions)
-    item = Item((0,), [sample], [read_clip(streams, resolutions, sample)], [])
-    batch = to_device(Collate(streams, {})([item]).batch, torch.device(device))
-    with torch.inference_mode():
-        features = module.encode(batch)
-        outputs = module.model(features, explain=True)
-    return describe(module, batch, outputs, {n: f.time for n, f in features.items()}, resolutions)
+    found = resolve_all(streams, samples)
+    for name in [n for n, s in streams.items() if cfg.video is not None and s.encoder is None]:
+        for row in found.values():
+            row[name] = Resolution("absent", "the run reads it from stored features and names no encoder")
+    readable = [n for n, s in enumerate(samples) if any(r.present for r in found[s.id].values())]
+    dataset = ItemDataset(samples, [(n,) for n in range(len(samples))], streams, found)
+    batches = [readable[k : k + cfg.batch_size] for k in range(0, len(readable), cfg.batch_size)]
+    loader: Any = DataLoader(
+        dataset, batch_sampler=[[(0, n) for n in batch] for batch in batches], collate_fn=Collate(streams, {}),
+        num_workers=cfg.num_workers,
+    )  # fmt: skip
+    silent = [samples[n].id for n in range(len(samples)) if n not in set(readable)]
+    for loaded in loader:
+        batch = to_device(loaded.batch, torch.device(device))
+        with torch.inference_mode():
+            features = module.encode(batch)
+            outputs = module.model(features, explain=True)
+            answers = [] if module.reasoner is None else module.reasoner.answer(outputs, batch)
+        for failure in loaded.failures:
+            found[failure.id][failure.stream] = Resolution("broken", failure.reason)
+        for b, id in enumerate(batch.ids):
+            if any(r.present for r in found[id].values()):
+                answer = answers[b] if answers else None
+                yield describe(module, b, outputs, features, found[id], answer) | {"id": id}
+            else:
+                silent.append(id)
+    for id in silent:
+        reasons = "; ".join(f"{n}: {r.mode}, {r.reason}" for n, r in found[id].items())
+        if not many:
+            raise DataError("Nothing of this clip can be read by the run's streams.", got=reasons, where=id)
+        yield {"id": id, "error": f"nothing can be read: {reasons}"}
 
 
-def _sample(cfg: Any, stored: Any, streams: dict[str, Stream]) -> Sample:
-    """The clip that the command line names."""
+def _samples(cfg: Any, stored: Any, streams: dict[str, Stream], corpus: str) -> list[Sample]:
+    """The clips that the command line names; the streams are set to read them."""
     from hero_lightning import build
-    from hero_lightning.data.types import Media, Sample, link_dialogues
+    from hero_lightning.data.clips import find_clips
+    from hero_lightning.data.types import Sample, link_dialogues
     from hero_lightning.errors import ConfigError, DataError
+    from hero_lightning.media.asr import transcribed
     from hero_lightning.streams import NpyDict
 
     given = [k for k in ("video", "features", "id") if cfg[k] is not None]
     if len(given) != 1:
         raise ConfigError(
             "Name one thing to predict.",
-            expected="video=CLIP, features=FILE.npy or id=SAMPLE",
+            expected="video=CLIP (or a folder), features=FILE.npy or id=SAMPLE",
             got=given or "none",
             where="predict",
         )
-    path = Path(cfg[given[0]])
+    if cfg.video is not None:
+        samples = find_clips(cfg.video)
+        if cfg.text or cfg.au:
+            if len(samples) > 1:
+                expected = "one clip; of many, <clip>.txt and <clip>.csv beside each are read"
+                raise ConfigError("text and au are of one clip.", expected=expected, got=len(samples), where="text")
+            files = samples[0].files | ({"au": Path(cfg.au)} if cfg.au else {})
+            samples = [replace(samples[0], text=cfg.text or samples[0].text, files=files)]
+        for stream in streams.values():
+            # What is stored belongs to the corpus, whatever the clips are called.
+            if stream.mode != "realtime" and stream.encoder is not None:
+                stream.mode, stream.source = "auto", None
+        if "text" in streams and "_target_" in (cfg.asr or {}):
+            samples = transcribed(samples, build.make(cfg.asr, "asr"), Path(cfg.paths.features), "predict")
+        if "text" in streams and (mute := sum(not s.text for s in samples)):
+            log.warning("no text stream for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", mute)
+        return samples
+    for stream in streams.values():
+        stream.bind(Path(cfg.paths.features), corpus)
     if cfg.id is not None:
-        samples = link_dialogues(build.corpus(stored).samples())
-        known = {s.id: s for s in samples}
+        known = {s.id: s for s in link_dialogues(build.corpus(stored).samples())}
         if cfg.id not in known:
             raise DataError(
-                "The run's corpus has no such sample.", expected=f"e.g. {samples[0].id}", got=cfg.id, where="id"
+                "The run's corpus has no such sample.", expected=f"e.g. {min(known)}", got=cfg.id, where="id"
             )
-        return known[cfg.id]
+        return [known[cfg.id]]
+    path = Path(cfg.features)
     if not path.is_file():
-        raise DataError("There is no such file.", expected="a clip or a feature file", got=path, where=given[0])
-    if cfg.features is not None:
-        for stream in streams.values():
-            if not isinstance(stream.source, NpyDict):
-                raise ConfigError(
-                    f"The run does not read stream {stream.name} from feature files.",
-                    expected="a run on dataset=folder",
-                    got=f"mode {stream.mode}",
-                    where="features",
-                    mend="video=CLIP",
-                )
-            stream.source.root = path.parent
-        return Sample(path.stem, "predict", text=cfg.text, files={"features": path})
-    sound = path.suffix.lower() in SOUND
-    media = Media(path)
-    files = {"au": Path(cfg.au)} if cfg.au else {}
-    return Sample(
-        path.stem, "predict", video=None if sound else media, audio=media if sound else None, text=cfg.text, files=files
-    )
-
-
-def _refuse_empty(sample: Sample, resolutions: dict[str, Any]) -> None:
-    from hero_lightning.errors import DataError
-
-    if not any(r.present for r in resolutions.values()):
-        reasons = "; ".join(f"{n}: {r.mode}, {r.reason}" for n, r in resolutions.items())
-        raise DataError("Nothing of this clip can be read by the run's streams.", got=reasons, where=sample.id)
+        raise DataError("There is no such file.", expected="a feature file", got=path, where="features")
+    for stream in streams.values():
+        if not isinstance(stream.source, NpyDict):
+            raise ConfigError(
+                f"The run does not read stream {stream.name} from feature files.",
+                expected="a run on dataset=folder",
+                got=f"mode {stream.mode}",
+                where="features",
+                mend="video=CLIP",
+            )
+        stream.source.root = path.parent
+    return [Sample(path.stem, "predict", text=cfg.text, files={"features": path})]
 
 
 def describe(
-    module: EmotionModule, batch: Batch, outputs: Outputs, times: dict[str, Any], resolutions: dict[str, Any]
+    module: EmotionModule,
+    b: int,
+    outputs: Outputs,
+    features: Mapping[str, Features],
+    resolutions: Mapping[str, Resolution],
+    answer: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One row of outputs in words and numbers."""
-    found: dict[str, Any] = {"id": batch.samples[0].id, "predictions": {}}
-    answers = [] if module.reasoner is None else module.reasoner.answer(outputs, batch)
+    """Row b of outputs in words and numbers; `answer` is the language model's."""
+    found: dict[str, Any] = {"id": "", "predictions": {}}
     for name, target in module.targets.items():
-        prediction = target.predict(outputs.logits[name])[0].tolist()
+        prediction = target.predict(outputs.logits[name])[b].tolist()
         if target.classes:
             ranked = sorted(zip(target.classes, prediction, strict=True), key=lambda pair: -pair[1])
-            place = f"{name}_linear" if answers and target is module.main else name
+            place = f"{name}_linear" if answer and target is module.main else name
             found["predictions"][place] = {
                 "label": ranked[0][0], "confidence": round(ranked[0][1], 4), "all": {c: round(p, 4) for c, p in ranked},
             }  # fmt: skip
         else:
             found["predictions"][name] = {"score": round(prediction[0], 4)}
-    for answer in answers:
+    if answer is not None:
         scored = {"label": answer["label"], "confidence": answer["confidence"], "all": answer["scores"]}
         found["predictions"] = {module.main.name: scored, **found["predictions"]}
         found["reasoning"] = answer
     if outputs.gate is not None:
-        found["gate"] = {e: round(float(g), 4) for e, g in zip(outputs.experts, outputs.gate[0], strict=True)}
+        found["gate"] = {e: round(float(g), 4) for e, g in zip(outputs.experts, outputs.gate[b], strict=True)}
     if outputs.importance is not None:
         names = [segment[0] for segment in outputs.segments]
-        found["importance"] = {s: round(float(v), 4) for s, v in zip(names, outputs.importance[0], strict=True)}
+        found["importance"] = {s: round(float(v), 4) for s, v in zip(names, outputs.importance[b], strict=True)}
     found["streams"] = {n: f"{r.mode}, {r.reason}" if r.reason else r.mode for n, r in resolutions.items()}
     if outputs.imputed is not None and outputs.confidence is not None:
         found["inferred"] = {
-            e: round(float(outputs.confidence[0, i]), 4) for i, e in enumerate(outputs.experts) if outputs.imputed[0, i]
+            e: round(float(outputs.confidence[b, i]), 4) for i, e in enumerate(outputs.experts) if outputs.imputed[b, i]
         }
-    if outputs.sync_logit is not None and outputs.present[0, outputs.experts.index("synergy")]:
-        found["audio_visual_match"] = round(float(outputs.sync_logit[0].sigmoid()), 4)
-    found["time_attention"] = {
-        name: {"seconds": _rounded(times[name][0][: weights.shape[1]], 3), "weight": _rounded(weights[0], 5)}
-        for name, weights in outputs.time_attention.items()
-        if times.get(name) is not None and outputs.present[0, outputs.experts.index(name)]
-    }
+    if outputs.sync_logit is not None and outputs.present[b, outputs.experts.index("synergy")]:
+        found["audio_visual_match"] = round(float(outputs.sync_logit[b].sigmoid()), 4)
+    found["time_attention"] = {}
+    for name, weights in outputs.time_attention.items():
+        clock, steps = features[name].time, min(int(features[name].mask[b].sum()), weights.shape[1])
+        if clock is not None and outputs.present[b, outputs.experts.index(name)]:
+            seconds, weight = _rounded(clock[b, :steps], 3), _rounded(weights[b, :steps], 5)
+            found["time_attention"][name] = {"seconds": seconds, "weight": weight}
     return found
 
 
@@ -168,24 +217,25 @@ def _rounded(values: Any, digits: int) -> list[float]:
     return [round(float(v), digits) for v in values]
 
 
-def _report(found: dict[str, Any]) -> str:
-    """The prediction as a page; without a language model the linear head's label, gate and inference."""
-    from hero_lightning.reasoning.report import render
+def _explain(found: dict[str, Any], folder: Path) -> None:
+    """report.txt, and time_attention.png where the model looked at something with a clock.
 
-    first = next(iter(found["predictions"].values()))
-    label = str(first.get("label", first.get("score")))
-    plain = {"label": label, "confidence": first.get("confidence"), "scores": first.get("all")}
-    return render({"id": found["id"], **plain, "gate": found.get("gate"), **found.get("reasoning", {})})
-
-
-def _picture(found: dict[str, Any], path: Path) -> None:
+    Without a language model the report holds the linear head's label, gate and inference.
+    """
     import torch
 
     from hero_lightning import plots
+    from hero_lightning.reasoning.report import render
 
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(found["predictions"].values()))
+    label = str(first.get("label", first.get("score")))
+    plain = {"label": label, "confidence": first.get("confidence"), "scores": first.get("all")}
+    page = render({"id": found["id"], **plain, "gate": found.get("gate"), **found.get("reasoning", {})})
+    (folder / "report.txt").write_text(page, encoding="utf-8")
     rows = {n: (torch.tensor(a["seconds"]), torch.tensor(a["weight"])) for n, a in found["time_attention"].items()}
     if rows:
-        plots.time_attention(rows, path, f"Where the model looked: {found['id']}")
+        plots.time_attention(rows, folder / "time_attention.png", f"Where the model looked: {found['id']}")
 
 
 if __name__ == "__main__":

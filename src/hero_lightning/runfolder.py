@@ -101,6 +101,43 @@ def score(
     return out
 
 
+def combined(
+    targets: Mapping[str, Target],
+    found: Mapping[str, Predictions],
+    groups: Sequence[Hashable] | None = None,
+    resamples: int = 1000,
+) -> dict[str, dict[str, Any]]:
+    """MER2023's figure of MULTI and NOISE, weighted F1 - 0.25 MSE, where a corpus asks for it; else nothing.
+
+    Args:
+        targets: the first class Target and the ScoreTarget with `figures: mer2023` go together.
+        found: their predictions; only clips that carry both labels count (SEMI has no valence).
+        groups, resamples: see `score`.
+    """
+    named = [n for n in found if targets[n].kind == "class"][:1]
+    named += [n for n in found if getattr(targets[n], "form", "") == "mer2023"][:1]
+    if len(named) < 2:
+        return {}
+    kind, score_of = (targets[n] for n in named)
+    mask = found[named[0]].label.mask & found[named[1]].label.mask
+    if not bool(mask.any()):
+        return {}
+    parts = [targets[n].statistics(found[n].prediction[mask], found[n].label.value[mask]) for n in named]
+
+    def figures(sums: Tensor) -> dict[str, Tensor]:
+        classes, scores = sums.split([p.shape[1] for p in parts], dim=-1)
+        return {"combined": kind.figures_of(classes)["weighted_f1"] - 0.25 * score_of.figures_of(scores)["mse"]}
+
+    rows = torch.cat(parts, dim=1)
+    low, high = intervals(rows, figures, groups=_pick(groups, mask), resamples=resamples)["combined"]
+    constant = [t.majority(found[n].label) for n, t in zip(named, (kind, score_of), strict=True)]
+    majority = constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"] if all(constant) else None
+    value = float(figures(rows.sum(dim=0))["combined"])
+    figure = {"value": value, "low": low, "high": high, "chance": None, "majority": majority}
+    out = {"n": len(mask), "labelled": int(mask.sum()), "figures": {"combined": figure}, "per_class": {}}
+    return {f"{named[0]} and {named[1]}": out}
+
+
 def compare(
     target: Target,
     found: Predictions,

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from hero_lightning.data.coverage import KNOWN
-from hero_lightning.data.meld import MeldDataModule, clean, read_rows
+from hero_lightning.data.meld import COLUMNS, MeldDataModule
+from hero_lightning.data.rows import clean, read_csv
 from hero_lightning.encoders.classical import FrameHog, LogMelProsody
 from hero_lightning.errors import DataError
 from hero_lightning.media.samplers import Uniform
 from hero_lightning.streams.stream import Stream
 from hero_lightning.targets import ClassTarget
 from tests.data.corpora import words
+from tests.data.corpora_a import write_normal
 from tests.media_helpers import write_clip
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
@@ -147,16 +149,34 @@ def test_clips_the_release_broke_keep_their_words(tmp_path):
         assert batch.streams["audio"].raw_rows.tolist() == [0, 1]
 
 
+def test_mertools_form(tmp_path):
+    names = [f"{part}_dia{d}_utt{u}" for part in ("train", "val") for d in range(4) for u in (0, 2)]
+    tables = {part: {n: {"emo": k % 7} for k, n in enumerate(names) if n.startswith(part)} for part in ("train", "val")}
+    write_normal(tmp_path / "label.npz", {n: f"It’s {n}" for n in names}, **tables)
+    (tmp_path / "subvideo").mkdir()
+    data = meld(tmp_path)
+    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 8, "val": 8}
+    second = data.plan.samples["train"][1]
+    assert (second.id, second.text, second.dialogue, second.turn) == (names[1], f"It's {names[1]}", "train_dia0", 2)
+    assert [t.text for t in second.turns] == [f"It's {names[0]}"]
+    assert second.labels == {"emotion": "joy"}
+    assert second.video.path == tmp_path / "subvideo" / f"{names[1]}.mp4"
+    assert any("sentiment is left out" in n for n in data.plan.notes)
+    write_normal(tmp_path / "label.npz", train={"train_dia0_utt0": {"emo": 7}})
+    with pytest.raises(DataError, match="number is unknown"):
+        meld(tmp_path).index()
+
+
 # ---- bad label files
 
 
 def test_missing_root_and_files(tmp_path):
-    for root, problem in ((tmp_path / "nowhere", "MELD folder is missing"), (tmp_path, "No MELD label file")):
+    for root, problem in ((tmp_path / "nowhere", "meld folder is missing"), (tmp_path, "No label file of meld")):
         with pytest.raises(DataError, match=problem) as caught:
             meld(root).index()
         message = str(caught.value)
-        assert "train_sent_emo.csv, dev_sent_emo.csv" in message
-        assert "output_repeated_splits_test/diaX_uttY.mp4" in message
+        assert "train_sent_emo.csv or dev_sent_emo.csv" in message
+        assert "docs/data/meld.md" in message
         assert "paths.data=" in message
         assert "dataset.root=" in message
 
@@ -210,8 +230,9 @@ def test_words_are_cleaned(raw, plain):
 
 def test_a_label_file_saved_in_cp1252(tmp_path):
     write_csv(tmp_path, "train", {0: [1]}, encoding="cp1252")
-    ((line, row),) = read_rows(tmp_path / "train_sent_emo.csv")
-    assert (line, clean(row["Utterance"])) == (2, '"It\'s 1, dear..."')
+    ((place, row),) = read_csv(tmp_path / "train_sent_emo.csv", COLUMNS, "MELD")
+    assert place.endswith("csv, line 2")
+    assert clean(row["Utterance"]) == '"It\'s 1, dear..."'
 
 
 @pytest.mark.real

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.data.splits import check_unique, make_splits
+from hero_lightning.data.splits import check_leaks, check_unique, make_splits
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import ConfigError, DataError
 
@@ -125,3 +125,20 @@ def test_duplicate_ids_name_both_places():
     with pytest.raises(DataError, match="'a' occurs twice") as caught:
         check_unique([("a", "train.csv, line 2"), ("b", "train.csv, line 3"), ("a", "dev.csv, line 9")])
     assert caught.value.details["where"] == "train.csv, line 2 and dev.csv, line 9"
+
+
+def test_shared_units_are_counted_and_those_named_are_refused():
+    given = [
+        Sample("a", "train", Media(Path("v1")), speaker="p", dialogue="d1"),
+        Sample("b", "val", Media(Path("v1")), speaker="p", dialogue="d2"),
+        Sample("c", "test", Media(Path("v2")), speaker="q", dialogue="d3"),
+        Sample("d", "test", speaker="p"),
+    ]
+    sentences = check_leaks(given)
+    assert sentences == ["3 dialogues: none in two splits", "2 speakers: 1 in test and train and val",
+                         "2 videos: 1 in train and val"]  # fmt: skip
+    assert check_leaks([Sample("a", "train"), Sample("b", "val")]) == []
+    for unit, name in (("speaker", "p in train (a), val (b), test (d)"), ("video", "v1 in train (a), val (b)")):
+        with pytest.raises(DataError, match=f"Splits leak: 1 of 2 {unit}s") as caught:
+            check_leaks(given, by=(unit,))
+        assert name in str(caught.value)

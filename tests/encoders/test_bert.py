@@ -12,8 +12,9 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
 
 from hero_lightning.data.types import Sample, Turn
-from hero_lightning.encoders.bert import TextEncoder, fingerprint
+from hero_lightning.encoders.bert import TextEncoder
 from hero_lightning.errors import ConfigError
+from hero_lightning.hub import fingerprint
 from hero_lightning.media.types import Words
 from hero_lightning.streams.device import StreamEncoder
 from hero_lightning.streams.extract import fill

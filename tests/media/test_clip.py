@@ -224,6 +224,109 @@ def test_a_file_that_was_cut_off(folder: Path) -> None:
         ClipReader(Media(cut)).read({}, sound=True)
 
 
+CONTAINERS = {
+    "mkv": {},
+    "avi": {},
+    "mp4": {"movflags": "faststart"},
+    "mov": {"movflags": "frag_keyframe+empty_moov"},
+    "mp3": {},
+    "flac": {},
+    "wav": {},
+}
+
+
+@pytest.mark.parametrize("ending", CONTAINERS)
+def test_cut_at_any_byte_it_invents_nothing(folder: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    path = folder / f"any.{ending}"
+    if ending in ("mp3", "flac", "wav"):
+        write_sound(path, rng.normal(0, 0.1, 32_000).astype(np.float32), 16_000)
+        times, truth = [], None
+    else:
+        pictures = [np.clip(numbered_picture(k) + rng.normal(0, 20, (64, 96, 3)), 0, 255) for k in range(20)]
+        pictures = [p.astype(np.uint8) for p in pictures]
+        write_clip(path, 2.0, FPS, pictures=pictures, container_options=CONTAINERS[ending], options={"g": "8"})
+        times = [k / FPS for k in range(20)]
+        truth = read(path, times)
+    whole, heard, cut = path.read_bytes(), ClipReader(Media(path)).read({}, sound=True)[1].x, folder / f"cut.{ending}"
+    for end in sorted(rng.integers(1, len(whole), 25).tolist()):
+        cut.write_bytes(whole[:end])
+        for wanted in ([t for t in times if t <= last] for last in (0.4, 1.2, 1.9)):
+            try:
+                frames = ClipReader(Media(cut)).read({"frame": wanted})[0].get("frame")
+            except MediaError:
+                continue
+            for t, at, picture in zip(wanted, frames.time, frames.pixels, strict=True) if frames else ():
+                assert t - at < 0.501 + 1 / FPS  # the last one that is there
+                assert torch.equal(picture, truth.pixels[torch.isclose(truth.time, at, atol=1e-3)][0])
+        try:
+            sound = ClipReader(Media(cut)).read({}, sound=True)[1].x
+        except MediaError:
+            continue
+        assert len(sound) <= len(heard) + 800
+        n = max(min(len(sound), len(heard)) - 1600, 0)  # the codec's last block
+        assert torch.allclose(sound[:n], heard[:n], atol=1e-4)
+
+
+def test_an_edit_list_hides_pictures(folder: Path) -> None:
+    path = write_clip(folder / "edited.mp4", 3.0, FPS, start=-7)
+    info = ClipReader(Media(path)).info
+    assert (info.duration, info.num_frames) == (pytest.approx(2.3), 23)
+    frames = read(path, [0.0, 0.1, 2.2])
+    assert numbers(frames) == [7, 8, 29]
+    np.testing.assert_allclose(frames.time, [0.0, 0.1, 2.2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [("o.mp4", "libx264", "yuv444p"), ("o.mkv", "ffv1", "bgr0"), ("o.avi", "mpeg4", "yuv420p")],
+)
+def test_odd_sizes(folder: Path, name: str, codec: str, pix_fmt: str) -> None:
+    grey = [np.full((65, 97, 3), 40 * k, np.uint8) for k in range(5)]
+    path = write_clip(folder / name, pictures=grey, codec=codec, pix_fmt=pix_fmt, audio=False)
+    pixels = read(path, [0.2]).pixels
+    assert pixels.shape == (1, 65, 97, 3)
+    assert abs(pixels.float().mean() - 80) < 4
+    assert read(path, [0.2], size=33).pixels.shape == (1, 33, 49, 3)
+
+
+def test_each_stream_has_its_own_size(mp4: Path) -> None:
+    with ClipReader(Media(mp4)) as clip:
+        frames, _ = clip.read({"frame": [0.0, 1.0], "face": [1.0]}, size={"frame": 32, "face": None})
+    assert torch.equal(frames["frame"].pixels, read(mp4, [0.0, 1.0], size=32).pixels)
+    assert torch.equal(frames["face"].pixels, read(mp4, [1.0]).pixels)
+
+
+def test_a_gap_in_the_recording_is_no_end(folder: Path) -> None:
+    pictures = [numbered_picture(k) for k in range(30)]
+    path = write_clip(folder / "steady.mkv", pictures=pictures, options={"g": "1", "bf": "0"})
+    gap = folder / "gap.mkv"
+    with av.open(str(path)) as source, av.open(str(gap), "w") as target:
+        video = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None and not 1000 < packet.pts <= 2800:
+                packet.stream = video
+                target.mux(packet)
+    with pytest.raises(MediaError, match="end before"):
+        read(gap, [4.5])
+    with ClipReader(Media(gap)) as clip:
+        assert clip.read({"frame": [1.9]})[0]["frame"].time.item() == pytest.approx(1.0)  # still shown
+
+
+def test_a_picture_alone_is_a_clip_of_one(folder: Path) -> None:
+    path = folder / "clip_peak_frame.png"
+    av.VideoFrame.from_ndarray(numbered_picture(77), format="rgb24").save(str(path))
+    assert ClipReader(Media(path)).info.num_frames == 1
+    assert numbers(read(path, [0.0])) == [77]
+
+
+def test_an_unknown_codec_is_no_stream(folder: Path) -> None:
+    whole = write_sound(folder / "fine.wav").read_bytes()
+    (folder / "odd.wav").write_bytes(whole[:20] + b"\xfe\x12" + whole[22:])
+    with pytest.raises(MediaError, match=r"neither picture nor sound|no sound|cannot be decoded"):
+        ClipReader(Media(folder / "odd.wav")).read({}, sound=True)
+
+
 def test_cover_art_is_no_picture(folder: Path) -> None:
     path = folder / "song.m4a"
     with av.open(str(path), "w", format="mp4") as container:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hero_lightning.data.types import Media
 from hero_lightning.media import clip as clip_module
@@ -32,6 +36,36 @@ def test_fewer_packets_same_pictures(tmp_path: Path, monkeypatch) -> None:
     full = ClipReader(Media(path)).read({"frame": times})[0]["frame"].pixels
     assert torch.equal(fast, full)
     assert kept[0][1] < 0.8 * kept[0][0]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.floats(0, 9.9), min_size=1, max_size=5))
+def test_groups_without_a_wanted_picture_are_not_decoded(long: tuple[Path, torch.Tensor], times: list[float]) -> None:
+    path, full = long
+    frames = ClipReader(Media(path)).read({"frame": times})[0]["frame"]
+    assert torch.equal(frames.pixels, full[[int((t + 2e-3) * 25) for t in times]])
+
+
+def test_skipping_costs_what_seeking_costs(long: tuple[Path, torch.Tensor], monkeypatch) -> None:
+    kept = []
+
+    def counted(packets, stream, wanted):
+        kept.append(needed(packets, stream, wanted))
+        return kept[-1]
+
+    monkeypatch.setattr(clip_module, "needed", counted)
+    ClipReader(Media(long[0])).read({"frame": [0.0, 9.0]})
+    assert len(kept[0]) <= 1 + 25  # of 226: the first picture, and one group up to 9.0 s
+
+
+@pytest.fixture(scope="module", params=["mp4", "mkv"])
+def long(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """A clip of 10 s with a key picture every second, and all its pictures, fully decoded."""
+    path = tmp_path_factory.mktemp("long") / f"long.{request.param}"
+    write_clip(path, 10.0, 25, options={"g": "25", "sc_threshold": "0"})
+    with av.open(str(path)) as container:
+        pictures = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    return path, torch.from_numpy(np.stack(pictures))
 
 
 def test_the_first_slice_tells() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hero_lightning.data.types import Sample
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.media.samplers import (
     All,
     Consecutive,
@@ -59,8 +61,7 @@ def with_peaks(folder: Path, total: int | None, *peaks: int, fps: float | None =
 
 @pytest.mark.parametrize(("total", "peak", "expected"), VECTORS)
 def test_legacy_rule_repeats_the_reference(total: int, peak: int, expected: list[int], tmp_path: Path) -> None:
-    around = {"peak_index": peak, "frames_before_peak": peak, "frames_after_peak": total - 1 - peak}
-    assert legacy_peak_indices(total, around) == expected
+    assert legacy_peak_indices(total, peak, peak, total - 1 - peak) == expected
     assert indices(EmotionPeak(legacy=True), total, with_peaks(tmp_path, total, peak)) == expected
 
 
@@ -136,6 +137,73 @@ def test_another_picture_rate_scales_the_peak(tmp_path: Path) -> None:
     assert by_rate.notes == {"peak": 50.0}
     by_count = EmotionPeak().plan(info(150), with_peaks(tmp_path, 75, 20), 0, 0)
     assert by_count.notes == {"peak": 40.0}
+
+
+def test_a_peak_with_a_time_needs_no_counting(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    listed = [{"peak_index": 300, "time": 2.0}]
+    path.write_text(json.dumps({"au_info": {"total_frames": 999, "peak_frames": listed}}))
+    plan = EmotionPeak().plan(info(150, 25.0), Sample("c1", "train", files={"au_info": path}), 0, 0)
+    assert (plan.notes, plan.reason) == ({"peak": 50.0}, "peak")
+
+
+def test_peaks_that_the_command_found(tmp_path: Path) -> None:
+    sampler = EmotionPeak()
+    assert sampler.follows_peaks
+    assert not Uniform(8).follows_peaks
+    own = sampler.identity()
+    sampler.peaks_folder = tmp_path
+    assert sampler.identity() == own
+    assert sampler.plan(info(150), SAMPLE, 0, 0).reason == "no_au"
+    (tmp_path / "c1.json").write_text(
+        json.dumps({"au_info": {"total_frames": 150, "peak_frames": [{"peak_index": 9}]}})
+    )
+    assert sampler.plan(info(150), SAMPLE, 0, 0).notes == {"peak": 9.0}
+    assert sampler.plan(info(150), with_peaks(tmp_path, 150, 20), 0, 0).notes == {"peak": 20.0}
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_is_an_error(tmp_path: Path) -> None:
+    sample = with_peaks(tmp_path, 150, 20)
+    assert EmotionPeak().plan(info(150), sample, 0, 0).notes == {"peak": 20.0}
+    with_peaks(tmp_path, 150, 30)
+    os.utime(sample.files["au_info"], (1, 1))
+    assert EmotionPeak().plan(info(150), sample, 0, 0).notes == {"peak": 30.0}
+    sample.files["au_info"].write_text("{")
+    os.utime(sample.files["au_info"], (2, 2))
+    with pytest.raises(MediaError, match="cannot be read"):
+        EmotionPeak().plan(info(150), sample, 0, 0)
+
+
+def test_a_ready_made_peak_picture(tmp_path: Path) -> None:
+    still = tmp_path / "c1_peak_frame.png"
+    still.write_bytes(b"png")
+    sample = Sample("c1", "train", files={"peak_frame": still})
+    plan = EmotionPeak(1).plan(info(150), sample, 0, 0)
+    assert (plan.times, plan.reason, plan.file) == ((0.0,), "peak_frame", still)
+    assert EmotionPeak(8).plan(info(150), sample, 0, 0).file is None
+    still.unlink()
+    assert EmotionPeak(1).plan(info(150), sample, 0, 0).reason == "no_au"
+
+
+def test_planning_takes_less_than_a_tenth_of_a_millisecond(tmp_path: Path) -> None:
+    sample, sampler = with_peaks(tmp_path, 150, 20), EmotionPeak()
+    spent = []
+    for _ in range(30):
+        begin = time.process_time()
+        for _ in range(20):
+            sampler.plan(info(150), sample, 0, 0)
+        spent.append((time.process_time() - begin) / 20)
+    assert min(spent) < 1e-4
+
+
+def test_segments_are_the_video_loaders(tmp_path: Path) -> None:
+    # VideoMAE's loader: tick = (T - 1) / 8, starts int(tick / 2 + tick * x), two pictures from each
+    for length in (100, 17, 360):
+        starts = [int((length - 2) / 8 / 2 + (length - 2) / 8 * x) for x in range(8)]
+        chosen = indices(Consecutive(2, 8, center=True), length)
+        assert chosen[::2] == starts
+        assert chosen[1::2] == [s + 1 for s in starts]
+    assert Consecutive(2, 8, center=True).identity() != Consecutive(2, 8).identity()
 
 
 def test_fps_counts_seconds() -> None:

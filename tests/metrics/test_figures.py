@@ -37,6 +37,7 @@ def test_class_figures_equal_scikit_learn(case: tuple[int, int, int]) -> None:
             "macro_f1": sk.f1_score(y, guess, average="macro", zero_division=0),
             "accuracy": sk.accuracy_score(y, guess),
             "uar": sk.balanced_accuracy_score(y, guess),
+            "weighted_precision": sk.precision_score(y, guess, average="weighted", zero_division=0),
             "ece": multiclass_calibration_error(p.double(), y, case[0], n_bins=15).item(),
         }
         table = sk.confusion_matrix(y, guess, labels=range(case[0]))
@@ -45,7 +46,7 @@ def test_class_figures_equal_scikit_learn(case: tuple[int, int, int]) -> None:
         )
     assert {k: float(v) for k, v in found.items()} == pytest.approx(expected, abs=1e-6)
     confusion = classification.confusion(p, y)
-    assert (confusion.numpy() == table).all()
+    assert (confusion[:, :-1].numpy() == table).all()
     rows = classification.per_class(confusion, [str(c) for c in range(case[0])])
     for c in range(case[0]):
         assert rows[str(c)] == pytest.approx(
@@ -136,4 +137,120 @@ def test_distribution_figures_by_hand() -> None:
     cosine = [np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(p.numpy(), y.numpy(), strict=True)]
     assert float(found["kl"]) == pytest.approx(kl, rel=1e-6)
     assert float(found["cosine"]) == pytest.approx(np.mean(cosine), rel=1e-6)
-    assert float(found["top3"]) == 0.5  # the second truth is the weakest of four
+    assert float(found["acc_true1_in_pred3"]) == 0.5  # the second truth is the weakest of four
+
+
+def rows_of(table: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A confusion table (truth down) -> one-hot answers and truths."""
+    counts = torch.tensor(table)
+    truth, answer = counts.nonzero().repeat_interleave(counts[counts > 0], dim=0).unbind(1)
+    return torch.nn.functional.one_hot(answer, len(table)).double(), truth
+
+
+def test_emotion_llama_t9_the_confusion_matrix_of_mer2023_semi() -> None:
+    """spec/emotion_llama.md 11.1 and 13 T9: the published 0.9036 is the weighted F1."""
+    p, y = rows_of([
+        [179, 1, 2, 1, 0, 0], [2, 152, 7, 4, 3, 1], [10, 10, 134, 6, 2, 4],
+        [2, 2, 1, 250, 0, 2], [1, 0, 3, 1, 6, 3], [4, 1, 3, 2, 1, 34],
+    ])  # fmt: skip
+    found = classification.figures(classification.statistics(p, y).sum(dim=0), 6)
+    assert float(found["weighted_f1"]) == pytest.approx(0.903577, abs=5e-7)
+    assert float(found["accuracy"]) == pytest.approx(0.905276, abs=5e-7)
+    assert float(found["weighted_precision"]) == pytest.approx(0.903625, abs=5e-7)
+    assert float(found["macro_f1"]) == pytest.approx(0.8134, abs=5e-5)
+    assert float(found["uar"]) == pytest.approx(0.8069, abs=5e-5)
+    rows = classification.per_class(
+        classification.confusion(p, y), ["angry", "happy", "neutral", "sad", "surprise", "worried"]
+    )
+    assert [r["support"] for r in rows.values()] == [183, 169, 166, 257, 14, 45]
+    expected = [0.9396, 0.9075, 0.8481, 0.9597, 0.4615, 0.7640]
+    assert [r["f1"] for r in rows.values()] == pytest.approx(expected, abs=5e-5)
+
+
+def test_no_answer_is_wrong_and_belongs_to_no_class() -> None:
+    y = torch.tensor([0, 0, 1, 1])
+    p = torch.tensor([[1.0, 0], [0, 0], [0, 1], [0, 0]])
+    found = classification.figures(classification.statistics(p, y).sum(dim=0), 2)
+    assert float(found["accuracy"]) == 0.5
+    assert float(found["macro_f1"]) == pytest.approx(2 / 3)  # precision 1, recall 1/2 in both; no third class
+    assert float(found["weighted_precision"]) == 1
+    rows = classification.per_class(classification.confusion(p, y), ["a", "b"])
+    assert rows["a"] == {"precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+
+
+def scores(p: list[float], y: list[float], form: str) -> dict[str, float]:
+    sums = regression.statistics(torch.tensor(p).unsqueeze(-1), torch.tensor(y), form).sum(dim=0)
+    return {k: float(v) for k, v in regression.figures(sums, 1, form).items()}
+
+
+def test_mosi_figures_by_hand() -> None:
+    found = scores([-3.4, -0.2, 0.4, 0.5, 1.5, 2.6, -1.0], [-3.0, 0.0, -0.4, 1.0, 2.4, 3.0, 1.0], "mosi")
+    assert list(found) == ["mae", "pearson", "acc7", "acc5", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"]
+    assert found["mae"] == pytest.approx((0.4 + 0.2 + 0.8 + 0.5 + 0.9 + 0.4 + 2) / 7)
+    assert found["acc7"] == pytest.approx(5 / 7)  # 0.5 rounds to 0, 1.5 to 2 (halves to even); -0.4 and 0.4 both to 0
+    assert found["acc5"] == pytest.approx(5 / 7)
+    assert found["acc2_has0"] == pytest.approx(4 / 7)  # the neutral row counts as not negative
+    assert found["acc2_non0"] == pytest.approx(4 / 6)  # and is left out here
+
+
+@given(st.integers(4, 80), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_mosi_and_sims_figures_equal_numpy_and_scikit_learn(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = (rng.integers(-15, 16, n) / 5).astype("float32")
+    y[:2] = -1, 1
+    p = (y + rng.normal(size=n)).astype("float32")
+    found, kept = scores(p.tolist(), y.tolist(), "mosi"), y != 0
+    expected = {
+        "mae": np.abs(p - y).mean(), "pearson": np.corrcoef(p, y)[0, 1],
+        "acc7": (np.round(np.clip(p, -3, 3)) == np.round(np.clip(y, -3, 3))).mean(),
+        "acc5": (np.round(np.clip(p, -2, 2)) == np.round(np.clip(y, -2, 2))).mean(),
+        "acc2_has0": ((y >= 0) == (p >= 0)).mean(), "acc2_non0": ((y > 0) == (p > 0))[kept].mean(),
+        "f1_has0": sk.f1_score(y >= 0, p >= 0, average="weighted"),
+        "f1_non0": sk.f1_score(y[kept] > 0, p[kept] > 0, average="weighted"),
+    }  # fmt: skip
+    assert found == pytest.approx({k: float(v) for k, v in expected.items()}, abs=1e-6)
+    y, p = y / 3, p / 3
+    p[:3] = np.float32(-0.7), np.float32(0.1), 0  # upper ends belong to the lower interval
+    found = scores(p.tolist(), y.tolist(), "sims")
+    part = {
+        name: [np.digitize(np.clip(x, -1, 1), np.array(cuts, "float32"), right=True) for x in (y, p)]
+        for name, cuts in regression.SIMS_CUTS.items()
+    }
+    expected = {name: (a == b).mean() for name, (a, b) in part.items()}
+    expected |= {"mae": np.abs(p - y).mean(), "pearson": np.corrcoef(p, y)[0, 1]}
+    expected["f1"] = sk.f1_score(y > 0, p > 0, average="weighted")
+    assert found == pytest.approx({k: float(v) for k, v in expected.items()}, abs=1e-6)
+
+
+def test_mer2023_adds_the_squared_error_and_ccc_comes_first_where_it_decides() -> None:
+    assert scores([1.0, 2.0], [1.0, 4.0], "mer2023")["mse"] == pytest.approx(2)
+    assert next(iter(scores([1.0, 2.0], [1.0, 4.0], "ccc"))) == "ccc"
+
+
+def test_vce_t3_the_constant_oracle() -> None:
+    """spec/vce_v2v.md 3.6 and 11 T3: the three emotions most often strongest in train give 3911 of 11046."""
+    test = {"boredom": 1509, "amusement": 1402, "adoration": 1000, "awe": 4000, "fear": 3135}
+    truth = torch.cat([torch.eye(5)[i].expand(n, -1) for i, n in enumerate(test.values())])
+    train = torch.eye(5)[torch.tensor([0] * 5 + [1] * 4 + [2] * 3 + [3] * 2 + [4])]
+    _, first, _ = distribution.constants(train)
+    found = distribution.figures(distribution.statistics(first.expand(len(truth), -1), truth).sum(dim=0), 5)
+    assert float(found["acc_true1_in_pred3"]) == pytest.approx(3911 / 11046) == pytest.approx(0.354065, abs=2e-6)
+    assert float(found["top1"]) == pytest.approx(1509 / 11046) == pytest.approx(0.136611, abs=1e-6)
+
+
+def test_vce_t4_the_direction_of_top_3() -> None:
+    truth, prediction = torch.tensor([[0.9, 0.5, 0.4, 0.1]]), torch.tensor([[0.1, 0.9, 0.5, 0.4]])
+    found = distribution.figures(distribution.statistics(prediction, truth).sum(dim=0), 4)
+    assert (float(found["acc_true1_in_pred3"]), float(found["acc_pred1_in_true3"])) == (0, 1)
+
+
+def test_vce_31_equal_intensities_are_the_first_in_order() -> None:
+    assert distribution.strongest(torch.tensor([[0.2, 0.7, 0.7, 0.2, 0.2]])).tolist() == [[1, 2, 0]]
+
+
+def test_vce_t5_views_are_averaged_as_logits() -> None:
+    views = torch.tensor([[4.0, 0.0], [-1.0, 0.0]])
+    assert views.mean(dim=0).tolist() == [1.5, 0]
+    views = torch.tensor([[9.0, 0.0], [-1.0, 1.5]])  # logits say class 0, the mean of sigmoids class 1
+    assert (views.mean(dim=0).argmax(), views.sigmoid().mean(dim=0).argmax()) == (0, 1)

@@ -63,6 +63,15 @@ def test_labels_alone_give_observed_evidence_and_a_rationale_that_leads_to_the_l
     assert answer["final_emotion"] == "anger"
 
 
+def test_a_transcript_may_be_named_and_not_repeated() -> None:
+    said = EvidenceItem("TE-01", "text", 'says "a long story"', weight=0.9)
+    for quote in (True, False):
+        text = AnswerWriter(quote=quote).target("joy", [said], None, KEYS["cot"][1:]).text
+        assert ("a long story" in text) is quote
+        assert "TE-01" in text
+        assert ("what is said" in text) is not quote
+
+
 def test_templates_weigh_less_but_the_label_does_not() -> None:
     target = AnswerWriter(template_weight=0.5).target("anger", ITEMS, {"caption": "A woman shouts."})
     assert target.source == "template"

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -8,12 +12,13 @@ import torch
 
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.encoders.tiny import TinyFrames, TinyText
-from hero_lightning.errors import ConfigError
-from hero_lightning.media.samplers import HeadTail, Uniform
-from hero_lightning.streams import extract, read
+from hero_lightning.errors import ConfigError, DataError, FeatureError
+from hero_lightning.media.samplers import EmotionPeak, HeadTail, Uniform
+from hero_lightning.streams import extract, manifest, read
 from hero_lightning.streams.extract import fill
 from hero_lightning.streams.npydict import NpyDict, write_npydict
 from hero_lightning.streams.read import read_clip
+from hero_lightning.streams.source import Resolution
 from hero_lightning.streams.stream import Stream
 from tests.streams.conftest import ALL, make, tree
 
@@ -146,7 +151,7 @@ def test_a_fault_of_the_encoder_is_not_put_on_the_clips(tmp_path, samples, encod
     streams = bound(tmp_path, text=make("text", encoder=encoder))
     with pytest.raises((RuntimeError, ConfigError), match=said):
         fill(streams, samples, batch_size=8)
-    assert streams["text"].store.manifest["failures"] == {}
+    assert not any(streams["text"].store.fault(s) for s in samples)
 
 
 def test_too_short_for_a_step_is_absent(tmp_path, samples):
@@ -183,15 +188,38 @@ def test_what_must_not_be_stored_is_refused(tmp_path, samples, stream):
         fill(bound(tmp_path, **{stream.name: stream}), samples)
 
 
+def test_float16_store_and_what_does_not_fit_into_it(tmp_path, samples):
+    streams = bound(tmp_path, frame=make("frame"))
+    fill(streams, samples, dtype="float16")
+    fresh = bound(tmp_path / "exact", frame=make("frame"))
+    fill(fresh, samples)
+    a, b = streams["frame"].stored(samples[0]).x, fresh["frame"].stored(samples[0]).x
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    large = bound(tmp_path, text=make("text", encoder=Large))
+    with pytest.raises(FeatureError, match="too large for float16") as info:
+        fill(large, samples, dtype="float16")
+    assert "dtype=bfloat16" in info.value.details["mend"]
+    assert not large["text"].store.has(samples[0])
+    assert fill(large, samples, dtype="bfloat16", force=True).written == {"text": 5}
+
+
+class Large(TinyText):
+    def forward(self, inputs):
+        features = super().forward(inputs)
+        features.x = features.x * 0 + 1e5
+        return features
+
+
 def test_unknown_dtype(tmp_path, samples):
     with pytest.raises(ConfigError, match="float32, bfloat16"):
         fill(bound(tmp_path, text=make("text")), samples, dtype="int8")
 
 
-def test_encoder_with_weights_and_progress(tmp_path, samples, capsys):
+def test_encoder_with_weights_and_progress(tmp_path, samples, caplog):
     streams = bound(tmp_path, frame=make("frame", encoder=partial(TinyFrames, dim=6)))
-    fill(streams, samples, progress=True)
-    assert "clips/s" in capsys.readouterr().err
+    with caplog.at_level("INFO"):
+        fill(streams, samples, progress=True)
+    assert re.search(r"6 of 6 clips, [\d.]+ clips/s, 0 s left", caplog.text)
     live = make("frame", mode="realtime", encoder=partial(TinyFrames, dim=6))
     encoder = live.encoder_module()
     row = read_clip({"frame": live}, {"frame": live.resolve(samples[0])}, samples[0])["frame"]
@@ -225,3 +253,101 @@ def test_a_file_that_came_since_is_used(tmp_path, samples):
     assert streams["au"].resolve(found).mode == "realtime"
     assert fill(streams, [found]).written == {"au": 1}
     assert streams["au"].resolve(found).mode == "preextracted"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_three_processes_write_what_one_writes(tmp_path, samples, order):
+    whole = bound(tmp_path / "whole", frame=make("frame"), audio=make("audio"))
+    fill(whole, samples, part_size=1)
+    for k in order:
+        streams = bound(tmp_path / "shared", frame=make("frame"), audio=make("audio"))
+        done = fill(streams, samples, part_size=1, share=(k, 3))
+        assert done.written["frame"] == 2
+        assert fill(streams, samples, part_size=1, share=(k, 3)).written["frame"] == 0
+    assert tree(tmp_path / "shared") == tree(tmp_path / "whole")
+
+
+def test_parts_of_processes_that_run_at_once_do_not_overlap(tmp_path, samples):
+    stores = [bound(tmp_path, frame=make("frame"))["frame"].store for _ in range(2)]
+    plans = [store.plan(samples, "float32", 1, share=(k, 2)) for k, store in enumerate(stores)]
+    assert [list(p) for p in plans] == [[f"part-{n:05d}.safetensors" for n in range(k, 6, 2)] for k in range(2)]
+
+
+@pytest.mark.parametrize("how", ["force", "retry"])
+def test_a_share_cannot_force_or_retry(tmp_path, samples, how):
+    with pytest.raises(ConfigError, match="in one process"):
+        fill(bound(tmp_path, text=make("text")), samples, share=(0, 2), **{how: True})
+
+
+def test_force_begins_anew(tmp_path, samples):
+    streams = bound(tmp_path, text=make("text"))
+    fill(streams, samples)
+    before = tree(tmp_path)
+    assert fill(streams, samples[:2], force=True).written == {"text": 2}
+    assert not streams["text"].store.has(samples[2])
+    fill(streams, samples, force=True)
+    assert tree(tmp_path) == before
+
+
+def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, samples, monkeypatch):
+    whole = bound(tmp_path / "whole", frame=make("frame"))
+    full = bound(tmp_path / "full", frame=make("frame"))
+    fill(whole, samples, batch_size=2, part_size=2)
+    real, written = os.replace, []
+
+    def replace(source, target):
+        if target.name.startswith("part-"):
+            written.append(target.name)
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(manifest.os, "replace", replace)
+    with pytest.raises(FeatureError, match="No space left on device") as info:
+        fill(full, samples, batch_size=2, part_size=2)
+    assert "finished parts" in info.value.details["mend"] or "finished is kept" in info.value.details["mend"]
+    assert [full["frame"].store.has(s) for s in samples] == [True, True, False, False, False, False]
+    names = {p.name for p in full["frame"].store.folder.iterdir()}
+    assert names == {"manifest.json", ".lock", "part-00000.safetensors"}
+    fill(full, samples, batch_size=2, part_size=2)
+    assert tree(tmp_path / "full") == tree(tmp_path / "whole")
+
+
+class Deadly(TinyText):
+    """Its worker process dies at one clip, as one does that runs out of memory."""
+
+    def preprocess(self, material):
+        if len(material.text) > 80 and os.environ.get("DEADLY"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().preprocess(material)
+
+
+def test_a_worker_that_dies_stops_clearly_and_loses_nothing(tmp_path, samples, monkeypatch):
+    whole = bound(tmp_path / "whole", text=make("text", encoder=Deadly))
+    dead = bound(tmp_path / "dead", text=make("text", encoder=Deadly))
+    fill(whole, samples, batch_size=1, part_size=1)
+    monkeypatch.setenv("DEADLY", "1")
+    with pytest.raises(DataError, match="A process that decodes clips died") as info:
+        fill(dead, samples, batch_size=1, part_size=1, workers=1)
+    assert "num_workers=0" in info.value.details["mend"]
+    assert not any(dead["text"].store.fault(s) for s in samples if s.text)
+    monkeypatch.delenv("DEADLY")
+    fill(dead, samples, batch_size=1, part_size=1, workers=1)
+    assert tree(tmp_path / "dead") == tree(tmp_path / "whole")
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path, samples):
+    streams = bound(tmp_path, text=make("text"))
+    fill(streams, samples[:2], part_size=2)
+    folder = streams["text"].store.folder
+    for name in (".part-00001.safetensors.host.123", ".manifest.json.host.123"):
+        (folder / name).write_bytes(b"half")
+    fill(streams, samples, part_size=2)
+    assert not list(folder.glob(".*.123"))
+
+
+def test_why_pictures_were_looked_at_is_stored(tmp_path, samples):
+    streams = bound(tmp_path, frame=make("frame", sampler=EmotionPeak(4)))
+    assert streams["frame"].resolve(samples[0]).reason == "no_au"
+    fill(streams, samples)
+    assert streams["frame"].resolve(samples[0]) == Resolution("preextracted", "store, no_au")

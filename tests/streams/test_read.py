@@ -1,15 +1,27 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+import av
+import numpy as np
 import pytest
 import torch
 
+from hero_lightning.data.collate import ItemDataset
+from hero_lightning.data.coverage import Entry
 from hero_lightning.data.types import Media, Raw, Sample
-from hero_lightning.errors import MediaError
+from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.media.face import Faces, YuNet
+from hero_lightning.media.openface import read_au_table
+from hero_lightning.media.samplers import EmotionPeak
 from hero_lightning.media.types import Frames
 from hero_lightning.streams import read
-from hero_lightning.streams.read import cropped, read_clip
+from hero_lightning.streams.extract import fill
+from hero_lightning.streams.read import NO_FACE, read_clip
 from hero_lightning.streams.source import Resolution
-from tests.media_helpers import write_sound
+from hero_lightning.streams.stamp import Stamp
+from tests.media_helpers import numbered_picture, write_clip, write_sound
 from tests.streams.conftest import make
 
 
@@ -69,12 +81,110 @@ def test_absent_and_broken_streams_have_no_row(streams, samples):
     assert rows["face"] is rows["au"] is None
 
 
-def test_face_is_cut_out_of_the_picture():
-    pixels = torch.arange(4 * 8).view(1, 4, 8, 1).expand(1, 4, 8, 3).byte()
-    frames = Frames(pixels, torch.zeros(1))
-    assert cropped(frames, (0.25, 0.5, 0.75, 1.0)).pixels[0, :, :, 0].tolist() == [[18, 19, 20, 21], [26, 27, 28, 29]]
-    assert cropped(frames, (0.99, 0.99, 0.99, 0.99)).pixels.shape == (1, 1, 1, 3)
-    assert cropped(frames, (-0.5, -0.5, 1.5, 1.5)).pixels.shape == (1, 4, 8, 3)
+class Sees(Faces):
+    """Finds a face in the first picture of every other clip."""
+
+    detects = True
+
+    def _detected(self, frames: Frames) -> Frames | None:
+        return Frames(frames.pixels[:1, 8:24, 8:24], frames.time[:1]) if frames.pixels[0, 0, 0, 0] < 128 else None
+
+
+def test_a_detector_serves_clips_without_a_box(samples, tmp_path):
+    stream = make("face", detector=Sees())
+    bare = replace(samples[4], boxes={})
+    found = stream.resolve_media(bare)
+    assert (found.mode, found.reason) == ("realtime", "uniform")
+    rows = read_clip({"face": stream}, {"face": found}, bare)
+    assert len(rows["face"].inputs["x"]) == 1  # one picture of three shows a face
+    assert make("face").resolve_media(bare).mode == "absent"
+    assert stream.identity() == make("face").identity()  # Sees has no options; a real one names itself
+
+
+def test_a_detector_without_its_model_is_refused_before_anything_is_read():
+    with pytest.raises(ConfigError, match=r"no model file[\s\S]*modalities\.face\.detector\.model=FILE"):
+        make("face", detector=YuNet())
+    assert make("face", "preextracted", detector=YuNet()).identity()["options"]["detector"] == "YuNet"
+
+
+def test_no_face_is_no_picture(samples, tmp_path):
+    white = write_clip(tmp_path / "white.mp4", pictures=[np.full((64, 96, 3), 250, np.uint8)] * 10)
+    nobody = Sample("nobody", "train", video=Media(white))
+    streams = {"face": make("face", detector=Sees()), "audio": make("audio")}
+    rows = read_clip(streams, realtime(streams), nobody)
+    assert rows["face"] is None
+    assert rows["audio"] is not None
+    rows, failures = ItemDataset([nobody], [(0,)], streams, {"nobody": realtime(streams)}).read(nobody)
+    assert rows["face"] is None
+    assert failures == [Entry("nobody", "train", "face", "absent", NO_FACE)]
+    for stream in streams.values():
+        stream.bind(tmp_path, "demo")
+    done = fill(streams, [nobody])
+    assert (done.absent["face"], done.written["audio"], done.failed["face"]) == (1, 1, {})
+
+
+def test_face_crops_from_a_file(samples, tmp_path):
+    np.save(tmp_path / "c.npy", np.full((8, 32, 32, 3), (10, 20, 200), np.uint8))
+    given = replace(samples[1], files={"face": tmp_path / "c.npy"})
+    streams = {n: make(n) for n in ("face", "audio")}
+    assert streams["face"].resolve_media(given).mode == "realtime"
+    rows = read_clip(streams, realtime(streams), given)
+    assert len(rows["face"].inputs["x"]) == 3
+    empty = replace(given, files={"face": tmp_path / "none.npy"})
+    np.save(tmp_path / "none.npy", np.zeros(0))
+    assert streams["face"].resolve_media(empty) == Resolution("absent", "no picture")
+    gone = replace(given, files={"face": tmp_path / "gone.npy"})
+    assert streams["face"].resolve_media(gone).mode == "broken"
+
+
+def test_the_stamp_follows_the_crops(samples, tmp_path):
+    (tmp_path / "crops").mkdir()
+    given = replace(samples[1], files={"face": tmp_path / "crops"})
+    before = Stamp("face")(given)
+    assert before != Stamp("face")(samples[1])
+    (tmp_path / "crops" / "f1.bmp").write_bytes(b"1")
+    os.utime(tmp_path / "crops", (1, 1))
+    assert Stamp("face")(given) != before
+    assert Stamp("frame")(given) == Stamp("frame")(samples[1])
+
+
+def test_peaks_found_later_make_features_anew_only_where_a_sampler_follows_them(samples, tmp_path):
+    streams = [make("frame"), make("frame", sampler=EmotionPeak(4))]
+    for stream in streams:
+        stream.bind(tmp_path, "demo")
+    bare = replace(samples[0], files={})
+    before = [s.store.stamp(bare) for s in streams]
+    folder = tmp_path / "demo" / "au_info"
+    folder.mkdir(parents=True)
+    (folder / "c0.json").write_text('{"au_info": {"peak_frames": [{"peak_index": 3}]}}')
+    assert [s.store.stamp(bare) == b for s, b in zip(streams, before, strict=True)] == [True, False]
+    assert streams[1].resolve_media(bare) == Resolution("realtime", "peak")
+
+
+def test_a_ready_made_peak_picture_is_looked_at(samples, opened, tmp_path):
+    still = tmp_path / "c0_peak_frame.png"
+    av.VideoFrame.from_ndarray(numbered_picture(200), format="rgb24").save(str(still))
+    stream = make("frame", sampler=EmotionPeak(1))
+    given = replace(samples[0], files={"peak_frame": still})
+    both = [read_clip({"frame": stream}, realtime({"frame": 0}), s)["frame"].inputs["x"] for s in (given, samples[0])]
+    assert opened["read"] == ["c0_peak_frame.png", "c0.mp4"]
+    assert both[0].shape == both[1].shape
+    assert not torch.equal(*both)
+
+
+def test_every_stream_has_its_own_size(samples):
+    def inputs(**sizes):
+        streams = {n: make(n, size=size) for n, size in sizes.items()}
+        return read_clip(streams, realtime(streams), samples[0])["frame"].inputs["x"]
+
+    assert torch.equal(inputs(frame=16), inputs(frame=16, motion=None))  # whoever else looks changes nothing
+
+
+def test_a_table_without_a_clock_asks_the_video(samples, monkeypatch):
+    asked = []
+    monkeypatch.setattr(read, "read_au_table", lambda path, fps: asked.append(fps()) or read_au_table(path))
+    read_clip({"au": make("au")}, realtime({"au": 0}), samples[0])
+    assert asked == [10.0]
 
 
 def test_context_turns_reach_the_text(samples):

@@ -38,6 +38,7 @@ def filled(root, ids="abcde", dtype="float32") -> Store:
         rows = {id: ready(ord(id), 2 + k) for k, id in enumerate(part) if id != "b"}
         faults = {"b": {"stage": "decode", "error": "cut off"}} if "b" in part else {}
         store.write(file, rows, faults, samples)
+    store.enter()
     return store
 
 
@@ -106,9 +107,10 @@ def test_a_failed_clip_is_tried_again_only_when_asked(tmp_path):
     assert store.plan(clips("ab").values(), "float32", 2) == {}
     (file,) = plan = store.plan(clips("ab").values(), "float32", 2, retry=True)
     assert plan == {"part-00003.safetensors": ["b"]}
+    assert store.fault(sample("b"))["error"] == "cut off"
     store.write(file, {"b": ready(7)}, {}, clips("b"))
     assert torch.equal(store.read(sample("b")).x, ready(7).x)
-    assert store.manifest["failures"] == {}
+    assert store.fault(sample("b")) is None
 
 
 def test_a_killed_part_is_redone_whole_and_ends_the_same(tmp_path):
@@ -181,9 +183,38 @@ def test_another_identity_is_refused_and_the_difference_named(tmp_path):
 def test_another_format_is_refused(tmp_path):
     store = filled(tmp_path)
     path = store.folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
     with pytest.raises(FeatureError, match="another format"):
         Store(store.folder).has(sample("a"))
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "cannot be read"), ("[]", "format None"), ("{}", "format None")])
+def test_a_damaged_manifest_is_named(tmp_path, content, said):
+    store = filled(tmp_path)
+    (store.folder / "manifest.json").write_text(content)
+    with pytest.raises(FeatureError, match=said) as info:
+        Store(store.folder).has(sample("a"))
+    assert "manifest.json" in str(info.value)
+
+
+def test_a_set_of_another_format_is_a_neighbour(tmp_path):
+    other = filled(tmp_path).folder
+    (other / "manifest.json").write_text(json.dumps({"format": 1, "ids": ["a"]}))
+    with pytest.raises(FeatureError, match="No features of this identity") as info:
+        Store.at(tmp_path, identity(size=32)).require()
+    assert other.name in info.value.details["got"]
+
+
+def test_a_part_that_nobody_entered_counts(tmp_path):
+    store = Store.at(tmp_path, identity())
+    store.plan(clips("abcd").values(), "float32", 2)
+    rows = {id: ready(ord(id)) for id in "cd"}
+    store.write("part-00001.safetensors", rows, {}, clips("cd"), {"c": "peak"})
+    again = Store.at(tmp_path, identity())  # the writer was killed before it could enter the part
+    assert again.status(sample("c")).reason == "store, peak"
+    assert not again.has(sample("a"))
+    assert again.manifest["rate"] == 4.0
+    assert list(again.plan(clips("abcd").values(), "float32", 2)) == ["part-00000.safetensors"]
 
 
 def test_a_missing_set_names_its_neighbours(tmp_path):
@@ -251,4 +282,4 @@ def test_features_of_another_text_do_not_count(tmp_path):
     (file,) = store.plan([old], "float32", 2)
     store.write(file, {"a": ready(3)}, {}, {"a": old})
     assert torch.equal(store.read(old).x, ready(3).x)
-    assert store.manifest["failures"] == {}
+    assert store.fault(old) is None

@@ -13,6 +13,7 @@ from hero_lightning.encoders.classical import FrameHog, HashedWords, LogMelProso
 from hero_lightning.encoders.tiny import TinyText
 from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.media.samplers import HeadTail, Uniform
+from hero_lightning.streams.extract import fill
 from hero_lightning.streams.npydict import NpyDict, write_npydict
 from hero_lightning.streams.stream import Stream
 from tests.streams.conftest import make
@@ -34,6 +35,15 @@ from tests.streams.conftest import make
             "mode@modalities.text=realtime",
         ),
         ({"name": "text", "mode": "preextracted", "encoder": partial(TinyText, trainable=True)}, "cannot be stored"),
+        ({"name": "text", "mode": "auto", "encoder": HashedWords, "fallback": True}, "Only stored features have"),
+        (
+            {"name": "text", "mode": "preextracted", "source": NpyDict("x", "bert"), "fallback": True},
+            "encoder@modalities.text.encoder=NAME",
+        ),
+        (
+            {"name": "frame", "mode": "preextracted", "encoder": FrameHog, "sampler": HeadTail(4)},
+            "mode@modalities.frame=realtime",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_with_the_remedy(options, said):
@@ -105,6 +115,23 @@ def test_auto_reads_where_present_else_computes(samples, tmp_path):
         only.stored(samples[1])
     with pytest.raises(FeatureError, match="no stored features of stream text"):
         stream.stored(samples[1])
+
+
+def test_fallback_computes_what_is_not_stored(samples, tmp_path):
+    stream = make("text", mode="preextracted", fallback=True)
+    stream.bind(tmp_path, "demo")
+    assert [stream.resolve(s).mode for s in samples] == [*["realtime"] * 3, "absent", *["realtime"] * 2]
+    assert stream.resolve(samples[0]).reason == "not extracted"
+    fill({"text": stream}, samples[:1])
+    assert stream.resolve(samples[0]).mode == "preextracted"
+    assert stream.encoder_module() is not None
+    strict = make("text", mode="preextracted")
+    strict.remedy = "python -m hero_lightning.extract dataset=mine streams=[text]"
+    strict.bind(tmp_path, "demo")
+    found = strict.resolve(samples[1])
+    assert found.mode == "absent"
+    assert found.reason == f"not extracted: {strict.remedy}"
+    assert strict.encoder_module() is None
 
 
 def test_auto_refuses_another_width(samples, tmp_path):

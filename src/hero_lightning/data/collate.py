@@ -20,7 +20,7 @@ from hero_lightning.data.coverage import Entry, Plan
 from hero_lightning.data.sampling import Draw, EpochBatchSampler, EvalBatchSampler
 from hero_lightning.data.types import Batch, Features, Label, Row, Sample, StreamBatch, measures_of
 from hero_lightning.errors import DataError
-from hero_lightning.streams.read import read_clip
+from hero_lightning.streams.read import NO_FACE, read_clip
 from hero_lightning.streams.source import Resolution
 from hero_lightning.streams.stream import Stream
 from hero_lightning.targets import Target
@@ -100,7 +100,9 @@ class ItemDataset(Dataset[Item]):
         blank: dict[str, Row] = dict.fromkeys(self.streams)
         present = {n: r for n, r in self.resolutions[sample.id].items() if r.present and n in self.streams}
         try:
-            return blank | self._rows(sample, present, epoch), []
+            rows = blank | self._rows(sample, present, epoch)
+            gone = [name for name in present if rows[name] is None]
+            return rows, [Entry(sample.id, sample.split, name, "absent", NO_FACE) for name in gone]
         except DataError:
             pass  # one stream failed: read them one by one to learn which
         failures: list[Entry] = []

@@ -116,8 +116,8 @@ class Plan:
             (self.folder / "plan.json").write_text(json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n")
             ids = {split: [s.id for s in rows] for split, rows in self.samples.items()}
             (self.folder / "splits.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
-            _write_rows(self.folder / "coverage.csv", Coverage, self.table)
-            _write_rows(self.folder / "ledger.csv", Entry, self.ledger)
+            write_rows(self.folder / "coverage.csv", Coverage, self.table)
+            write_rows(self.folder / "ledger.csv", Entry, self.ledger)
 
     def record(self, failures: Iterable[Entry]) -> None:
         """Takes up clips that failed at decode time, each once, in memory and in ledger.csv."""
@@ -131,7 +131,8 @@ class Plan:
                     csv.writer(file).writerow(astuple(entry))
 
 
-def _write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
+def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    """Writes dataclass instances of one kind as a csv."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f.name for f in fields(kind)])

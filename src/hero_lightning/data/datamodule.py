@@ -30,9 +30,9 @@ from hero_lightning.data.coverage import (
     resolve_all,
     tabulate,
 )
-from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler
-from hero_lightning.data.splits import SPLIT_NAMES, check_unique, make_splits
-from hero_lightning.data.types import Sample, link_dialogues
+from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler, Strata
+from hero_lightning.data.splits import SPLIT_NAMES, check_leaks, check_unique, make_splits
+from hero_lightning.data.types import Sample, dialogues, link_dialogues
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.streams.extract import fill
 from hero_lightning.streams.stream import Stream
@@ -57,6 +57,7 @@ class CorpusDataModule(LightningDataModule):
         seed: decides the order of training items.
         balance: Target (of kind class) whose classes are drawn equally often; None = every item once per epoch.
         bucket: whether items of like length share a batch.
+        unit: what an item is: clip, or dialogue (all its turns in order; batch_size then counts dialogues).
         coverage: what becomes of a clip that lacks a stream: error, skip (left out), mask (kept without it).
         unknown_label: what becomes of a label outside the class list: error, or drop (counted).
         label_map: class names of this corpus -> names of the Targets' classes (a model of another corpus); names that
@@ -70,6 +71,7 @@ class CorpusDataModule(LightningDataModule):
         class_orders: official class order by Target, used where the config gives none.
         official_counts: official number of samples by split.
         known_broken: ids whose media the official release broke.
+        apart: what no two splits may share (see `check_leaks`).
     """
 
     root: Path | str
@@ -81,6 +83,7 @@ class CorpusDataModule(LightningDataModule):
     seed: int = 0
     balance: str | None = None
     bucket: bool = True
+    unit: str = "clip"
     coverage: str = "mask"
     unknown_label: Literal["error", "drop"] = "error"
     label_map: Mapping[str, str] | None = None
@@ -95,6 +98,7 @@ class CorpusDataModule(LightningDataModule):
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {}
     official_counts: ClassVar[Mapping[str, int]] = {}
     known_broken: ClassVar[frozenset[str]] = frozenset()
+    apart: ClassVar[tuple[str, ...]] = ("dialogue",)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -112,6 +116,7 @@ class CorpusDataModule(LightningDataModule):
             ("num_workers", self.num_workers >= 0, "at least 0"),
             ("seed", self.seed >= 0, "at least 0"),
             ("coverage", self.coverage in POLICIES, ", ".join(POLICIES)),
+            ("unit", self.unit in ("clip", "dialogue"), "clip or dialogue"),
             ("unknown_label", self.unknown_label in ("error", "drop"), "error or drop"),
             ("val_fraction", 0 < self.val_fraction < 1, "a share above 0 and below 1"),
             ("test_fraction", 0 <= self.test_fraction < 1 - self.val_fraction, "from 0 to below 1 - val_fraction"),
@@ -120,10 +125,9 @@ class CorpusDataModule(LightningDataModule):
             ("streams", bool(self.streams), "at least one stream"),
             ("targets", bool(self.targets), "at least one target"),
         )
-        for key, good, expected in checks:
-            if not good:
-                got = getattr(self, key)
-                raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
+        for key, _, expected in [c for c in checks if not c[1]]:
+            got = getattr(self, key)
+            raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
 
     # ---- what a corpus says
 
@@ -132,27 +136,37 @@ class CorpusDataModule(LightningDataModule):
         raise TypeError(f"{type(self).__name__} does not define samples")
 
     def items(self, split: str) -> list[tuple[int, ...]]:
-        """What the loader draws: rows of the split that belong together; here each sample by itself."""
-        return [(row,) for row in range(len(self.plan.samples[split]))]
+        """What the loader draws: rows of the split that belong together, by `unit`."""
+        samples = self.plan.samples[split]
+        return dialogues(samples) if self.unit == "dialogue" else [(row,) for row in range(len(samples))]
 
     def class_order(self, target: str) -> Sequence[str]:
         """The corpus' own class order of a Target; empty = sorted names of the train split."""
         return self.class_orders.get(target, ())
 
+    def official(self) -> Mapping[str, int]:
+        """Official number of samples by split; a corpus with several protocols decides here."""
+        return self.official_counts
+
     # ---- index time
 
     def index(self) -> Plan:
         """Reads the corpus and decides everything about it; a second call returns the same plan."""
-        if self._samples is None:
-            self._samples = self._gather()
         if self._plan is None:
-            self._plan = self._cover(self._samples)
+            self._plan = self._cover(self.gathered)
         return self._plan
 
     @property
     def plan(self) -> Plan:
         """What was decided at index time."""
         return self.index()
+
+    @property
+    def gathered(self) -> list[Sample]:
+        """All samples with splits, turns and labels; no clip is looked at, so no coverage policy leaves any out."""
+        if self._samples is None:
+            self._samples = self._gather()
+        return list(self._samples)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -166,19 +180,19 @@ class CorpusDataModule(LightningDataModule):
             raise self._wrong("The corpus holds no sample.", expected="at least one", mend="dataset.root")
         check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
         found = Counter(s.split for s in samples)
-        for split, official in self.official_counts.items():
+        for split, official in self.official().items():
             if found.get(split, official) != official:
                 self._note(f"{self.name} {split} has {found[split]} samples; the official count is {official}")
-        label = next(iter(self._class_targets()), None)
         samples, self._origin = make_splits(
             link_dialogues(samples),
             {"test": self.test_fraction, "val": self.val_fraction},
             seed=self.split_seed,
             test_from=SPLIT_NAMES.get(self.test_from or "", self.test_from),
-            label=label,
+            label=next(iter(self._class_targets()), None),
         )
         for split, origin in self._origin.items():
             log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), origin)
+        log.info("leak check: %s", "; ".join(check_leaks(samples, self.apart)) or "nothing to share")
         if names := self.label_map:
             own = {self.targets[n].name for n in self._class_targets()}
             samples = [
@@ -297,13 +311,12 @@ class CorpusDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Writes what streams in mode auto lack to their stores; Lightning calls it on one process."""
-        if missing := self._uncached():
+        if missing := {n: self.streams[n] for n in self._uncached()}:
             samples = [s for rows in self.plan.samples.values() for s in rows]
             free = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             device = self.trainer.strategy.root_device if self.trainer is not None else free
-            streams = {n: self.streams[n] for n in missing}
             done = fill(
-                streams, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
+                missing, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
             )
             log.info("%s", done)
             self._plan = None
@@ -322,9 +335,8 @@ class CorpusDataModule(LightningDataModule):
 
     def _uncached(self) -> list[str]:
         """Streams whose features should be in the store but are not."""
-        rows = self.plan.resolutions.values()
-        cacheable = [n for n in self.plan.dims if self.streams[n].cacheable]
-        return [n for n in cacheable if any(r[n].mode == "realtime" for r in rows)]
+        rows, named = self.plan.resolutions.values(), (n for n in self.plan.dims if self.streams[n].cacheable)
+        return [n for n in named if any(r[n].mode == "realtime" for r in rows)]
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of the train split, in order where Lightning overfits a few batches."""
@@ -355,11 +367,14 @@ class CorpusDataModule(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         sampler: EpochBatchSampler | EvalBatchSampler
         if shuffle:
-            classes = self._item_classes(self.balance, samples, items) if self.balance else None
-            lengths = self._item_lengths(samples, items, streams) if self.bucket else None
+            classes, ratios = self._strata(samples, items)
+            # steps of every item over all streams; streams of unknown length do not count
+            steps = [sum(stream.length(s) or 0 for stream in streams.values()) if self.bucket else 0 for s in samples]
+            lengths = [sum(steps[i] for i in item) for item in items] if self.bucket else None
             sampler = EpochBatchSampler(
-                len(items), self.batch_size, seed=self.seed, classes=classes, lengths=lengths, rank=rank, world=world
-            )
+                len(items), self.batch_size, seed=self.seed, classes=classes, ratios=ratios, lengths=lengths,
+                rank=rank, world=world,
+            )  # fmt: skip
         else:
             sampler = EvalBatchSampler(len(items), self.batch_size, rank=rank, world=world)
         dataset = ItemDataset(samples, items, streams, plan.resolutions, self.seed)
@@ -368,27 +383,18 @@ class CorpusDataModule(LightningDataModule):
         self._loaders.add(loader)
         return loader
 
-    # ---- balance and length
-
     def _class_targets(self) -> list[str]:
         return [n for n, target in self.targets.items() if target.kind == "class"]
 
-    def _item_classes(self, name: str, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> list[int]:
-        """Class of every item's first sample under Target `name`; -1 = no label."""
-        if name not in self.targets:
-            raise ConfigError("No train sample has the label to balance by.", got=name, where="dataset.balance")
-        target = self.targets[name]
+    def _strata(self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> Strata:
+        """Class of every item's first sample under the Target to balance by (-1 = no label), all drawn alike."""
+        if self.balance is None:
+            return None, None
+        if self.balance not in self.targets:
+            raise ConfigError("No train sample has the label to balance by.", got=self.balance, where="dataset.balance")
+        target = self.targets[self.balance]
         values = [samples[item[0]].labels.get(target.name) for item in items]
         codes = [-1 if v is None else target.encode(v, samples[i[0]].id) for v, i in zip(values, items, strict=True)]
         if bare := codes.count(-1):
-            log.warning(
-                "%d train items without a label %s are not drawn: dataset.balance needs one", bare, self.balance
-            )
-        return codes
-
-    def _item_lengths(
-        self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]], streams: Mapping[str, Stream]
-    ) -> list[int]:
-        """Steps of every item over all streams; streams of unknown length do not count."""
-        length = [sum(stream.length(s) or 0 for stream in streams.values()) for s in samples]
-        return [sum(length[i] for i in item) for item in items]
+            log.warning("%d train items without a label %s are not drawn, for dataset.balance", bare, self.balance)
+        return codes, None

@@ -1,7 +1,7 @@
 """The feature-only layout: one file of features per clip, labels in one JSON list.
 
-Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples; features/<id>.npy are read by the streams'
-own sources (NpyDict).
+Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` writes them); features/<id>.npy
+are read by the streams' own sources (NpyDict).
 
     root/ features/<video_id>.npy   labels.json   classes.json (optional)   splits.json (optional)
 """
@@ -12,14 +12,14 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hero_lightning.data.coverage import Entry
 from hero_lightning.data.datamodule import CorpusDataModule
 from hero_lightning.data.splits import SPLIT_NAMES, check_unique
-from hero_lightning.data.types import Sample
+from hero_lightning.data.types import Media, Sample, Turn
 from hero_lightning.errors import DataError
 from hero_lightning.streams.npydict import HERO_KEYS, NpyDict
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LABELS = ("emotion", "sentiment", "sentiment_score")
 KNOWN_KEYS = {
     *("video_id", "text", "split", "speaker", "dialogue_id", "utterance_id", "caption", "evidence", "rationale"),
-    *("source", "is_counterfactual", *LABELS),
+    *("source", "is_counterfactual", "video", "audio", "files", "boxes", "turns", "labels", "truth", *LABELS),
 }
 STREAM_WORDS: dict[str, str] = {key: stream for stream, key in HERO_KEYS.items()} | {
     "vis_global": "frame",
@@ -93,45 +93,15 @@ class FolderDataModule(CorpusDataModule):
                 where=self.root,
                 mend="paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE",
             )
-        records = read_json(path)
-        if not isinstance(records, list) or not records:
-            got = f"{type(records).__name__} of {len(records)}" if isinstance(records, (list, dict)) else type(records)
-            raise DataError("The label file is not a list of records.", expected=TREE, got=got, where=path)
+        records = read_records(path)
         places = [f"{path}, record {n}" for n in range(1, len(records) + 1)]
         keys = {*LABELS, *(t.name for t in self.targets.values())}
-        samples = [self._sample(record, place, keys) for record, place in zip(records, places, strict=True)]
+        needed = ["video_id", *(["emotion"] if "emotion" in self.targets else [])]
+        samples = [read_record(r, place, keys, needed, path.parent) for r, place in zip(records, places, strict=True)]
         check_unique(zip((s.id for s in samples), places, strict=True))
         if unknown := {k for r in records for k in r} - KNOWN_KEYS - keys:
             log.debug("%s: ignored keys %s", path, sorted(unknown))
         return self._said(self._split(samples, any(r.get("split") for r in records)))
-
-    def _sample(self, record: Any, place: str, label_keys: Collection[str]) -> Sample:
-        if not isinstance(record, dict):
-            raise DataError(
-                "A record is not an object.", expected='{"video_id": ..., "emotion": ...}', got=record, where=place
-            )
-        needed = ["video_id", *(["emotion"] if "emotion" in self.targets else [])]
-        for key in needed:
-            if key not in record or (key == "video_id" and record[key] in (None, "")):
-                raise DataError(
-                    f"A record lacks {key!r}.",
-                    expected=", ".join(needed),
-                    got=", ".join(map(str, record)) or "an empty object",
-                    where=place,
-                    mend='add it; "emotion": null says that the clip is not labelled',
-                )
-        name, turn = str(record["video_id"]), str(record.get("utterance_id", ""))
-        return Sample(
-            id=name,
-            split=_split_name(record.get("split") or "train"),
-            text=_text(record.get("text")),
-            speaker=_text(record.get("speaker")),
-            dialogue=_text(record.get("dialogue_id")),
-            turn=int(turn) if turn.isdecimal() else None,
-            labels={k: record[k] for k in label_keys if record.get(k) is not None},
-            descriptions=_descriptions(record),
-            truth={"is_counterfactual": True} if record.get("is_counterfactual") else {},
-        )
 
     def _split(self, samples: list[Sample], in_records: bool) -> list[Sample]:
         """Splits from splits.json; a sample that it does not list is left out and counted."""
@@ -178,6 +148,128 @@ def read_json(path: Path) -> Any:
             where=f"{path}, line {error.lineno}, column {error.colno}",
             mend="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
         ) from error
+
+
+def read_records(path: Path) -> list[Any]:
+    """The label file's list of records. DataError where it is something else."""
+    records = read_json(path)
+    if not isinstance(records, list) or not records:
+        got = f"{type(records).__name__} of {len(records)}" if isinstance(records, (list, dict)) else type(records)
+        raise DataError("The label file is not a list of records.", expected=TREE, got=got, where=path)
+    return records
+
+
+def read_record(
+    record: Any,
+    place: str,
+    label_keys: Collection[str] = LABELS,
+    needed: Sequence[str] = ("video_id",),
+    root: Path = Path(),
+) -> Sample:
+    """One record of labels.json as a Sample.
+
+    Args:
+        record: what the file holds.
+        place: file and number, for messages.
+        label_keys: keys that are labels, beside those of the record's own `labels`.
+        needed: keys that must be there.
+        root: what relative media paths start from.
+
+    Raises:
+        DataError: no object, a key missing, or a value of a wrong form.
+    """
+    if not isinstance(record, dict):
+        raise DataError(
+            "A record is not an object.", expected='{"video_id": ..., "emotion": ...}', got=record, where=place
+        )
+    for key in needed:
+        if key not in record or (key == "video_id" and record[key] in (None, "")):
+            raise DataError(
+                f"A record lacks {key!r}.",
+                expected=", ".join(needed),
+                got=", ".join(map(str, record)) or "an empty object",
+                where=place,
+                mend='add it; "emotion": null says that the clip is not labelled',
+            )
+    turn = str(record.get("utterance_id", ""))
+    counterfactual = {"is_counterfactual": True} if record.get("is_counterfactual") else {}
+    try:
+        return Sample(
+            id=str(record["video_id"]),
+            split=_split_name(record.get("split") or "train"),
+            video=_media(record.get("video"), root),
+            audio=_media(record.get("audio"), root),
+            files={str(k): root / v for k, v in (record.get("files") or {}).items()},
+            boxes={str(k): _numbers(v, 4) for k, v in (record.get("boxes") or {}).items()},
+            text=_text(record.get("text")),
+            speaker=_text(record.get("speaker")),
+            dialogue=_text(record.get("dialogue_id")),
+            turn=int(turn) if turn.isdecimal() else None,
+            turns=tuple(Turn(_text(speaker), str(text)) for speaker, text in record.get("turns") or ()),
+            labels={k: record[k] for k in label_keys if record.get(k) is not None} | dict(record.get("labels") or {}),
+            descriptions=_descriptions(record),
+            truth={**(record.get("truth") or {}), **counterfactual},
+        )
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise DataError(
+            "A record has a value of a wrong form.",
+            expected='"video": {"path": FILE, "span": [s, s], "crop": [x0, y0, x1, y1]}, "boxes": {"face": [...]}, '
+            '"files": {"au": FILE}, "turns": [[speaker, text]], "labels": {name: value}',
+            got=error,
+            where=place,
+        ) from error
+
+
+def to_record(s: Sample, turns: bool = False) -> dict[str, Any]:
+    """A Sample as a record of labels.json, from which `read_record` makes an equal one; media by absolute path.
+
+    Args:
+        s: the Sample.
+        turns: whether its turns are written, although its dialogue could tell them.
+    """
+    words = ("caption", "rationale")
+    out = {
+        "video_id": s.id,
+        "split": s.split,
+        "video": s.video and _bare(asdict(replace(s.video, path=s.video.path.absolute()))),
+        "audio": s.audio and _bare(asdict(replace(s.audio, path=s.audio.path.absolute()))),
+        "files": {k: str(path.absolute()) for k, path in s.files.items() if k != "features"},
+        "boxes": s.boxes,
+        "text": _text(s.text),
+        "speaker": s.speaker,
+        "dialogue_id": s.dialogue,
+        "utterance_id": s.turn,
+        "turns": [[t.speaker, t.text] for t in s.turns] if turns or s.dialogue is None else None,
+        **{k: s.labels[k] for k in LABELS if k in s.labels},
+        "labels": {k: v for k, v in s.labels.items() if k not in LABELS},
+        **{k: s.descriptions[k] for k in words if k in s.descriptions},
+        "evidence": {k: v for k, v in s.descriptions.items() if k not in words},
+        "truth": s.truth,
+    }
+    return {"emotion": None, **_bare(out)}
+
+
+def _bare(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing; paths as text."""
+    kept = {k: v for k, v in record.items() if v is not None and v is not False and v != {} and v != []}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
+
+
+def _media(value: Any, root: Path) -> Media | None:
+    if value is None:
+        return None
+    given: dict[str, Any] = {"path": value} if isinstance(value, str) else dict(value)
+    for key, count in (("span", 2), ("crop", 4), ("part", 2)):
+        if key in given:
+            given[key] = _numbers(given[key], count)
+    return Media(**{**given, "path": root / given["path"]})
+
+
+def _numbers(value: Any, count: int) -> Any:
+    """`count` numbers as a tuple."""
+    if len(value) != count:
+        raise ValueError(f"{value}, not {count} numbers")
+    return tuple(v if isinstance(v, int) else float(v) for v in value)
 
 
 def _split_name(name: object) -> str:

@@ -4,20 +4,19 @@ Data flow: {train,dev,test}_sent_emo.csv -> rows -> Samples; clips diaX_uttY.mp4
 
     root/ or root/MELD.Raw/   train_sent_emo.csv dev_sent_emo.csv test_sent_emo.csv
                               train_splits/ dev_splits_complete/ output_repeated_splits_test/   diaX_uttY.mp4
+    or MERTools' form         label.npz transcription-engchi-polish.csv subvideo/train_dia0_utt0.mp4 subaudio/
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.rows import clean, first_existing, label_file, normal_samples, read_csv
 from hero_lightning.data.splits import check_unique
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import DataError
@@ -45,7 +44,8 @@ PLACES = (
 )
 """Where below root the archives are unpacked in practice."""
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
-TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "–": "-", "—": "-", "\xa0": " "})
+NORMAL_ORDER = ("anger", "joy", "sadness", "neutral", "disgust", "fear", "surprise")
+"""What MERTools' numbers 0..6 mean."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -70,68 +70,29 @@ class MeldDataModule(CorpusDataModule):
         """Rows of the csv files found, with their clips where those lie in the official folders."""
         found = [(split, path) for split, (name, _) in PARTS.items() if (path := self._find(name)) is not None]
         if not found:
-            raise DataError(
-                "No MELD label file was found." if Path(self.root).is_dir() else "The MELD folder is missing.",
-                expected="train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv in it or in its MELD.Raw/, beside "
-                + ", ".join(f"{folder}/diaX_uttY.mp4" for _, folder in PARTS.values()),
-                got="none of them",
-                where=self.root,
-                mend="paths.data=FOLDER_THAT_HOLDS_MELD, or dataset.root=FOLDER",
-            )
+            return self._normal(label_file(self.root, [*(name for name, _ in PARTS.values()), "label.npz"], self.name))
         samples: list[Sample] = []
         places: list[str] = []
         for split, path in found:
             folder = self._find(PARTS[split][1])
             log.info("%s: %s, clips: %s", split, path, folder or "none")
-            for line, row in read_rows(path):
-                samples.append(_sample(split, row, folder, f"{path}, line {line}"))
-                places.append(f"{path}, line {line}")
+            for place, row in read_csv(path, COLUMNS, "MELD"):
+                samples.append(_sample(split, row, folder, place))
+                places.append(place)
         check_unique(zip((s.id for s in samples), places, strict=True))
+        return samples
+
+    def _normal(self, path: Path) -> list[Sample]:
+        """MERTools' form: the same names, no speakers, no sentiment."""
+        samples = []
+        for s in normal_samples(path, NORMAL_ORDER):
+            dialogue, _, utterance = s.id.rpartition("_utt")
+            samples.append(replace(s, dialogue=dialogue, turn=int(utterance) if utterance.isdecimal() else None))
         return samples
 
     def _find(self, name: str) -> Path | None:
         """The file or folder of this name at one of the places where MELD is unpacked."""
-        candidates = (Path(self.root) / place / name for place in PLACES)
-        return next((p for p in candidates if p.exists()), None)
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of every row of a label file. DataError where it is empty or lacks a column."""
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", errors="replace")  # copies that a spreadsheet program saved
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(
-            "The MELD label file is empty." if not raw.strip() else "The MELD label file lacks a column.",
-            expected=", ".join(COLUMNS),
-            got=", ".join(reader.fieldnames or ()) or "nothing",
-            where=path,
-            mend="fetch the official file again",
-        )
-    empty = True
-    for row in reader:
-        empty = False
-        if any(row[c] is None for c in COLUMNS):
-            raise DataError(
-                "A MELD row is cut off.",
-                expected=f"{len(reader.fieldnames or ())} cells",
-                where=f"{path}, line {reader.line_num}",
-            )
-        yield reader.line_num, row
-    if empty:
-        raise DataError(
-            "The MELD label file has no rows.", expected="one per utterance", where=path, mend="fetch it again"
-        )
-
-
-def clean(text: str) -> str:
-    """Plain quotes, dashes and spaces; cp1252 characters that were read as control characters are recovered."""
-    text = re.sub("[\x80-\x9f]", lambda m: m[0].encode("latin-1").decode("cp1252", errors="ignore"), text)
-    return " ".join(text.translate(TYPOGRAPHY).split())
+        return first_existing(self.root, (str(Path(place, name)) for place in PLACES))
 
 
 def _sample(split: str, row: Mapping[str, str], folder: Path | None, place: str) -> Sample:

@@ -20,6 +20,8 @@ from hero_lightning.errors import ConfigError
 Draw = tuple[int, int]
 """Epoch and item: a worker that reads a draw knows the epoch without being told."""
 
+Strata = tuple[list[int] | None, list[float] | None]
+"""Class of every item, and ratio of every class (None = alike): what is drawn in given shares."""
 MEGA = 16
 """Global batches sorted by length together: enough to save most padding, few enough to keep batches varied."""
 BLUR = 0.1
@@ -40,6 +42,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         seed: of the run.
         classes: class of every item, -1 = none; given, every class is drawn equally often (those without a class
             never). Frequent classes are spread over several epochs, rare ones repeat.
+        ratios: class -> how often it is drawn, relative to the others; None = all alike.
         lengths: cost of every item; given, items of like length share a batch.
         rank, world: this process and W.
     """
@@ -51,6 +54,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         *,
         seed: int = 0,
         classes: Sequence[int] | None = None,
+        ratios: Sequence[float] | None = None,
         lengths: Sequence[int] | None = None,
         rank: int = 0,
         world: int = 1,
@@ -58,12 +62,15 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
         self.lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
         self.members: list[NDArray[np.int64]] = []
-        self.share = 0
+        self.shares: list[int] = []
         if classes is not None:
             codes = np.asarray(classes)
-            self.members = [np.flatnonzero(codes == c) for c in np.unique(codes[codes >= 0])]
-            self.share = max(1, int((codes >= 0).sum()) // max(1, len(self.members)))
-        self.size = self.share * len(self.members) if classes is not None else count
+            present = [int(c) for c in np.unique(codes[codes >= 0])]
+            self.members = [np.flatnonzero(codes == c) for c in present]
+            parts = [1.0 if ratios is None else ratios[c] for c in present]
+            drawn = int((codes >= 0).sum())
+            self.shares = [max(1, int(drawn * part / sum(parts))) for part in parts]
+        self.size = sum(self.shares) if classes is not None else count
         self.epoch = self.start = 0
         if self.size < world:
             raise ConfigError(
@@ -130,10 +137,10 @@ class EpochBatchSampler(Sampler[list[Draw]]):
     def _turn(self, c: int, epoch: int) -> NDArray[np.int64]:
         """The epoch's share of class c: a piece of the endless row of its members' permutations, cut by epoch."""
         members = self.members[c]
-        start = epoch * self.share
-        first, last = start // len(members), (start + self.share - 1) // len(members)
+        start, share = epoch * self.shares[c], self.shares[c]
+        first, last = start // len(members), (start + share - 1) // len(members)
         row = np.concatenate([self._rng(CLASS, c, r).permutation(members) for r in range(first, last + 1)])
-        return row[start - first * len(members) :][: self.share]
+        return row[start - first * len(members) :][:share]
 
     def _bucketed(self, body: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """Sorts runs of MEGA global batches by length, then shuffles the global batches."""

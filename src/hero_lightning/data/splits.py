@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 
 from hero_lightning.data.types import Sample
@@ -16,6 +16,12 @@ from hero_lightning.errors import ConfigError, DataError
 
 SPLIT_NAMES = {"training": "train", "dev": "val", "valid": "val", "validation": "val", "testing": "test"}
 """Other words for our splits."""
+UNITS: dict[str, Callable[[Sample], Hashable]] = {
+    "dialogue": lambda s: s.dialogue,
+    "speaker": lambda s: s.speaker,
+    "video": lambda s: str(s.video.path) if s.video else None,
+}
+"""What two splits may share: its name, and how a sample says it (None = unknown)."""
 
 
 def check_unique(places: Iterable[tuple[str, str]]) -> None:
@@ -37,6 +43,42 @@ def check_unique(places: Iterable[tuple[str, str]]) -> None:
                 mend="remove or rename one of them",
             )
         seen[name] = place
+
+
+def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",)) -> list[str]:
+    """Looks for dialogues, speakers and videos that stand in more than one split.
+
+    Args:
+        samples: of all splits that must be apart.
+        by: units of UNITS that no two splits may share; the others are only counted.
+
+    Returns:
+        One sentence per unit the samples name, to be printed.
+
+    Raises:
+        DataError: a unit of `by` stands in two splits.
+    """
+    samples, report = list(samples), []
+    for unit, name_of in UNITS.items():
+        places: dict[Hashable, dict[str, str]] = defaultdict(dict)
+        for s in samples:
+            places[name_of(s)].setdefault(s.split, s.id)
+        places.pop(None, None)
+        shared = {name: found for name, found in places.items() if len(found) > 1}
+        pairs = Counter(" and ".join(sorted(found)) for found in shared.values())
+        if shared and unit in by:
+            name, found = min(shared.items(), key=lambda item: str(item[0]))
+            raise DataError(
+                f"Splits leak: {len(shared)} of {len(places)} {unit}s stand in more than one.",
+                expected=f"every {unit} in one split",
+                got=f"{name} in {', '.join(f'{split} ({i})' for split, i in found.items())}",
+                where="the corpus' splits",
+                mend="mend the split lists, or leave them out and let a seed choose",
+            )
+        if places:
+            words = ", ".join(f"{n} in {pair}" for pair, n in pairs.items()) or "none in two splits"
+            report.append(f"{len(places)} {unit}s: {words}")
+    return report
 
 
 def make_splits(
@@ -94,15 +136,10 @@ def make_splits(
 
 def _unit(train: list[Sample], parts: int) -> tuple[str, Callable[[Sample], Hashable] | None]:
     """What must stay together, and the function that names a sample's group; None = single samples."""
-    choices: tuple[tuple[str, Callable[[Sample], Hashable]], ...] = (
-        ("whole dialogues", lambda s: s.dialogue),
-        ("whole speakers", lambda s: s.speaker),
-        ("whole videos", lambda s: str(s.video.path) if s.video else None),
-    )
-    for unit, group_of in choices:
+    for unit, group_of in UNITS.items():
         groups = {group_of(s) for s in train}
         if None not in groups and parts < len(groups) < len(train):
-            return unit, group_of
+            return f"whole {unit}s", group_of
     return "single samples", None
 
 

@@ -18,6 +18,13 @@ from torch import Tensor
 
 STREAMS = ("frame", "face", "motion", "audio", "au", "text")
 """Every stream in canonical order (HERO's five experts and the face crops AffectGPT adds)."""
+AU_NAMES = {
+    1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser", 6: "cheek raiser",
+    7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler",
+    15: "lip corner depressor", 17: "chin raiser", 20: "lip stretcher", 23: "lip tightener", 25: "lips part",
+    26: "jaw drop", 28: "lip suck", 45: "blink",
+}  # fmt: skip
+"""Action units by muscle (Ekman & Friesen, FACS); never by the emotion they may stand for."""
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as fractions of the picture, 0..1."""
@@ -28,14 +35,20 @@ class Media:
     """One media file of a clip, or the part of it that belongs to the clip.
 
     Attributes:
-        path: video or audio file.
+        path: video or audio file; also an image, a folder of images, or a .npy array of pictures [T, H, W, 3].
         span: start and end in seconds inside the file; None = all of it.
         crop: part of the picture that belongs to the clip (IEMOCAP: the wearer's half); None = all of it.
+        rate: pictures per second of a folder or array, which does not say it; None = 25.
+        bgr: an array holds blue first (OpenFace's faces, written with OpenCV).
+        part: offset and size in bytes of the clip inside the file (a tar shard); None = the whole file.
     """
 
     path: Path
     span: tuple[float, float] | None = None
     crop: Box | None = None
+    rate: float | None = None
+    bgr: bool = False
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,8 @@ class Sample:
         split: train, val, test, or another name of the corpus (test1, unlabelled).
         video: the picture; also the sound unless `audio` is given.
         audio: a separate sound file.
-        files: further files by purpose: `features` (npy dict), `au` (OpenFace csv), `au_info` (json).
+        files: further files by purpose: `features` (npy dict), `au` (csv or json), `au_info` (json), `face` (crops: an
+            array, a folder of images or a video), `peak_frame` (image).
         boxes: picture parts by stream, relative to the (cropped) picture: `face`.
         text: what is said; gold where given, else the transcript.
         turns: previous turns of the dialogue, oldest first (`dialogue`, `turn` say where it stands).
@@ -217,7 +231,8 @@ def pad(rows: list[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
 def link_dialogues(samples: list[Sample]) -> list[Sample]:
     """Gives every sample its previous turns, per (split, dialogue), in order of `turn`.
 
-    Samples without a dialogue are returned as they are. Turns without text are left out of the context.
+    Samples without a dialogue, or that come with turns, are returned as they are. Turns without text are left out of
+    the context.
     """
     past: dict[tuple[str, str], list[Sample]] = {}
     for s in samples:
@@ -231,7 +246,16 @@ def link_dialogues(samples: list[Sample]) -> list[Sample]:
         for m in members:
             turns[m.id] = tuple(said[:spoken])
             spoken += bool(m.text)
-    return [replace(s, turns=turns[s.id]) if s.id in turns else s for s in samples]
+    return [replace(s, turns=turns[s.id]) if s.id in turns and not s.turns else s for s in samples]
+
+
+def dialogues(samples: list[Sample]) -> list[tuple[int, ...]]:
+    """Row numbers of the turns of every dialogue, in order of `turn`; a sample without one stands alone."""
+    talks: dict[str | int, list[int]] = {}
+    for row, s in enumerate(samples):
+        talks.setdefault(row if s.dialogue is None else s.dialogue, []).append(row)
+    place = [(s.turn is None, s.turn or 0) for s in samples]
+    return [tuple(sorted(rows, key=place.__getitem__)) for rows in talks.values()]
 
 
 def measures_of(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:

@@ -8,6 +8,8 @@ counted from the first picture of the file (from the first sample of sound where
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hero_lightning.data.types import Box, Media
+from hero_lightning.data.types import Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.h264 import needed
 from hero_lightning.media.sound import laid_out, mono
+from hero_lightning.media.stills import EPSILON, Stills, is_stills, pixels, rgb
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 
-EPSILON = 2e-3
-"""Seconds a picture may come late and still count as shown: Matroska rounds times to 1 ms, plans are k / fps."""
 SLACK = 0.5
 """Seconds that may be missing at the end before a file counts as cut off (labels and headers round)."""
 LEAD = 0.5
@@ -41,6 +42,7 @@ class ClipReader:
     def __init__(self, media: Media) -> None:
         self.media = media
         self._container: Any = None
+        self._stills: Stills | None = None
         self._fresh = True  # no packet was taken yet
 
     def __enter__(self) -> ClipReader:
@@ -53,23 +55,29 @@ class ClipReader:
         """Closes the file; a later read opens it again."""
         if self._container is not None:
             self._container.close()
-        self._container, self._fresh = None, True
+        self._container, self._stills, self._fresh = None, None, True
 
     @property
     def info(self) -> ClipInfo:
         """What the file's header says of this clip. Nothing is decoded, so width and height are before rotation."""
         self._open()
+        if self._stills is not None:
+            return self._stills.info
         video, sound = self._video, self._audio is not None
         duration = max(self._end - self._start, 0.0)
         if video is None:
             return ClipInfo(duration=duration, has_audio=sound)
         fps = float(video.average_rate or video.guessed_rate or 0)
-        counted = video.frames if self.media.span is None else 0
-        x0, y0, x1, y1 = _pixels(self.media.crop, video.width, video.height)
-        return ClipInfo(duration, fps, counted or max(round(duration * fps), 1), x1 - x0, y1 - y0, True, sound)
+        lasting = max(round(duration * fps), 1)
+        counted = video.frames if abs(video.frames - lasting) <= 1 else 0  # an edit list or a span hides pictures
+        x0, y0, x1, y1 = pixels(self.media.crop, video.width, video.height)
+        return ClipInfo(duration, fps, counted or lasting, x1 - x0, y1 - y0, True, sound)
 
     def read(
-        self, pictures: Mapping[str, Sequence[float]], sound: bool = False, size: int | None = None
+        self,
+        pictures: Mapping[str, Sequence[float]],
+        sound: bool = False,
+        size: int | Mapping[str, int | None] | None = None,
     ) -> tuple[dict[str, Frames], Waveform | None]:
         """Reads the pictures of all streams, and the sound, in one pass.
 
@@ -77,7 +85,8 @@ class ClipReader:
             pictures: stream name -> times in seconds. The picture at time t is the last one shown by then, so a time
                 before the first picture gives the first, one after the end the last.
             sound: whether the sound is read too.
-            size: shortest side of the (cropped) pictures in pixels, aspect kept, never enlarged; None = as stored.
+            size: shortest side of the (cropped) pictures in pixels, aspect kept, never enlarged; None = as stored. One
+                for all, or by stream name.
 
         Returns:
             Frames [T, H, W, 3] by stream name with the times at which these pictures appear, and the sound [N] of the
@@ -91,24 +100,30 @@ class ClipReader:
         if not self._fresh:
             self.close()  # winding back would leave the decoders in another state than a fresh start
         self._open()
-        times = sorted({float(t) for wanted in pictures.values() for t in wanted})
-        if times and self._video is None:
-            raise self._error("The file holds no picture.", "a video stream", "none")
-        if sound and self._audio is None:
+        sizes = {name: size.get(name) if isinstance(size, Mapping) else size for name, w in pictures.items() if len(w)}
+        if sound and (self._stills is not None or self._audio is None):
             raise self._error("The file holds no sound.", "an audio stream", "none")
+        if self._stills is not None:
+            still = {name: self._stills.read(pictures[name], side) for name, side in sizes.items()}
+            return {name: Frames(torch.from_numpy(x), torch.tensor(at)) for name, (x, at) in still.items()}, None
+        if sizes and self._video is None:
+            raise self._error("The file holds no picture.", "a video stream", "none")
+        wanted: dict[float, set[int | None]] = {}  # time -> sizes asked for
+        for name, side in sizes.items():
+            for t in pictures[name]:
+                wanted.setdefault(float(t), set()).add(side)
         try:
-            packets, heard = self._demux(times, sound)
-            shown = self._pictures(packets, times, size) if times else {}
+            packets, heard, goes_on = self._demux(sorted(wanted), sound)
+            shown = self._pictures(packets, dict(sorted(wanted.items())), goes_on) if wanted else {}
             wave = Waveform(self._sound(heard)) if sound else None
         except FFmpegError as error:
             raise self._error("The file cannot be decoded.", "a whole media file", error) from error
         frames = {
             name: Frames(
-                torch.from_numpy(np.stack([shown[float(t)][1] for t in wanted])),  # [T, H, W, 3]
-                torch.tensor([max(shown[float(t)][0], 0.0) for t in wanted]),
+                torch.from_numpy(np.stack([shown[float(t)][1][side] for t in pictures[name]])),  # [T, H, W, 3]
+                torch.tensor([max(shown[float(t)][0], 0.0) for t in pictures[name]]),
             )
-            for name, wanted in pictures.items()
-            if len(wanted)
+            for name, side in sizes.items()
         }
         return frames, wave
 
@@ -117,9 +132,12 @@ class ClipReader:
         return MediaError(problem, expected=expected, got=got, where=self.media.path, mend=mend)
 
     def _open(self) -> None:
-        if self._container is not None:
+        if self._container is not None or self._stills is not None:
             return
         path = Path(self.media.path)
+        if is_stills(path):
+            self._stills = Stills(self.media)
+            return
         if not path.is_file():
             raise self._error("The media file is missing.", "a video or audio file", "nothing there")
         if path.stat().st_size == 0:
@@ -129,12 +147,14 @@ class ClipReader:
         from av.stream import Disposition
 
         try:
-            container = av.open(str(path))
+            # titles in GBK are no reason to lose a clip
+            container = av.open(_address(self.media), metadata_errors="replace")
         except FFmpegError as error:
             raise self._error("The media file cannot be opened.", "a whole video or audio file", error) from error
-        moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]  # no cover art
+        known = [s for s in container.streams if s.codec_context is not None]  # a codec that FFmpeg can decode
+        moving = [s for s in known if s.type == "video" and not s.disposition & Disposition.attached_pic]  # no cover
         self._video: Any = moving[0] if moving else None
-        self._audio: Any = container.streams.audio[0] if container.streams.audio else None
+        self._audio: Any = next((s for s in known if s.type == "audio"), None)
         first: Any = self._video or self._audio
         if first is None:
             container.close()
@@ -151,13 +171,17 @@ class ClipReader:
         """Seconds a stream lasts by its own count, by Matroska's tag, or by the container's count; 0 = unknown."""
         if stream.duration:
             return float(stream.duration * stream.time_base)
-        if tag := stream.metadata.get("DURATION"):
-            hours, minutes, seconds = tag.split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
+            hours, minutes, seconds = map(float, tag.groups())
+            return 3600 * hours + 60 * minutes + seconds
         return (self._container.duration or 0) / 1e6
 
-    def _demux(self, times: list[float], sound: bool) -> tuple[list[Any], list[Any]]:
-        """One pass over the file: video packets up to the last wanted time, decoded audio frames of the clip."""
+    def _demux(self, times: list[float], sound: bool) -> tuple[list[Any], list[Any], bool]:
+        """One pass over the file.
+
+        Returns:
+            Video packets up to the last wanted time, decoded audio frames of the clip, whether pictures follow.
+        """
         from av.error import InvalidDataError
 
         last = {}  # stream -> seconds on the clip's clock after which nothing of it is needed
@@ -170,6 +194,7 @@ class ClipReader:
         self._fresh = False
         packets: list[Any] = []
         heard: list[Any] = []
+        goes_on = False
         try:
             for packet in self._container.demux(*last) if last else ():
                 stream = packet.stream
@@ -177,52 +202,56 @@ class ClipReader:
                     continue
                 if packet.dts is not None and self._clock(packet.dts * stream.time_base) > last[stream]:
                     del last[stream]  # pictures come after their decoding time, so none of the clip's follow
+                    goes_on = goes_on or stream is self._video
                     if not last:
                         break
+                elif packet.is_corrupt and not stream.codec_context.name.startswith("pcm"):
+                    continue  # cut off inside: a decoder would make up the rest
                 elif stream is self._audio:
                     heard += _decoded(packet.decode)
                 elif packet.size:
                     packets.append(packet)
         except InvalidDataError:  # cut off inside a packet: what is missing is judged against the wanted times
             pass
-        return packets, heard
+        return packets, heard, goes_on
 
     def _clock(self, seconds: Any) -> float:
         return float(seconds) - self._zero - self._start
 
     def _pictures(
-        self, packets: list[Any], times: list[float], size: int | None
-    ) -> dict[float, tuple[float, np.ndarray]]:
-        """Decodes the pictures at ascending times: wanted time -> (time it appears, picture [H, W, 3] uint8)."""
+        self, packets: list[Any], wanted: Mapping[float, set[int | None]], goes_on: bool
+    ) -> dict[float, tuple[float, dict[int | None, np.ndarray]]]:
+        """Decodes the pictures at ascending times -> (time it appears, size -> picture [H, W, 3] uint8)."""
         from av.video.reformatter import VideoReformatter
 
-        reformatter, video = VideoReformatter(), self._video
+        video, times = self._video, list(wanted)
+        clock = sorted(self._clock(p.pts * video.time_base) for p in packets if p.pts is not None and not p.is_discard)
+        reformatters = {size: VideoReformatter() for sizes in wanted.values() for size in sizes}
         chosen = needed(packets, video, [t + EPSILON + self._zero + self._start for t in times])
         decoders = [p.decode for p in chosen] + [video.codec_context.decode]  # the last: what the decoder still holds
-        out: dict[float, tuple[float, np.ndarray]] = {}
+        out: dict[float, tuple[float, dict[int | None, np.ndarray]]] = {}
+
+        def show(due: list[float], frame: Any, at: float) -> None:
+            if due and clock and clock[max(bisect_right(clock, due[-1] + EPSILON) - 1, 0)] > at + SLACK:
+                raise self._error("Pictures of the clip are damaged.", f"one at {due[-1]:.3f} s", f"{at:.3f} s")
+            sizes = {size for t in due for size in wanted[t]}
+            made = {size: rgb(frame, self.media.crop, size, reformatters[size]) for size in sizes}
+            out.update(dict.fromkeys(due, (at, made)))
+
         shown, at, end = None, 0.0, 0.0
-        for frame in (f for decode in decoders for f in _decoded(decode)):
+        for frame in (f for decode in decoders for f in _decoded(decode) if not f.is_corrupt):
             following = self._clock(frame.pts * video.time_base) if frame.pts is not None else end
             due: list[float] = [t for t in times[len(out) :] if shown is not None and t + EPSILON < following]
             if due:
-                out |= dict.fromkeys(due, (at, self._rgb(shown, reformatter, size)))
+                show(due, shown, at)
                 if len(out) == len(times):
                     return out
             shown, at = frame, following
             end = at + float(frame.duration * video.time_base or 1 / (video.average_rate or 25))
-        if shown is None or times[-1] > end + SLACK:
+        if shown is None or (not goes_on and times[-1] > max(end, *clock[-1:]) + SLACK):
             raise self._error("The pictures end before the clip does.", f"one at {times[-1]:.3f} s", f"{end:.3f} s")
-        return out | dict.fromkeys(times[len(out) :], (at, self._rgb(shown, reformatter, size)))
-
-    def _rgb(self, frame: Any, reformatter: Any, size: int | None) -> np.ndarray:
-        """One decoded frame -> [H, W, 3] uint8 RGB, scaled, turned upright and cropped."""
-        x0, y0, x1, y1 = _pixels(self.media.crop, frame.width, frame.height)
-        scale = min(size / min(x1 - x0, y1 - y0), 1.0) if size else 1.0
-        width, height = max(round(frame.width * scale), 1), max(round(frame.height * scale), 1)
-        picture = reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
-        picture = np.rot90(picture, round(frame.rotation / 90) % 4)  # rotation counts counterclockwise
-        x0, y0, x1, y1 = _pixels(self.media.crop, picture.shape[1], picture.shape[0])
-        return np.ascontiguousarray(picture[y0:y1, x0:x1])
+        show(times[len(out) :], shown, at)
+        return out
 
     def _sound(self, heard: list[Any]) -> torch.Tensor:
         """Decoded audio frames -> [N] mono at SAMPLE_RATE on the clip's clock, silent where nothing was recorded."""
@@ -247,8 +276,9 @@ def _decoded(decode: Callable[[], Any]) -> list[Any]:
         return []
 
 
-def _pixels(crop: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
-    """A box in fractions -> whole pixels x0, y0, x1, y1, at least one wide and high."""
-    x0, y0, x1, y1 = crop or (0.0, 0.0, 1.0, 1.0)
-    left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
-    return left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)
+def _address(media: Media) -> str:
+    """What FFmpeg opens: the file, or the clip's bytes inside it."""
+    if media.part is None:
+        return str(media.path)
+    start, size = media.part
+    return f"subfile,,start,{start},end,{start + size},,:{media.path}"

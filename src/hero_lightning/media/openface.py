@@ -1,20 +1,24 @@
-"""Facial action units from files: OpenFace tables, and where in a clip the face is most expressive (au_info).
+"""Facial action units from files, and where in a clip the face is most expressive (au_info).
 
-Data flow: OpenFace csv -> read_au_table -> Table -> find_peaks -> au_info dict; json -> read_au_info -> au_info dict.
+Data flow: OpenFace or py-feat csv, MER-Factory json -> read_au_table -> Table -> find_peaks -> au_info dict;
+au_info or MER-Factory json -> read_au_info -> au_info dict.
 
-Shapes: T tracked pictures, C = 35 columns (17 intensities 0..5, 18 presences 0 or 1).
+Shapes: T tracked pictures, C = 35 columns (17 intensities 0..5, 18 presences 0 or 1), S values over time.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
 
+from hero_lightning.data.types import Sample
 from hero_lightning.errors import MediaError
 from hero_lightning.media.types import Table
 
@@ -24,66 +28,171 @@ INTENSITIES = tuple(f"AU{n:02d}_r" for n in AU_NUMBERS)
 PRESENCES = tuple(f"AU{n:02d}_c" for n in (*AU_NUMBERS[:-1], 28, 45))
 AU_COLUMNS = INTENSITIES + PRESENCES
 """The 35 columns of a Table, in OpenFace's order."""
+PYFEAT = {name[:4]: name[:4] for name in AU_COLUMNS} | {"AU45": "AU43"}
+"""Our unit -> py-feat's column: it sees closed eyes (AU43), not the blink."""
+PEAKS = "au_info"
+"""Folder below features_root/<corpus> of the peaks that `python -m hero_lightning.peaks` found."""
+TRACKED = 0.5
+"""Least confidence of a tracked face in a table without a `success` column."""
 
 
-def read_au_table(path: Path) -> Table:
-    """Reads an OpenFace csv: the action units of the pictures in which the face was tracked.
+def read_au_table(path: Path, fps: Callable[[], float] | None = None) -> Table:
+    """Reads the action units of the pictures in which the face was tracked; of several faces the surest.
 
-    Column names may carry blanks (OpenFace writes ", "). Rows with success = 0 or an unreadable number are left out.
+    OpenFace csv: names may carry blanks (it writes ", "). Rows with success = 0 or an unreadable number are left out.
+    py-feat csv: its probabilities 0..1 are stretched to OpenFace's intensities 0..5, and count as present from 0.5
+    on. MER-Factory json: units that a picture does not list are 0.
+
+    Args:
+        path: csv or json.
+        fps: gives the clip's picture rate, asked only where a table counts pictures instead of seconds (py-feat).
 
     Returns:
-        Table x [T, 35] in the order of AU_COLUMNS, with the times OpenFace wrote.
+        Table x [T, 35] in the order of AU_COLUMNS, with the times of the table.
 
     Raises:
-        MediaError: the file is missing or empty, lacks columns, or no row was tracked.
+        MediaError: the file is missing or empty, lacks columns or a clock, or no row was tracked.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            names = [name.strip() for name in next(csv.reader(file), [])]
-    except OSError as error:
-        raise MediaError("The AU table cannot be read.", expected="an OpenFace csv", got=error, where=path) from error
-    wanted = ("timestamp", *AU_COLUMNS, *(("success",) if "success" in names else ()))
+    if path.suffix == ".json":
+        time, x = _listed(path)
+    else:
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                names = [name.strip() for name in next(csv.reader(file), [])]
+        except OSError as error:
+            expected = "an OpenFace or py-feat csv"
+            raise MediaError("The AU table cannot be read.", expected=expected, got=error, where=path) from error
+        time, x = (_pyfeat if "FaceScore" in names else _openface)(path, names, fps)
+    if len(x) == 0:
+        expected = "a row with success = 1"
+        raise MediaError("The AU table holds no tracked face.", expected=expected, got="none", where=path)
+    return Table(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(time.astype(np.float32)), AU_COLUMNS)
+
+
+def _openface(path: Path, names: Sequence[str], fps: Callable[[], float] | None) -> tuple[np.ndarray, np.ndarray]:
+    sure = next((n for n in ("success", "confidence") if n in names), "timestamp")
+    rows = _numbers(path, names, ("timestamp", *AU_COLUMNS, sure, "confidence" if "confidence" in names else sure))
+    tracked = rows[:, -2] > (TRACKED if sure == "confidence" else 0) if sure != "timestamp" else slice(None)
+    return _surest(rows[tracked])
+
+
+def _pyfeat(path: Path, names: Sequence[str], fps: Callable[[], float] | None) -> tuple[np.ndarray, np.ndarray]:
+    rows = _numbers(path, names, ("frame", *(PYFEAT[name[:4]] for name in AU_COLUMNS), "FaceScore"))
+    rate = fps() if fps is not None else 0.0
+    if not rate:
+        expected = "the clip that it was made from"
+        raise MediaError("A py-feat table counts pictures, not seconds.", expected=expected, where=path)
+    rows[:, 0] /= rate
+    rows[:, 1:18] *= 5
+    rows[:, 18:36] = rows[:, 18:36] >= 0.5
+    return _surest(rows)
+
+
+def _numbers(path: Path, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """[rows, wanted] of a csv, rows without a number left out."""
     lacking = [name for name in wanted if name not in names]
     if lacking:
         raise MediaError(
             "The AU table lacks columns.",
-            expected="timestamp, 17 AU.._r and 18 AU.._c columns",
+            expected="timestamp, 17 AU.._r and 18 AU.._c columns (OpenFace); frame, FaceScore and 20 AU.. (py-feat)",
             got=f"no {', '.join(lacking[:4])}{' ...' if len(lacking) > 4 else ''}",
             where=path,
-            mend="write it with OpenFace FeatureExtraction -aus",
+            mend="write it with OpenFace FeatureExtraction -aus, or py-feat",
         )
     try:
         rows = np.loadtxt(
-            path, delimiter=",", skiprows=1, usecols=[names.index(n) for n in wanted], ndmin=2, encoding="utf-8-sig"
-        )  # [rows, 1 + 35 (+ 1)]
+            path,
+            delimiter=",",
+            skiprows=1,
+            usecols=[names.index(n) for n in wanted],
+            ndmin=2,
+            encoding="utf-8-sig",
+            quotechar='"',
+            converters=(lambda s: float(s.strip() or "nan")) if "FaceScore" in names else None,  # no face: empty
+        )
     except ValueError as error:
         raise MediaError("The AU table is broken.", expected="numbers", got=error, where=path) from error
-    tracked = np.isfinite(rows).all(axis=1)
-    if "success" in names:
-        tracked &= rows[:, -1] > 0
-    rows = rows[tracked]
-    if len(rows) == 0:
-        expected = "a row with success = 1"
-        raise MediaError("The AU table holds no tracked face.", expected=expected, got="none", where=path)
-    x = torch.from_numpy(rows[:, 1:36].astype(np.float32))
-    return Table(x=x, time=torch.from_numpy(rows[:, 0].astype(np.float32)), names=AU_COLUMNS)
+    return rows[np.isfinite(rows).all(axis=1)]
 
 
-def read_au_info(path: Path) -> dict[str, Any]:
-    """Reads where the expressive peaks of a clip are: au_info by itself, or inside a MER-Factory style analysis.
+def _surest(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [R, time, 35 units, ..., how sure] -> times [T] and units [T, 35], one row per time."""
+    rows = rows[np.lexsort((-rows[:, -1], rows[:, 0]))]
+    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    return rows[:, 0], rows[:, 1:36]
 
-    Returns:
-        {total_frames, fps?, peak_frames: [{peak_index, frames_before_peak, frames_after_peak, intensity?}]}.
-    """
+
+def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Units that a MER-Factory json lists per picture, or only for the overall peak."""
+    found = _json(path)
+    one = found.get("overall_peak_frame_info")
+    rows = found.get("per_frame_au_descriptions") or ([one] if one else [])
+    out = []
+    try:
+        for row in rows:
+            units: Mapping[str, float] = row.get("active_aus") or row.get("top_aus_intensities") or {}
+            level = [float(units.get(name, 0.0)) for name in INTENSITIES]
+            present = [float(any(k[:4] == name[:4] for k in units)) for name in PRESENCES]
+            out.append([float(row["timestamp"]), *level, *present])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = "{timestamp, active_aus: {AU12_r: 1.3, ...}}"
+        raise MediaError("The AU table is broken.", expected=expected, got=repr(error), where=path) from error
+    rows = np.array(sorted(out), dtype=float).reshape(-1, 36)
+    return rows[:, 0], rows[:, 1:]
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MediaError("The au_info file cannot be read.", expected="json", got=error, where=path) from error
-    found = found.get("au_info", found) if isinstance(found, dict) else found
     if not isinstance(found, dict):
-        expected = "{total_frames, peak_frames: [{peak_index, ...}]}"
-        raise MediaError("The au_info file has another shape.", expected=expected, got=type(found).__name__, where=path)
+        raise _shape(path, type(found).__name__)
     return found
+
+
+def _shape(path: Path, got: str) -> MediaError:
+    expected = "{total_frames, peak_frames: [{peak_index, ...}]}"
+    return MediaError("The au_info file has another shape.", expected=expected, got=got, where=path)
+
+
+def au_info_file(sample: Sample, folder: Path | None) -> Path | None:
+    """The file of a clip's peaks: the corpus' own, else the one in the folder of those we found."""
+    own = sample.files.get("au_info")
+    return own if own is not None or folder is None else folder / f"{quote(sample.id, safe='')}.json"
+
+
+def read_au_info(path: Path) -> dict[str, Any]:
+    """Reads where the expressive peaks of a clip are: au_info by itself or inside an analysis of MER-Factory.
+
+    The public MER-Factory names one peak (`overall_peak_frame_info`, pictures counted from 1), its patched producer
+    also flags pictures (`is_peak_frame`). An analysis in words alone has no peaks.
+
+    Returns:
+        {total_frames?, fps?, peak_frames: [{peak_index from 0, time? in seconds, intensity?, ...}]}.
+    """
+    found = _json(path)
+    info = found.get("au_info", found)
+    if not isinstance(info, dict):
+        raise _shape(path, type(info).__name__)
+    if "peak_frames" not in info:
+        marked = [p for p in found.get("per_frame_au_descriptions") or () if p.get("is_peak_frame")]
+        best = found.get("overall_peak_frame_info")
+        info = {**info, "peak_frames": [_from_one(p) for p in marked or ([best] if best else [])]}
+    peaks = info["peak_frames"] = info["peak_frames"] or []
+    if not isinstance(peaks, list) or not all(isinstance(p, dict) and _whole(p.get("peak_index")) for p in peaks):
+        raise _shape(path, f"peak_frames: {str(peaks)[:80]}")
+    return info
+
+
+def _from_one(peak: Mapping[str, Any]) -> dict[str, Any]:
+    number, units = peak.get("frame_number", peak.get("frame")), peak.get("top_aus_intensities", peak.get("active_aus"))
+    time = {"time": float(peak["timestamp"])} if "timestamp" in peak else {}
+    return {"peak_index": int(number or 0) - 1, **time, "intensity": float(sum((units or {}).values()))}
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, int | float) and float(number).is_integer() and number >= 0
 
 
 def find_peaks(
@@ -91,7 +200,8 @@ def find_peaks(
 ) -> dict[str, Any]:
     """Finds where the face is most expressive: the highest sums of intensities, strongest first.
 
-    Blinks (AU45) do not count: they come every few seconds and mean nothing here.
+    Blinks (AU45) do not count: they come every few seconds and mean nothing here. Neither do pictures in which the
+    face was not tracked: a Table does not hold them.
 
     Args:
         table: action units of the clip.
@@ -104,20 +214,28 @@ def find_peaks(
         au_info as `read_au_info` gives it.
     """
     columns = [k for k, name in enumerate(table.names) if name.endswith("_r") and name != "AU45_r"]
-    total = table.x[:, columns].sum(dim=1).numpy().copy()
-    time = table.time.numpy()
-    index = np.round(time * fps).astype(int)
-    last = int(index.max()) + 1 if total_frames is None else total_frames
-    peaks = []
-    while (best := int(total.argmax())) >= 0 and total[best] >= height:
-        at = min(int(index[best]), last - 1)
-        peaks.append(
-            {
-                "peak_index": at,
-                "frames_before_peak": at,
-                "frames_after_peak": last - 1 - at,
-                "intensity": round(float(total[best]), 4),
-            }
-        )
-        total[np.abs(time - time[best]) < distance] = -1.0
-    return {"total_frames": last, "fps": fps, "peak_frames": peaks}
+    total = table.x[:, columns].sum(dim=1).numpy()
+    return au_info(total, table.time.numpy(), fps, total_frames, height, distance)
+
+
+def au_info(
+    value: np.ndarray, time: np.ndarray, fps: float, total_frames: int | None, height: float, distance: float
+) -> dict[str, Any]:
+    """The local maxima of a curve as au_info, strongest first.
+
+    Args:
+        value: [S].
+        time: [S] seconds, ascending.
+        fps, total_frames, height, distance: see `find_peaks`.
+    """
+    last = round(float(time.max()) * fps) + 1 if total_frames is None else total_frames
+    walled = np.concatenate([[-np.inf], value, [-np.inf]])
+    top = np.flatnonzero((value >= walled[:-2]) & (value >= walled[2:]) & (value >= height))
+    peaks: list[dict[str, Any]] = []
+    for k in top[np.argsort(-value[top], kind="stable")]:
+        if any(abs(time[k] - p["time"]) < distance for p in peaks):
+            continue
+        at = min(max(round(float(time[k]) * fps), 0), last - 1)
+        around = {"peak_index": at, "frames_before_peak": at, "frames_after_peak": last - 1 - at}
+        peaks.append(around | {"time": round(float(time[k]), 4), "intensity": round(float(value[k]), 4)})
+    return {"total_frames": last, "fps": round(fps, 4), "peak_frames": peaks}

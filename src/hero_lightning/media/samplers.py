@@ -10,11 +10,13 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError
-from hero_lightning.media.openface import read_au_info
+from hero_lightning.media.openface import au_info_file, read_au_info
 from hero_lightning.media.types import ClipInfo, FramePlan
 
 Number = TypeVar("Number", int, float)
@@ -25,9 +27,13 @@ class Sampler(ABC):
 
     Attributes:
         deterministic: True if the plan depends on neither epoch nor seed; only then may its features be stored.
+        follows_peaks: whether it reads the peaks of a clip.
+        peaks_folder: where they are looked for besides the sample's own file (`python -m hero_lightning.peaks`).
     """
 
     deterministic: bool = True
+    follows_peaks: bool = False
+    peaks_folder: Path | None = None
 
     @abstractmethod
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
@@ -44,18 +50,23 @@ class Uniform(Sampler):
     Args:
         count: K.
         center: take the middle of each part instead of its start.
+        ends: first and last picture belong to it, the others evenly between, as numpy.linspace rounds (V2V).
     """
 
-    def __init__(self, count: int = 8, center: bool = False) -> None:
-        self.count, self.center = _positive("count", count), center
+    def __init__(self, count: int = 8, center: bool = False, ends: bool = False) -> None:
+        self.count, self.center, self.ends = _positive("count", count), center, ends
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
         """See Sampler."""
+        if self.ends:
+            step = max(info.num_frames - 1, 0) / max(self.count - 1, 1)
+            return _shown([round(k * step) for k in range(self.count)], info, "uniform")
         return _shown(spread(info.num_frames, self.count, self.center), info, "uniform")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
         """See Sampler."""
-        return {"sampler": "uniform", "count": self.count, "center": self.center}
+        own: dict[str, str | int | float | bool | None] = {"ends": True} if self.ends else {}  # stores before it match
+        return {"sampler": "uniform", "count": self.count, "center": self.center, **own}
 
 
 class Fps(Sampler):
@@ -88,23 +99,28 @@ class Consecutive(Sampler):
         frames: pictures of a run.
         clips: runs.
         stride: every how manieth picture belongs to a run.
+        center: runs start in the middle of equal parts of the clip instead (the VideoMAE loader's segments).
     """
 
-    def __init__(self, frames: int = 16, clips: int = 1, stride: int = 1) -> None:
+    def __init__(self, frames: int = 16, clips: int = 1, stride: int = 1, center: bool = False) -> None:
         self.frames, self.clips = _positive("frames", frames), _positive("clips", clips)
-        self.stride = _positive("stride", stride)
+        self.stride, self.center = _positive("stride", stride), center
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
         """See Sampler. The plan holds clips x frames times, run after run; runs may overlap."""
         length = max(info.num_frames, 1)
         room = max(length - 1 - (self.frames - 1) * self.stride, 0)
-        starts = [room * c // (self.clips - 1) for c in range(self.clips)] if self.clips > 1 else [room // 2]
+        if self.center or self.clips == 1:
+            starts = [room * (2 * c + 1) // (2 * self.clips) for c in range(self.clips)]
+        else:
+            starts = [room * c // (self.clips - 1) for c in range(self.clips)]
         chosen = [min(s + k * self.stride, length - 1) for s in starts for k in range(self.frames)]
         return _shown(chosen, info, "consecutive")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
         """See Sampler."""
-        return {"sampler": "consecutive", "frames": self.frames, "clips": self.clips, "stride": self.stride}
+        own = {"frames": self.frames, "clips": self.clips, "stride": self.stride, "center": self.center}
+        return {"sampler": "consecutive", **own}
 
 
 class HeadTail(Sampler):
@@ -147,8 +163,10 @@ class All(Sampler):
 class EmotionPeak(Sampler):
     """Pictures around the strongest facial expression, the rest spread over the whole clip.
 
-    The peaks come from `sample.files["au_info"]`. A clip without that file is looked at uniformly (reason `no_au`),
-    as is one whose file names no peak (`no_peak`); a peak outside the clip is moved to its edge (`clamped`).
+    The peaks come from `sample.files["au_info"]`, else from what the `peaks` command found. A clip without either is
+    looked at uniformly (reason `no_au`), as is one whose file names no peak (`no_peak`); a peak outside the clip is
+    moved to its edge (`clamped`). With count=1 a ready-made picture of the peak, `sample.files["peak_frame"]`, goes
+    before (`peak_frame`).
 
     Args:
         count: K.
@@ -156,6 +174,8 @@ class EmotionPeak(Sampler):
         peaks: how many peaks share these 2 * width + 1 places, strongest first.
         legacy: the fork's reference rule, to repeat its features: first listed peak, context rounded down.
     """
+
+    follows_peaks = True
 
     def __init__(self, count: int = 8, width: int = 2, peaks: int = 1, legacy: bool = False) -> None:
         self.count, self.peaks, self.legacy = _positive("count", count), _positive("peaks", peaks), legacy
@@ -173,23 +193,29 @@ class EmotionPeak(Sampler):
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
         """See Sampler."""
-        path, length = sample.files.get("au_info"), max(info.num_frames, 1)
-        known = path is not None and path.is_file()
-        au_info = read_au_info(path) if path is not None and known else {}
-        listed = au_info.get("peak_frames") or []
+        path, still = au_info_file(sample, self.peaks_folder), sample.files.get("peak_frame")
+        length = max(info.num_frames, 1)
+        if self.count == 1 and still is not None and still.is_file():
+            return FramePlan((0.0,), "peak_frame", file=still)
+        known = _peaks(path, path.stat().st_mtime_ns) if path is not None and path.is_file() else None
+        if known is None and (peak := sample.truth.get("peak_index")) is not None:  # MERR names the frame itself
+            known = length, None, ({"peak_index": float(peak)},)
+        total, rate, listed = known or (None, None, ())
         if not listed:
             chosen = [k * (length - 1) // 7 for k in range(8)] if self.legacy else spread(length, self.count)
-            return _shown(chosen, info, "no_peak" if known else "no_au")
-        total = int(au_info.get("total_frames") or length)
+            return _shown(chosen, info, "no_au" if known is None else "no_peak")
         if self.legacy:
-            chosen = legacy_peak_indices(total, listed[0])
+            first = listed[0]
+            around = (int(first[k]) if k in first else None for k in ("frames_before_peak", "frames_after_peak"))
+            chosen = legacy_peak_indices(total or length, int(first["peak_index"]), *around)
             inside = [min(k, length - 1) for k in chosen]
             return _shown(inside, info, "peak" if inside == chosen else "clamped")
         strongest = sorted(listed, key=lambda p: -float(p.get("intensity", 0.0)))[: self.peaks]
         scale = 1.0
         if total != length:
-            scale = info.fps / au_info["fps"] if au_info.get("fps") and info.fps else length / total
-        found = [round(int(p["peak_index"]) * scale) for p in strongest]
+            scale = info.fps / rate if rate and info.fps else length / total if total else 1.0
+        timed = {id(p): p["time"] * info.fps for p in strongest if "time" in p and info.fps}
+        found = [round(timed.get(id(p), int(p["peak_index"]) * scale)) for p in strongest]
         inside = [min(max(p, 0), length - 1) for p in found]
         plan = _shown(
             peak_indices(length, inside, self.count, self.width), info, "peak" if found == inside else "clamped"
@@ -235,15 +261,16 @@ def peak_indices(length: int, peaks: Sequence[int], count: int, width: int) -> l
     return sorted(window + [rest[(2 * i + 1) * len(rest) // (2 * places)] for i in range(places)])
 
 
-def legacy_peak_indices(total: int, peak: dict) -> list[int]:
+def legacy_peak_indices(total: int, peak: int, before: int | None = None, after: int | None = None) -> list[int]:
     """The reference rule of the AffectGPT fork for its first listed peak: 8 indices, context rounded down.
 
     Args:
         total: T, pictures that the AU file saw.
-        peak: peak_index, frames_before_peak, frames_after_peak.
+        peak: its picture.
+        before, after: pictures on either side of it; None = up to the clip's ends.
     """
-    p = int(peak["peak_index"])
-    before, after = int(peak.get("frames_before_peak", p)), int(peak.get("frames_after_peak", total - 1 - p))
+    p, before = peak, peak if before is None else before
+    after = total - 1 - peak if after is None else after
     if before == 0:
         steps: tuple[int, ...] = (1, 2)
     elif after == 0:
@@ -255,6 +282,14 @@ def legacy_peak_indices(total: int, peak: dict) -> list[int]:
     chosen |= set(rest if len(rest) <= places else [rest[i * len(rest) // places] for i in range(places)])
     ordered = sorted(chosen)
     return sorted((ordered * 8)[:8])
+
+
+@lru_cache(maxsize=65536)
+def _peaks(path: Path, changed: int) -> tuple[int | None, float | None, tuple[dict[str, float], ...]]:
+    """total_frames, fps and peaks of an au_info file, numbers only; read once. `changed`: the file's mtime."""
+    found = read_au_info(path)
+    numbers = ({k: v for k, v in p.items() if isinstance(v, int | float)} for p in found["peak_frames"])
+    return found.get("total_frames"), found.get("fps"), tuple(numbers)
 
 
 def _shown(indices: Sequence[int], info: ClipInfo, reason: str) -> FramePlan:

@@ -37,9 +37,8 @@ def mono(heard: Iterable[Any]) -> list[tuple[float, np.ndarray]]:
         due = at + frame.samples / frame.sample_rate
     pieces = []
     for at, frames in runs:
-        resampler = AudioResampler(
-            format="s16", layout="mono", rate=SAMPLE_RATE
-        )  # to floats it would mix louder than 1
+        # to floats it would mix louder than 1; large blocks cost less
+        resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE, frame_size=32_768)
         parts = [part.to_ndarray()[0] for frame in [*frames, None] for part in resampler.resample(frame)]
         pieces.append((at, np.concatenate(parts).astype(np.float32) / 32_768))
     return pieces

@@ -6,6 +6,7 @@ Shapes: T pictures, H W picture size, N audio samples, C table columns. Times ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -88,8 +89,10 @@ class FramePlan:
     Attributes:
         times: seconds, ascending, at least one.
         reason: uniform, peak, no_au, no_peak, clamped, ... (counted in the run folder).
+        file: an image that is looked at instead of the clip (the ready-made peak picture).
     """
 
     times: tuple[float, ...]
     reason: str = "uniform"
     notes: dict[str, float] = field(default_factory=dict)
+    file: Path | None = None

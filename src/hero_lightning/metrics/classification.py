@@ -1,13 +1,15 @@
 """Figures of a one-of-C prediction, from additive statistics: one formula for value, interval and baseline.
 
-Data flow: probabilities, truth --statistics--> [N, C*C + BINS] --sum--> figures.
+Data flow: probabilities, truth --statistics--> [N, C*(C+1) + BINS] --sum--> figures.
 
 Shapes: N rows, C classes, BINS calibration bins; leading axes `...` of sums are resamples or nothing.
+A row whose probabilities are all zero is no answer: it has the last column of the confusion table, and is wrong.
 
 Definitions (`spec/datasets.md` 3; scikit-learn's with labels as they occur and zero_division=0):
-  f1_c = 2 TP_c / (2 TP_c + FP_c + FN_c); weighted_f1 = sum_c support_c f1_c / N;
-  macro_f1 = mean f1_c over classes that occur in truth or prediction; accuracy = WAR = trace / N;
-  uar = mean recall over classes with support (balanced accuracy);
+  f1_c = 2 TP_c / (2 TP_c + FP_c + FN_c); weighted_f1 (MER's WAF) = sum_c support_c f1_c / N;
+  macro_f1 = mean f1_c over classes that occur in truth or prediction; accuracy = WAR = WA = trace / N, which is also
+  the support-weighted recall; uar = UA = mean recall over classes with support (balanced accuracy);
+  weighted_precision = sum_c support_c precision_c / N (with the two before it: Emotion-LLaMA's set on MER2023);
   ece = sum_b |sum of (confidence - correct) in bin b| / N, 15 equal bins (Guo et al. 2017).
 """
 
@@ -30,42 +32,52 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
         truth: [N] class indices.
 
     Returns:
-        [N, C*C + BINS] float64: its cell of the confusion matrix (truth down), and confidence - correct in its bin.
+        [N, C*(C+1) + BINS] float64: its cell of the confusion table (truth down, answer across, no answer last), and
+        confidence - correct in its bin.
     """
     classes = prediction.shape[-1]
     confidence, best = prediction.double().max(dim=-1)
-    cell = F.one_hot(truth * classes + best, classes * classes)
+    best = torch.where(confidence > 0, best, classes)
+    cell = F.one_hot(truth * (classes + 1) + best, classes * (classes + 1))
     bins = F.one_hot((confidence * BINS).long().clamp(max=BINS - 1), BINS)
     gap = confidence - (best == truth).double()
     return torch.cat([cell.double(), bins * gap.unsqueeze(-1)], dim=-1)
 
 
 def figures(sums: Tensor, classes: int) -> dict[str, Tensor]:
-    """Summed statistics [..., C*C + BINS] -> figure name -> [...]."""
-    cells = sums[..., : classes * classes]
-    table = cells.unflatten(-1, (classes, classes))  # [..., C, C] truth down
+    """Summed statistics [..., C*(C+1) + BINS] -> figure name -> [...]."""
+    cells = sums[..., : classes * (classes + 1)]
+    table = cells.unflatten(-1, (classes, classes + 1))  # [..., C, C+1] truth down
     total = cells.sum(dim=-1)
-    hits, support, answers = table.diagonal(dim1=-2, dim2=-1), table.sum(dim=-1), table.sum(dim=-2)
+    hits, support, answers = table.diagonal(dim1=-2, dim2=-1), table.sum(dim=-1), table[..., :-1].sum(dim=-2)
     f1 = _ratio(2 * hits, support + answers)
     return {
         "weighted_f1": _ratio((f1 * support).sum(dim=-1), total),
         "macro_f1": _ratio(f1.sum(dim=-1), ((support + answers) > 0).sum(dim=-1)),
         "accuracy": _ratio(hits.sum(dim=-1), total),
         "uar": _ratio(_ratio(hits, support).sum(dim=-1), (support > 0).sum(dim=-1)),
-        "ece": _ratio(sums[..., classes * classes :].abs().sum(dim=-1), total),
+        "weighted_precision": _ratio((_ratio(hits, answers) * support).sum(dim=-1), total),
+        "ece": _ratio(sums[..., classes * (classes + 1) :].abs().sum(dim=-1), total),
     }
 
 
+def weighted_f1(cells: Tensor) -> Tensor:
+    """Counts [..., 4] of a yes-or-no task (truth no: said no, yes; truth yes: said no, yes) -> weighted F1 [...]."""
+    nn, ny, yn, yy = cells.unbind(dim=-1)
+    no, yes = _ratio(2 * nn, 2 * nn + ny + yn), _ratio(2 * yy, 2 * yy + ny + yn)
+    return _ratio(no * (nn + ny) + yes * (yn + yy), cells.sum(dim=-1))
+
+
 def confusion(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Probabilities [N, C], truth [N] -> counts [C, C] long, truth down, prediction across."""
+    """Probabilities [N, C], truth [N] -> counts [C, C+1] long, truth down, answer across, no answer last."""
     classes = prediction.shape[-1]
-    cells = torch.bincount(truth * classes + prediction.argmax(dim=-1), minlength=classes * classes)
-    return cells.reshape(classes, classes)
+    cells = statistics(prediction, truth)[:, : classes * (classes + 1)].sum(dim=0)
+    return cells.long().reshape(classes, classes + 1)
 
 
 def per_class(table: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Confusion counts [C, C] -> class name -> precision, recall, f1, support."""
-    hits, support, answers = table.diagonal().double(), table.sum(dim=1).double(), table.sum(dim=0).double()
+    """Confusion counts [C, C+1] -> class name -> precision, recall, f1, support."""
+    hits, support, answers = table.diagonal().double(), table.sum(dim=1).double(), table[:, :-1].sum(dim=0).double()
     columns = {
         "precision": _ratio(hits, answers),
         "recall": _ratio(hits, support),
@@ -81,8 +93,8 @@ def chance(support: Tensor) -> dict[str, float]:
     Calibration is left out: it depends on the confidence a guesser would state.
     """
     classes = len(support)
-    cells = (support.double() / classes).repeat_interleave(classes)
-    out = figures(torch.cat([cells, cells.new_zeros(BINS)]), classes)
+    cells = F.pad((support.double() / classes).unsqueeze(1).expand(-1, classes), (0, 1)).flatten()
+    out = figures(F.pad(cells, (0, BINS)), classes)
     return {k: float(v) for k, v in out.items() if k != "ece"}
 
 

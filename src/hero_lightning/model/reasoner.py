@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from hero_lightning.data.types import STREAMS, Batch, Sample
@@ -71,6 +72,8 @@ class Reasoner(nn.Module):
         explain_val: the same in every validation pass.
         max_prompt: tokens of a prompt; longer ones lose old turns, weak evidence, then the transcript's middle.
         max_answer: tokens of an answer; longer ones are cut.
+        context_dropout: share of training clips whose context tokens are withheld, so that the evidence is read: a
+            small model otherwise learns the clips of its train split by their context.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Reasoner(nn.Module):
         explain_val: int = 32,
         max_prompt: int = 1024,
         max_answer: int = 256,
+        context_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         one_of("reasoner.importance", importance, ("kbank_sum", "kbank_density", "gate"))
@@ -109,6 +113,10 @@ class Reasoner(nn.Module):
         ):
             if not value >= least:
                 raise ConfigError(f"{key} is too small.", expected=f">= {least}", got=value, where=f"reasoner.{key}")
+        if not 0 <= context_dropout < 1:
+            where = "reasoner.context_dropout"
+            raise ConfigError("context_dropout is no share.", expected="0 <= p < 1", got=context_dropout, where=where)
+        self.context_dropout = context_dropout
         self.llm, self.target, self.classes = llm, target, tuple(classes)
         self.evidence, self.prompt, self.answers, self.decoder = evidence, prompt, answer, decoder
         self.mode: Mode = prompt.mode
@@ -222,6 +230,12 @@ class Reasoner(nn.Module):
         label = batch.labels[self.target]
         rows = label.mask.nonzero().flatten().tolist()
         readings = dict(zip(rows, self.read(outputs, batch, rows), strict=True))
+        if self.training and self.context_dropout:
+            kept = torch.rand(len(rows)) >= self.context_dropout
+            readings = {
+                b: r if keep else r._replace(context=r.context[:0])
+                for (b, r), keep in zip(readings.items(), kept.tolist(), strict=True)
+            }
         reasoned = [b for b in rows if self.answers.mode_for(batch.samples[b].descriptions) != "label"]
         asked = [(self.mode, b) for b in reasoned] + [("label", b) for b in rows if self.label_weight]
         prompts, answers = [], []

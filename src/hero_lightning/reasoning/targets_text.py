@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hero_lightning.errors import ConfigError, DataError
@@ -26,6 +26,8 @@ WEIGHTS = {"caption": 1.0, "evidence": 1.0, "rationale": 1.5, "final_emotion": 2
 """Per token of a field's content; punctuation = braces, quotes and keys (`spec/hero.md` 5.5)."""
 SHORT = {"emotion_caption": "caption", "evidence_summary": "evidence"}
 """Answer keys by their names among weights and descriptions."""
+UNQUOTED = "what is said"
+"""Stands for a transcript that is named and not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class AnswerWriter:
         template_weight: factor on fields built from evidence, because they are less than the truth.
         targets: `reasoning`, or `label` = clips without descriptions get label prompts and answers (`mode_for`).
         cues: evidence items in the summary, at most.
+        quote: whether templates repeat the transcript that they name; a small model cannot copy.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class AnswerWriter:
         template_weight: float = 0.5,
         targets: Literal["reasoning", "label"] = "reasoning",
         cues: int = 3,
+        quote: bool = True,
     ) -> None:
         one_of("answer.mode", mode, KEYS)
         one_of("answer.targets", targets, ("reasoning", "label"))
@@ -71,7 +75,7 @@ class AnswerWriter:
                 raise ConfigError("Wrong weight.", expected=expected, got=f"{key}={weight}", where="answer.weights")
         if cues < 1:
             raise ConfigError("answer.cues is too small.", expected=">= 1", got=cues, where="answer.cues")
-        self.mode, self.targets, self.cues = mode, targets, cues
+        self.mode, self.targets, self.cues, self.quote = mode, targets, cues, quote
         self.weights, self.template_weight = WEIGHTS | dict(weights or {}), template_weight
 
     def mode_for(self, descriptions: Mapping[str, str] | None) -> Mode:
@@ -128,6 +132,8 @@ class AnswerWriter:
     ) -> tuple[str | list[str], bool]:
         """A field's content, and whether it is the corpus' own."""
         seen = [e for e in evidence if e.source == "observed"]
+        if not self.quote:
+            seen = [replace(e, text=UNQUOTED) if e.stream == "text" else e for e in seen]
         if key == "final_emotion":
             if label is None:
                 expected = "a label, because the prompt asks for it"

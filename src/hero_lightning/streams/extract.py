@@ -1,7 +1,7 @@
 """Writes features to the Store: the engine behind the cache pass of mode auto and behind the `extract` command.
 
 Data flow: streams + samples -> plan of parts -> DataLoader (each clip opened once for all streams that need it)
--> Encoder on the device -> Store.write.
+-> Encoder on the device -> Store.write -> manifest. Of n processes each may take its share of the parts.
 
 Shapes: T steps, D feature width.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from hero_lightning.data.types import Raw, Ready, Row, Sample
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.streams.read import read_clip
+from hero_lightning.streams.read import NO_FACE, read_clip
 from hero_lightning.streams.source import Resolution
 from hero_lightning.streams.store import DTYPES, Fault
 from hero_lightning.streams.stream import Stream
@@ -30,6 +29,10 @@ log = logging.getLogger(__name__)
 
 PROBLEMS = (DataError, OSError, ValueError, RuntimeError)
 """What a bad clip may raise; it is entered in the ledger and the others go on."""
+PROGRESS = 15.0
+"""Seconds between two lines of progress where no terminal shows a bar."""
+DEAD = "DataLoader worker"
+"""What torch's message of a dead worker begins with."""
 SYSTEMIC = 4
 """So many clips of a batch, each failing alone too, tell that the fault is the encoder's: it is raised, not stored."""
 
@@ -69,6 +72,7 @@ class _Group:
     parts: dict[str, str]  # stream -> file
     rows: dict[str, dict[str, Ready]]
     faults: dict[str, dict[str, Fault]]
+    reasons: dict[str, dict[str, str]]
 
 
 @dataclass(slots=True)
@@ -78,6 +82,7 @@ class _Clip:
     id: str
     rows: dict[str, Row]
     faults: dict[str, Fault]
+    reasons: dict[str, str]
 
 
 def fill(
@@ -91,6 +96,8 @@ def fill(
     dtype: str = "float32",
     part_size: int = 256,
     retry: bool = False,
+    force: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Summary:
     """Computes and stores what is missing. A killed run, started again, goes on and ends with the same files.
 
@@ -101,39 +108,80 @@ def fill(
         device: where encoders run.
         workers: processes that decode; 0 = this one.
         progress: show a bar with rate and time left.
-        dtype: float32 or bfloat16, of stores that do not exist yet.
+        dtype: float32, bfloat16 or float16, of stores that do not exist yet.
         part_size: clips per part.
         retry: try again what failed before, though its file is the same.
+        force: throw away what these streams have stored and begin anew.
+        share: (k, n): of n processes given the same streams and samples, the k-th (from 0) does every n-th part. When
+            all are done the stores are those that one process would have written.
 
     Returns:
         What was done.
 
     Raises:
         ConfigError: a stream whose features must not be stored.
+        FeatureError: the disk is full, or the store was made with other settings.
+        DataError: a process that decodes died.
     """
     started = time.monotonic()
     summary = Summary()
     by_id = {s.id: s for s in samples}
     _check(streams, dtype)
+    alone = share == (0, 1)
+    if (force or retry) and not alone:
+        raise ConfigError(
+            "A part of an extraction can neither force nor retry: each part would undo the others.",
+            expected="part=null with force=true or retry=true",
+            got=f"part={share[0] + 1}/{share[1]}",
+            where="part",
+            mend="force or retry in one process, or begin in parts with another paths.features",
+        )
+    groups: dict[tuple[str, ...], _Group] = {}
     with ExitStack() as locks:
-        for stream in sorted(streams.values(), key=lambda s: str(s.store.folder if s.store else "")):
-            assert stream.store is not None
-            locks.enter_context(stream.store.locked())
-        groups: dict[tuple[str, ...], _Group] = {}
+        locks.enter_context(_locked(streams.values()))
         for name, stream in streams.items():
             assert stream.store is not None
+            if force:
+                stream.store.clear()
             source = stream.source if stream.mode == "auto" else None
             wanted = [s for s in samples if source is None or not source.has(s)]
-            parts = stream.store.plan(wanted, dtype, part_size, retry)
-            for file, ids in parts.items():
-                group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}))
-                group.parts[name], group.rows[name], group.faults[name] = file, {}, {}
+            for file, ids in stream.store.plan(wanted, dtype, part_size, retry, share).items():
+                group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}))
+                group.parts[name], group.rows[name], group.faults[name], group.reasons[name] = file, {}, {}, {}
             summary.written[name] = summary.absent[name] = 0
             summary.failed[name] = {}
             summary.kept[name] = sum(stream.store.has(s) for s in wanted)
-        _work(streams, by_id, list(groups.values()), summary, batch_size, torch.device(device), workers, progress)
+        if not alone:
+            locks.close()  # the others plan and work at the same time; their parts cannot overlap with ours
+        try:
+            _work(streams, by_id, list(groups.values()), summary, batch_size, torch.device(device), workers, progress)
+        except RuntimeError as error:
+            if DEAD not in str(error):
+                raise
+            raise DataError(
+                "A process that decodes clips died.",
+                got=str(error).splitlines()[0],
+                where=f"dataset.num_workers={workers}",
+                mend="start the same command again: finished parts are kept; fewer workers need less memory, and "
+                "dataset.num_workers=0 shows which clip it is",
+            ) from error
+        finally:
+            if not alone:
+                locks.enter_context(_locked(streams.values()))
+            for stream in streams.values():
+                assert stream.store is not None
+                stream.store.enter()
     summary.seconds = time.monotonic() - started
     return summary
+
+
+@contextmanager
+def _locked(streams: Iterable[Stream]) -> Iterator[None]:
+    """Holds the locks of all stores, always in the same order."""
+    with ExitStack() as locks:
+        for store in sorted((s.store for s in streams if s.store is not None), key=lambda store: store.folder):
+            locks.enter_context(store.locked())
+        yield
 
 
 def _check(streams: Mapping[str, Stream], dtype: str) -> None:
@@ -181,6 +229,7 @@ def _work(
                 got = rows[clip.id]
                 if isinstance(got, Ready):
                     group.rows[name][clip.id] = got
+                    group.reasons[name][clip.id] = clip.reasons[name]
                 else:
                     group.faults[name][clip.id] = got
         if clips[-1].id == group.ids[-1]:
@@ -192,7 +241,7 @@ def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary, samp
     for name, file in group.parts.items():
         store, faults = streams[name].store, group.faults[name]
         assert store is not None
-        store.write(file, group.rows[name], faults, samples)
+        store.write(file, group.rows[name], faults, samples, group.reasons[name])
         summary.written[name] += len(group.rows[name])
         for id, fault in faults.items():
             if fault["stage"] in ("absent", "short"):
@@ -200,7 +249,7 @@ def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary, samp
             else:
                 summary.failed[name][id] = fault["error"]
                 log.warning("%s: no %s features (%s): %s", id, name, fault["stage"], fault["error"])
-    group.rows, group.faults = {}, {}
+    group.rows, group.faults, group.reasons = {}, {}, {}
 
 
 def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.device) -> dict[str, Ready | Fault]:
@@ -214,6 +263,8 @@ def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.devic
         with torch.inference_mode():
             features = encoder.encode(inputs)
     except PROBLEMS as error:
+        if DEAD in str(error):
+            raise  # torch tells of a dead worker wherever the main process is; no clip is at fault
         if len(raw) == 1:
             return out | {next(iter(raw)): _fault("encode", error)}
         for clip in clips:
@@ -251,11 +302,11 @@ class _Clips(Dataset):
 
     def __getitem__(self, index: int) -> _Clip:
         sample, names = self.jobs[index]
-        clip, wanted = _Clip(sample.id, {}, {}), {}
+        clip, wanted = _Clip(sample.id, {}, {}, {}), {}
         for name in names:
             found = self.streams[name].resolve_media(sample)
             if found.mode == "realtime":
-                wanted[name] = found
+                wanted[name], clip.reasons[name] = found, found.reason
             else:
                 clip.faults[name] = _fault("absent" if found.mode == "absent" else "decode", found.reason)
         try:
@@ -266,6 +317,8 @@ class _Clips(Dataset):
                     clip.rows.update(self._read(sample, {name: found}))
                 except PROBLEMS as error:
                     clip.faults[name] = _fault("decode", error)
+        empty = [name for name in wanted if name not in clip.faults and clip.rows[name] is None]
+        clip.faults |= {name: _fault("absent", NO_FACE) for name in empty}
         return clip
 
     def _read(self, sample: Sample, wanted: dict[str, Resolution]) -> dict[str, Row]:
@@ -276,21 +329,24 @@ def _as_they_are(clips: list[_Clip]) -> list[_Clip]:
     return clips
 
 
-def _shown(loader: DataLoader, total: int, progress: bool) -> Iterator[Any]:
-    """The loader's batches, with a bar that shows clips per second and the time left."""
-    if not progress:
-        yield from loader
-        return
+def _shown(batches: Iterable[list[_Clip]], total: int, progress: bool) -> Iterator[list[_Clip]]:
+    """The batches, with clips per second and the time left: a bar, or a line now and then where no terminal is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    rate = TextColumn("{task.fields[rate]}")
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("features"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=console
-    ) as bar:
+    bar = Progress(
+        *(TextColumn("features"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
+        TimeRemainingColumn(), console=console, disable=not (progress and console.is_terminal),
+    )  # fmt: skip
+    done, told = 0, (begun := time.monotonic())
+    with bar:
         task = bar.add_task("features", total=total, rate="")
-        for clips in loader:
+        for clips in batches:
             yield clips
-            bar.advance(task, len(clips))
-            bar.update(task, rate=f"{bar.tasks[task].speed or 0:.0f} clips/s")
+            done, now = done + len(clips), time.monotonic()
+            rate = done / max(now - begun, 1e-9)
+            bar.update(task, advance=len(clips), rate=f"{rate:.1f} clips/s")
+            if progress and bar.disable and (now - told > PROGRESS or done == total):
+                told = now
+                log.info("%d of %d clips, %.1f clips/s, %.0f s left", done, total, rate, (total - done) / rate)

@@ -13,6 +13,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -62,7 +63,7 @@ class _Unpickler(pickle.Unpickler):
     """Rebuilds numpy arrays and plain builtins; refuses every other callable by name."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file)
+        super().__init__(file, encoding="latin1")  # arrays that Python 2 pickled need it; others do not mind
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
@@ -89,11 +90,12 @@ def _array(file: IO[bytes], path: Path) -> Any:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def load_features(path: Path) -> dict[str, Any]:
+def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
     """One clip's dict of arrays and strings; nothing in the file is executed.
 
     Args:
-        path: .npy (pickled dict), .npz or .safetensors (strings in its metadata).
+        path: .npy (pickled dict), .npz, .safetensors (strings in its metadata) or a bare pickle of a dict.
+        offset: byte at which an .npy starts inside a larger file.
 
     Raises:
         FeatureError: missing, truncated, of another form, or with a foreign callable.
@@ -101,14 +103,18 @@ def load_features(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _safetensors(path)
-        if path.suffix == ".npz":
-            out: dict[str, Any] = {}
+        if path.suffix in (".pkl", ".pickle"):
+            with path.open("rb") as file:
+                out: Any = _Unpickler(file, path).load()
+        elif path.suffix == ".npz":
+            out = {}
             with zipfile.ZipFile(path) as members:
                 for name in members.namelist():
                     with members.open(name) as member:
                         out[name.removesuffix(".npy")] = _array(member, path)
         else:
             with path.open("rb") as file:
+                file.seek(offset)
                 out = _array(file, path)
     except DAMAGE as error:
         raise FeatureError(
@@ -207,17 +213,16 @@ def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray 
     return value.mean(axis=1) if patch_reduce == "mean" else value.reshape(-1, value.shape[2])
 
 
-class NpyDict:
-    """One key of HERO's feature-only layout. A FeatureSource.
+class ArraySource(ABC):
+    """Stored arrays looked up by clip. A FeatureSource whose subclass says where a clip's array is.
 
     Args:
-        root: folder of <id>.npy files; a sample's files["features"] goes before it.
-        key: entry of the dict: clip, video_mae, hubert, bert, au.
+        key: the feature's name, for messages.
         patch_reduce: what [F, P, D] becomes: cls (first patch), mean over patches, or flatten to [F * P, D].
-        probe_count: how many readable files must agree about the width.
+        probe_count: how many readable clips must agree about the width.
     """
 
-    def __init__(self, root: Path | str, key: str, patch_reduce: str = "cls", probe_count: int = 8) -> None:
+    def __init__(self, key: str, patch_reduce: str = "cls", probe_count: int = 8) -> None:
         if patch_reduce not in PATCH_RULES:
             raise ConfigError(
                 "Unknown rule for patch features.",
@@ -225,27 +230,36 @@ class NpyDict:
                 got=patch_reduce,
                 where="source.patch_reduce",
             )
-        self.root, self.key, self.patch_reduce, self.probe_count = Path(root), key, patch_reduce, probe_count
+        self.key, self.patch_reduce, self.probe_count = key, patch_reduce, probe_count
         self._width: int | None = None
 
+    @abstractmethod
     def path(self, sample: Sample) -> Path:
-        """The clip's feature file; the .npy name where none exists."""
-        if "features" in sample.files:
-            return sample.files["features"]
-        names = [self.root / f"{sample.id}{suffix}" for suffix in SUFFIXES]
-        return next((p for p in names if p.is_file()), names[0])
+        """The file that holds, or should hold, the clip's array."""
 
-    def _looked(self, sample: Sample) -> tuple[int, int] | str | None:
+    @abstractmethod
+    def found(self, sample: Sample) -> Finding | None:
         """(T, D), or why the feature is broken, or None where there is no file; (0, 0) = no such stream."""
-        path = self.path(sample)
-        if not path.is_file():
-            return None
-        found = _findings(path, path.stat().st_mtime_ns, self.patch_reduce)
-        return found if isinstance(found, str) else found.get(self.key, (0, 0))
+
+    @abstractmethod
+    def value(self, sample: Sample) -> Any:
+        """The clip's array as stored; None where there is none. FeatureError where it cannot be read."""
+
+    def content(self, sample: Sample) -> dict[str, Any]:
+        """Everything that lies with the array: `<key>_time` and `<key>_measures`, as `convert` writes them."""
+        return {}
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """See FeatureSource."""
+
+    @abstractmethod
+    def describe(self, sample: Sample) -> str:
+        """See FeatureSource."""
 
     def status(self, sample: Sample) -> Resolution:
         """See FeatureSource."""
-        found = self._looked(sample)
+        found = self.found(sample)
         if found is None or found == (0, 0):
             return Resolution("absent", "no feature file" if found is None else f"no {self.key}")
         if isinstance(found, str):
@@ -260,32 +274,38 @@ class NpyDict:
 
     def length(self, sample: Sample) -> int | None:
         """See FeatureSource."""
-        found = self._looked(sample)
+        found = self.found(sample)
         return (found[0] or None) if isinstance(found, tuple) else None
 
     def read(self, sample: Sample) -> Ready:
         """See FeatureSource; always float32."""
         path = self.path(sample)
-        content = _loaded(path, path.stat().st_mtime_ns) if path.is_file() else {}
-        array = sequence(content.get(self.key), self.key, self.patch_reduce, path)
+        array = sequence(self.value(sample), self.key, self.patch_reduce, path)
         if array is None:
             raise FeatureError(
                 f"Sample {sample.id} has no feature {self.key}.",
                 expected="an array that is not all zeros",
-                got="no file" if not path.is_file() else f"keys {', '.join(content)}",
+                got=self.status(sample).reason,
                 where=path,
                 mend="coverage=mask to go on without it",
             )
         if self._width is not None and array.shape[1] != self._width:
-            raise self._other_width(array.shape[1], path)
-        return Ready(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)))
+            raise self._other_width(array.shape[1], sample)
+        beside = self.content(sample)
+        clock = beside.get(f"{self.key}_time")
+        timed = isinstance(clock, np.ndarray) and clock.shape == (array.shape[0],)
+        return Ready(
+            torch.from_numpy(np.array(array, dtype=np.float32)),
+            torch.tensor(clock, dtype=torch.float32) if timed else None,
+            dict(beside.get(f"{self.key}_measures", {})),
+        )
 
-    def _other_width(self, width: int, path: Path) -> FeatureError:
+    def _other_width(self, width: int, sample: Sample) -> FeatureError:
         return FeatureError(
             f"Feature {self.key} has another width than the others.",
             expected=self._width,
             got=width,
-            where=f"{path} [{self.key}]",
+            where=self.describe(sample),
             mend="extract these files anew with the encoder of the others; widths are never padded or cut",
         )
 
@@ -297,15 +317,53 @@ class NpyDict:
         """See FeatureSource."""
         agreed = 0
         for sample in samples:
-            found = self._looked(sample)
+            found = self.found(sample)
             if not isinstance(found, tuple) or found == (0, 0):
                 continue
             self._width = self._width or found[1]
             if found[1] != self._width:
-                raise self._other_width(found[1], self.path(sample))
+                raise self._other_width(found[1], sample)
             agreed += 1
             if agreed == self.probe_count:
                 return
+
+
+class NpyDict(ArraySource):
+    """One key of HERO's feature-only layout. A FeatureSource.
+
+    Args:
+        root: folder of <id>.npy files; a sample's files["features"] goes before it.
+        key: entry of the dict: clip, video_mae, hubert, bert, au.
+        patch_reduce, probe_count: see ArraySource.
+    """
+
+    def __init__(self, root: Path | str, key: str, patch_reduce: str = "cls", probe_count: int = 8) -> None:
+        super().__init__(key, patch_reduce, probe_count)
+        self.root = Path(root)
+
+    def path(self, sample: Sample) -> Path:
+        """The clip's feature file; the .npy name where none exists."""
+        if "features" in sample.files:
+            return sample.files["features"]
+        names = [self.root / f"{sample.id}{suffix}" for suffix in SUFFIXES]
+        return next((p for p in names if p.is_file()), names[0])
+
+    def found(self, sample: Sample) -> Finding | None:
+        """See ArraySource."""
+        path = self.path(sample)
+        if not path.is_file():
+            return None
+        found = _findings(path, path.stat().st_mtime_ns, self.patch_reduce)
+        return found if isinstance(found, str) else found.get(self.key, (0, 0))
+
+    def content(self, sample: Sample) -> dict[str, Any]:
+        """See ArraySource."""
+        path = self.path(sample)
+        return _loaded(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+    def value(self, sample: Sample) -> Any:
+        """See ArraySource."""
+        return self.content(sample).get(self.key)
 
     def transcript(self, sample: Sample) -> str | None:
         """The clip's transcript where its file holds one; a broken or missing file has none."""

@@ -2,22 +2,20 @@
 
 Data flow: Sample + Resolutions -> Ready rows from their source; one pass over the media file -> Encoder.preprocess
 -> Raw rows.
-
-Shapes: T pictures, H W picture size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from hero_lightning.data.types import Box, Media, Raw, Row, Sample
+from hero_lightning.data.types import Media, Raw, Row, Sample
 from hero_lightning.errors import MediaError
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.measures import au_measures, audio_measures, motion_measures
 from hero_lightning.media.openface import read_au_table
-from hero_lightning.media.types import Frames, Words
+from hero_lightning.media.types import Words
 from hero_lightning.streams.source import Resolution
 from hero_lightning.streams.stream import PICTURES, Stream
 
@@ -27,6 +25,8 @@ MEASURED: dict[str, Callable[[Any], dict[str, float]]] = {
     "au": au_measures,
 }
 """Streams whose raw material yields numbers that evidence is written from."""
+NO_FACE = "no face in any picture that was looked at"
+"""Why a stream that looked sound at index time turns out to be absent."""
 
 
 def read_clip(
@@ -41,7 +41,7 @@ def read_clip(
         epoch, seed: what a sampler with chance depends on.
 
     Returns:
-        Ready, Raw or None (absent, broken) by stream name.
+        Ready, Raw or None (absent, broken; no face in any picture) by stream name.
 
     Raises:
         MediaError, FeatureError: a file that looked sound at index time cannot be read.
@@ -56,39 +56,42 @@ def read_clip(
     for name, material in _materials(live, sample, epoch, seed).items():
         encoder = live[name].encoder
         assert encoder is not None
-        rows[name] = Raw(encoder.preprocess(material), MEASURED[name](material) if name in MEASURED else {})
+        if material is not None:
+            rows[name] = Raw(encoder.preprocess(material), MEASURED[name](material) if name in MEASURED else {})
     return rows
 
 
 def _materials(live: Mapping[str, Stream], sample: Sample, epoch: int, seed: int) -> dict[str, Any]:
-    """Raw material by stream: Frames, Waveform, Table, Words."""
+    """Raw material by stream: Frames, Waveform, Table, Words; None where looking found none (no face)."""
     out: dict[str, Any] = {}
-    if "text" in live:
-        turns = live["text"].context_turns
-        out["text"] = Words(sample.text or "", sample.speaker, sample.turns[-turns:] if turns else ())
-    if "au" in live:
-        out["au"] = read_au_table(sample.files["au"])
-    pictures = [live[name] for name in PICTURES if name in live]
+    clips: dict[Media, ClipReader] = {}
     with ExitStack() as files:
-        if pictures:
-            clip = files.enter_context(ClipReader(_media(sample.video, sample)))
-            times = {}
-            for stream in pictures:
-                assert stream.sampler is not None
-                times[stream.name] = stream.sampler.plan(clip.info, sample, epoch, seed).times
-            sizes = [stream.size for stream in pictures]
-            size = None if None in sizes else max(s for s in sizes if s)
-            frames, sound = clip.read(times, sound="audio" in live and sample.audio is None, size=size)
-            out.update(frames)
-            if "face" in frames:
-                out["face"] = cropped(frames["face"], sample.boxes["face"])
-        elif "audio" in live:
-            sound = None
-        if "audio" in live:
-            if sound is None:
-                clip = files.enter_context(ClipReader(_media(sample.audio or sample.video, sample)))
-                sound = clip.read({}, sound=True)[1]
-            out["audio"] = sound
+
+        def clip(media: Media) -> ClipReader:
+            if media not in clips:
+                clips[media] = files.enter_context(ClipReader(media))
+            return clips[media]
+
+        if "text" in live:
+            turns = live["text"].context_turns
+            out["text"] = Words(sample.text or "", sample.speaker, sample.turns[-turns:] if turns else ())
+        if "au" in live:
+            out["au"] = read_au_table(sample.files["au"], lambda: clip(_media(sample.video, sample)).info.fps)
+        wanted: dict[Media, dict[str, Sequence[float]]] = {}  # each file is read once for all its streams
+        for stream in (live[name] for name in PICTURES if name in live):
+            assert stream.sampler is not None
+            media = _media(stream.looked_at(sample), sample)
+            plan = stream.sampler.plan(clip(media).info, sample, epoch, seed)
+            media = Media(plan.file) if plan.file is not None else media
+            wanted.setdefault(media, {})[stream.name] = plan.times
+        heard = _media(sample.audio or sample.video, sample) if "audio" in live else None
+        if heard is not None:
+            wanted.setdefault(heard, {})
+        for media, times in wanted.items():
+            frames, sound = clip(media).read(times, media == heard, {name: live[name].size for name in times})
+            out |= frames if sound is None else {**frames, "audio": sound}
+    if "face" in out:
+        out["face"] = live["face"].detector.crops(out["face"], sample)
     return out
 
 
@@ -96,11 +99,3 @@ def _media(media: Media | None, sample: Sample) -> Media:
     if media is None:
         raise MediaError("The clip has no media file.", expected="a video or audio file", got="none", where=sample.id)
     return media
-
-
-def cropped(frames: Frames, box: Box) -> Frames:
-    """Cuts a box, given in fractions of the picture, out of every picture: [T, H, W, 3] -> [T, h, w, 3]."""
-    height, width = frames.pixels.shape[1:3]
-    left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
-    right, bottom = max(round(box[2] * width), left + 1), max(round(box[3] * height), top + 1)
-    return Frames(frames.pixels[:, max(top, 0) : bottom, max(left, 0) : right], frames.time)

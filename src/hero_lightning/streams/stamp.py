@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.data.types import Sample
+from hero_lightning.data.types import Media, Sample
+from hero_lightning.media.openface import au_info_file
 
 END = 4096
 """Bytes read of a file's end: pictures, an index or a table's last rows, which differ between any two recordings."""
@@ -25,10 +26,12 @@ class Stamp:
     Attributes:
         stream: its name.
         context_turns: previous turns that the text stream sees.
+        peaks_folder: where its sampler looks for peaks besides the sample's own file.
     """
 
     stream: str
     context_turns: int = 0
+    peaks_folder: Path | None = None
 
     def __call__(self, sample: Sample) -> str | None:
         """The digits; None where the material is not at hand, so that nothing can be said."""
@@ -41,18 +44,25 @@ class Stamp:
             used = (_print(sample.files.get("au")) or ("no table" if there else None),)
         else:
             media = (sample.audio or sample.video) if self.stream == "audio" else sample.video
-            used = (_print(media.path if media else None), media and (media.span, media.crop))
+            crops = sample.files.get("face") if self.stream == "face" and "face" not in sample.boxes else None
+            media = Media(crops) if crops is not None else media
+            used = (
+                _print(media.path if media else None),
+                media and (media.span, media.crop, media.part)[: 3 if media.part else 2],
+            )
             if self.stream != "audio":  # a sampler may follow the peaks of au_info
                 used = (
                     *used,
-                    _print(sample.files.get("au_info")),
+                    _print(au_info_file(sample, self.peaks_folder)),
                     sample.boxes.get("face") if self.stream == "face" else 0,
                 )
+                still = _print(sample.files.get("peak_frame"))
+                used = (*used, still) if still is not None else used
         return None if used[0] is None else f"{zlib.crc32(repr(used).encode()):08x}"
 
 
 def _print(path: Path | None) -> str | None:
-    """Size and end of a file, or None where there is no file."""
+    """Size and end of a file, names and sizes of a folder, or None where there is none."""
     try:
         stat = os.stat(path) if path is not None else None
     except OSError:
@@ -62,6 +72,8 @@ def _print(path: Path | None) -> str | None:
 
 @lru_cache(maxsize=65536)
 def _content(path: Path, changed: int, size: int) -> str:
+    if path.is_dir():  # of images
+        return f"{[(p.name, p.stat().st_size) for p in sorted(path.iterdir())]}"
     with path.open("rb") as file:
         file.seek(max(size - END, 0))
         return f"{size}-{zlib.crc32(file.read()):08x}"

@@ -22,11 +22,13 @@ from hero_lightning.data.types import STREAMS, Features, Media, Raw, Ready, Row,
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, FeatureError, MediaError
 from hero_lightning.media.clip import ClipReader
+from hero_lightning.media.face import Faces
+from hero_lightning.media.openface import PEAKS
 from hero_lightning.media.samplers import Sampler
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.streams.source import FeatureSource, Resolution
 from hero_lightning.streams.stamp import Stamp
-from hero_lightning.streams.store import Store
+from hero_lightning.streams.store import EXTRACT, NOT_EXTRACTED, Store
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,11 @@ class Stream:
         context_turns: previous turns of the dialogue that the text stream sees.
         rate: steps per second of stored features without a clock.
         size: pixels of the decoded pictures' shorter side; None = as they are.
+        fallback: mode preextracted only: a clip without stored features is decoded and encoded now, and counted.
+        detector: face stream only: where faces come from beside known boxes; None = crops from files.
+
+    Attributes:
+        remedy: the command that extracts what is missing, for messages.
     """
 
     def __init__(
@@ -65,9 +72,13 @@ class Stream:
         context_turns: int = 0,
         rate: float | None = None,
         size: int | None = None,
+        fallback: bool = False,
+        detector: Faces | None = None,
     ) -> None:
         self.name, self.mode, self.factory, self.sampler, self.source = name, mode, encoder, sampler, source
         self.max_len, self.cache, self.context_turns, self.rate, self.size = max_len, cache, context_turns, rate, size
+        self.fallback, self.remedy = fallback, f"{EXTRACT} streams=[{name}]"
+        self.detector = detector or Faces()
         self.corpus = ""
         self.store: Store | None = None
         self._check_plain()
@@ -87,15 +98,17 @@ class Stream:
             value = getattr(self, key)
             if value is not None and value < floor:
                 raise self._wrong(f"{key} is too small.", f"at least {floor}", value, key)
-        if self.factory is None and (mode != "preextracted" or self.source is None):
-            expected = (
-                "an encoder" if mode != "preextracted" else "a source, or the encoder that the store was made with"
-            )
-            mend = f"encoder@modalities.{name}.encoder=NAME, or mode preextracted with a source"
+        if self.fallback and mode != "preextracted":
+            raise self._wrong("Only stored features have a fallback.", "mode preextracted", mode, "fallback")
+        if self.factory is None and (self.computes or self.source is None):
+            expected = "an encoder" if self.computes else "a source, or the encoder that the store was made with"
+            mend = f"encoder@modalities.{name}.encoder=NAME, or mode preextracted with a source and no fallback"
             raise self._wrong(f"Mode {mode} of stream {name} needs an encoder.", expected, "none", "encoder", mend)
         if self.factory is not None and name in PICTURES and self.sampler is None:
             mend = f"sampler@modalities.{name}.sampler=uniform"
             raise self._wrong(f"Stream {name} needs a sampler.", "a sampler", "none", "sampler", mend)
+        if self.computes and name == "face":
+            self.detector.check()
 
     def _check_encoder(self) -> None:
         if self.encoder is None:
@@ -108,13 +121,20 @@ class Stream:
             problem = f"The encoder of stream {name} learns, so its features cannot be stored."
             mend = f"mode@modalities.{name}=realtime"
             raise self._wrong(problem, "mode realtime, or a frozen encoder", f"mode {self.mode}", "encoder", mend)
+        if self.mode == "preextracted" and self.source is None and not self.storable:
+            problem = f"The sampler of stream {name} draws anew every epoch, so its features cannot be stored."
+            mend = f"mode@modalities.{name}=realtime"
+            raise self._wrong(problem, "a sampler without chance", type(self.sampler).__name__, "sampler", mend)
 
     def bind(self, features_root: Path, corpus: str) -> None:
         """Fixes where its own Store lies: features_root/corpus/stream/<slug of the identity>."""
         self.corpus = corpus
+        if self.sampler is not None and self.sampler.follows_peaks:
+            self.sampler.peaks_folder = Path(features_root) / corpus / PEAKS
         if self.encoder is not None and not self.encoder.trainable:
-            stamp = Stamp(self.name, self.context_turns)
+            stamp = Stamp(self.name, self.context_turns, self.sampler.peaks_folder if self.sampler else None)
             self.store = Store.at(Path(features_root) / corpus / self.name, self.identity(), stamp)
+            self.store.remedy = self.remedy
 
     def identity(self) -> dict[str, Any]:
         """What decides its features: corpus, stream, encoder, sampler and options, plain builtins."""
@@ -122,11 +142,16 @@ class Stream:
             assert self.source is not None
             return {"corpus": self.corpus, "stream": self.name, "source": self.source.identity()}
         pictures, own = self.name in PICTURES, {"corpus": self.corpus, "stream": self.name}
-        options = (
-            {"size": self.size} if pictures else {"context_turns": self.context_turns} if self.name == "text" else {}
-        )
+        options = {"size": self.size, **self.detector.identity()} if pictures else {}
+        if self.name == "text":
+            options = {"context_turns": self.context_turns}
         sampler = self.sampler.identity() if pictures and self.sampler is not None else {}
         return {**own, "encoder": self.encoder.identity(), "sampler": sampler, "options": options}
+
+    @property
+    def computes(self) -> bool:
+        """Whether a clip's features may be computed now."""
+        return self.mode != "preextracted" or self.fallback
 
     @property
     def storable(self) -> bool:
@@ -144,7 +169,7 @@ class Stream:
     def dim(self) -> int:
         """Feature width D."""
         if self.source is not None and (width := self.source.width()) is not None:
-            if self.mode == "auto" and self.encoder is not None and width != self.encoder.dim:
+            if self.computes and self.encoder is not None and width != self.encoder.dim:
                 raise FeatureError(
                     f"Stored and computed features of stream {self.name} differ in width.",
                     expected=f"{self.encoder.dim} ({type(self.encoder).__name__})",
@@ -177,6 +202,11 @@ class Stream:
             found.append(self.store)
         return found
 
+    def extracted(self, sample: Sample) -> Resolution:
+        """Whether this clip's features are stored, whatever the mode; the reason is the store's."""
+        found = [source.status(sample) for source in (self.source, self.store) if source is not None]
+        return next((f for f in found if f.mode == "preextracted"), found[-1])
+
     def resolve(self, sample: Sample) -> Resolution:
         """How this clip's features are had. Never raises for a bad clip; a missing feature set is an error."""
         if self.mode == "realtime":
@@ -188,19 +218,22 @@ class Stream:
                     expected="bind(features_root, corpus) before use",
                     where=f"modalities.{self.name}",
                 )
-            self.store.require()
+            if not self.fallback:
+                self.store.require()
         seen = [source.status(sample) for source in self.sources()]
         best = next((s for s in seen if s.mode == "preextracted"), None)
         if best is not None:
             return best
         broken = next((s for s in seen if s.mode == "broken"), None)
-        if self.mode == "preextracted":
-            return broken or seen[-1]
+        if not self.computes:
+            last = broken or seen[-1]
+            return Resolution("absent", f"{last.reason}: {self.remedy}") if last.reason == NOT_EXTRACTED else last
         if self.store is not None and self.store.fault(sample) is not None:
             return seen[-1]  # computing it was tried
         found = self.resolve_media(sample)
-        if broken is not None and found.mode == "realtime":
-            return Resolution("realtime", f"stored feature {broken.reason}")
+        if found.mode == "realtime" and (broken is not None or self.fallback):
+            why = f"stored feature {broken.reason}" if broken is not None else seen[-1].reason
+            return Resolution("realtime", ", ".join(filter(None, (found.reason, why))))
         return found
 
     def resolve_media(self, sample: Sample) -> Resolution:
@@ -213,10 +246,25 @@ class Stream:
             case "audio":
                 found, info = _probed(sample.audio or sample.video, "no sound")
                 return Resolution("absent", "no sound") if info is not None and not info.has_audio else found
-        if self.name == "face" and "face" not in sample.boxes:
-            return Resolution("absent", "no face box")
-        found, info = _probed(sample.video, "no video")
-        return Resolution("absent", "no picture") if info is not None and not info.has_video else found
+        media = self.looked_at(sample)
+        if media is None and sample.video is not None:
+            return Resolution("absent", "no face box, no crops and no detector")
+        found, info = _probed(media, "no video")
+        if info is None:
+            return found
+        return self._planned(sample, info) if info.has_video else Resolution("absent", "no picture")
+
+    def looked_at(self, sample: Sample) -> Media | None:
+        """What a picture stream is made from: the clip, or a file of face crops; None = nothing is there."""
+        return self.detector.media(sample) if self.name == "face" else sample.video
+
+    def _planned(self, sample: Sample, info: ClipInfo) -> Resolution:
+        """realtime with the sampler's reason, by which the run folder counts clips; broken where it cannot plan."""
+        assert self.sampler is not None
+        try:
+            return Resolution("realtime", self.sampler.plan(info, sample, 0, 0).reason)
+        except MediaError as error:
+            return Resolution("broken", f"{error.problem} {error.details['where']}")
 
     def length(self, sample: Sample) -> int | None:
         """Steps T this clip will have in a batch, where that is known without work; for bucketing."""
@@ -242,7 +290,7 @@ class Stream:
             f"Sample {sample.id} has no stored features of stream {self.name}.",
             got=self.resolve(sample).reason or "nothing stored",
             where=tried,
-            mend=f"mode@modalities.{self.name}=auto, or extract them: python -m hero_lightning.extract",
+            mend=f"mode@modalities.{self.name}=auto, or extract them: {self.remedy}",
         )
 
     def collate(self, rows: list[Row]) -> StreamBatch:
@@ -276,7 +324,7 @@ class Stream:
 
     def encoder_module(self) -> Encoder | None:
         """A loaded encoder for the device half, or None where features are only read."""
-        return None if self.mode == "preextracted" else self.loaded_encoder()
+        return self.loaded_encoder() if self.computes else None
 
     def loaded_encoder(self) -> Encoder:
         """A new encoder with its weights, frozen ones without gradients and in eval mode."""
@@ -292,7 +340,7 @@ def _look(path: Path | None, absent: str) -> Resolution:
     """realtime, absent or broken by what the file system says of a file."""
     if path is None:
         return Resolution("absent", absent)
-    if not path.is_file():
+    if not path.exists():
         return Resolution("broken", f"file missing: {path}")
     return Resolution("realtime") if path.stat().st_size else Resolution("broken", f"file is empty: {path}")
 

@@ -2,5 +2,15 @@
 
 from hero_lightning.targets.base import Target
 from hero_lightning.targets.kinds import ClassTarget, DistributionTarget, MultilabelTarget, ScoreTarget
+from hero_lightning.targets.openset import OpenTarget
+from hero_lightning.targets.pair import PairTarget
 
-__all__ = ["ClassTarget", "DistributionTarget", "MultilabelTarget", "ScoreTarget", "Target"]
+__all__ = [
+    "ClassTarget",
+    "DistributionTarget",
+    "MultilabelTarget",
+    "OpenTarget",
+    "PairTarget",
+    "ScoreTarget",
+    "Target",
+]

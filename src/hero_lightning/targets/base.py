@@ -41,20 +41,20 @@ class Target(ABC):
     """One label of a corpus.
 
     Attributes:
-        kind: class, multilabel, score or distribution.
+        kind: class, multilabel, score, distribution, pair or open.
         metric: the module of hero_lightning.metrics that scores it.
         primary: name of the figure that selects a checkpoint; `higher_is_better` says which way.
         name: key in Sample.labels and Batch.labels.
         weight: factor of its loss in the sum.
         classes: names of the outputs; empty for a score.
         prior: [C] mean of the coded train labels (class shares, label rates, mean score), once fitted: the best
-            constant answer, from which class weights and the majority line are made.
+            constant answer, from which class weights and the majority line are made; [3, C] for a distribution.
     """
 
     kind: ClassVar[str]
     metric: ClassVar[ModuleType]
-    primary: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
+    primary: str
+    higher_is_better: bool = True
 
     def __init__(self, name: str, classes: Iterable[object] | None, weight: float) -> None:
         self.name = name
@@ -113,7 +113,7 @@ class Target(ABC):
         codes = [self.encode(v, "the train split", "drop") for v in values if v is not None]
         codes = [c for c in codes if c is not None]
         if codes:
-            self.prior = self._spread(self._tensor(codes)).double().mean(dim=0)
+            self.prior = self._constant(self._spread(self._tensor(codes)).double())
         return self
 
     def collate(self, values: Sequence[Any], ids: Sequence[str]) -> Label:
@@ -122,12 +122,13 @@ class Target(ABC):
         mask = torch.tensor([c is not None for c in codes], dtype=torch.bool)
         return Label(value=self._tensor([self._blank() if c is None else c for c in codes]), mask=mask)
 
-    def loss(self, logits: Tensor, label: Label) -> Tensor:
+    def loss(self, logits: Tensor, label: Label, group: Tensor | None = None) -> Tensor:
         """Mean loss over the labelled rows.
 
         Args:
             logits: [B, C].
             label: the batch's labels.
+            group: [B] item of every row; read by Targets that compare the rows of an item.
 
         Returns:
             Scalar; exactly zero, yet connected to the logits, where no row is labelled. Class weights multiply
@@ -190,6 +191,10 @@ class Target(ABC):
         target: Target = kinds[state["kind"]](**state["settings"])
         target.prior = None if state["prior"] is None else torch.tensor(state["prior"], dtype=torch.float64)
         return target
+
+    def _constant(self, truth: Tensor) -> Tensor:
+        """Coded train labels [N, C] -> the best constant answer."""
+        return truth.mean(dim=0)
 
     def _blank(self) -> Any:
         """The code that stands in rows without a label; the mask hides it."""

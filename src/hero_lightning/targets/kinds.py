@@ -96,12 +96,13 @@ class ClassTarget(Target):
         return classification.chance(support) if bool(label.mask.any()) else {}
 
     def confusion(self, prediction: Tensor, label: Label) -> Tensor:
-        """[C, C] counts over the labelled rows, truth down, prediction across."""
-        return classification.confusion(prediction[label.mask], label.value[label.mask])
+        """[C, C] counts over the labelled rows that have an answer, truth down, prediction across."""
+        return classification.confusion(prediction[label.mask], label.value[label.mask])[:, :-1]
 
     def per_class(self, prediction: Tensor, label: Label) -> dict[str, dict[str, float]]:
         """Precision, recall, F1 and support of every class."""
-        return classification.per_class(self.confusion(prediction, label), self.classes)
+        table = classification.confusion(prediction[label.mask], label.value[label.mask])
+        return classification.per_class(table, self.classes)
 
     def columns(self, prediction: Tensor, label: Label) -> dict[str, list[Any]]:
         """truth, prediction, p_<class>, confidence (the probability of the prediction)."""
@@ -185,6 +186,7 @@ class ScoreTarget(Target):
         high: greatest score of the corpus.
         weight: factor of the loss.
         loss: mse, mae or huber (quadratic up to half the range).
+        figures: plain, ccc (which then decides), mosi, sims or mer2023: see `metrics.regression`.
     """
 
     kind = "score"
@@ -193,15 +195,26 @@ class ScoreTarget(Target):
     higher_is_better = False
 
     def __init__(
-        self, name: str, low: float, high: float, weight: float = 1.0, loss: Literal["mse", "mae", "huber"] = "mse"
+        self,
+        name: str,
+        low: float,
+        high: float,
+        weight: float = 1.0,
+        loss: Literal["mse", "mae", "huber"] = "mse",
+        figures: str = "plain",
     ) -> None:
         super().__init__(name, None, weight)
+        self.form = figures
         self.low, self.high, self.distance = float(low), float(high), loss
         self.middle, self.half = (self.high + self.low) / 2, (self.high - self.low) / 2
         if not self.low < self.high:
             raise self._wrong("high", f"more than low ({low})", high)
         if loss not in ("mse", "mae", "huber"):
             raise self._wrong("loss", "mse, mae or huber", loss)
+        if figures not in regression.SETS:
+            raise self._wrong("figures", ", ".join(regression.SETS), figures)
+        if figures == "ccc":
+            self.primary, self.higher_is_better = "ccc", True
 
     @property
     def outputs(self) -> int:
@@ -228,9 +241,18 @@ class ScoreTarget(Target):
         """The score."""
         return float(row)
 
+    def statistics(self, prediction: Tensor, value: Tensor) -> Tensor:
+        """Those of the chosen set of figures."""
+        return regression.statistics(prediction, value, self.form)
+
+    def figures_of(self, sums: Tensor) -> dict[str, Tensor]:
+        """The chosen set of figures."""
+        return regression.figures(sums, 1, self.form)
+
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, in builtins."""
-        return {"name": self.name, "low": self.low, "high": self.high, "weight": self.weight, "loss": self.distance}
+        own = {"low": self.low, "high": self.high, "loss": self.distance, "figures": self.form}
+        return {"name": self.name, "weight": self.weight, **own}
 
     def _blank(self) -> float:
         return self.middle
@@ -275,3 +297,14 @@ class DistributionTarget(Target):
     def words(self, row: Tensor) -> str:
         """The emotion with the greatest share."""
         return self.classes[int(row.argmax())]
+
+    def majority(self, label: Label) -> dict[str, float]:
+        """Every figure of the constant answer that is best for it on the train split; empty before `fit`."""
+        if self.prior is None:
+            return {}
+        mean, first, among = (self.figures(row.expand(len(label.mask), -1), label) for row in self.prior)
+        best = {"acc_true1_in_pred3": first, "top1": first, "acc_pred1_in_true3": among}
+        return {k: best.get(k, mean)[k] for k in mean}
+
+    def _constant(self, truth: Tensor) -> Tensor:
+        return distribution.constants(truth)

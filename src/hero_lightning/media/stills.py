@@ -1,0 +1,143 @@
+"""Pictures that are no video: a folder of images, or one array in a file; and how any picture is scaled and cut.
+
+Data flow: Media -> Stills -> pictures at wanted times (Frames); only those are read.
+
+Shapes: T pictures, H W picture size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hero_lightning.data.types import Box, Media
+from hero_lightning.errors import MediaError
+from hero_lightning.media.types import ClipInfo
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+RATE = 25.0
+"""Pictures per second of a folder or array whose corpus does not say."""
+EPSILON = 2e-3
+"""Seconds a picture may come late and still count as shown: Matroska rounds times to 1 ms, plans are k / fps."""
+
+
+def is_stills(path: Path) -> bool:
+    """Whether a path is a folder of images or an array."""
+    return path.suffix == ".npy" or path.is_dir()
+
+
+class Stills:
+    """The pictures of a folder (in natural order) or of an array [T, H, W, 3] uint8, which is mapped, not read.
+
+    Picture k is shown at k / rate. A file without pictures (OpenFace writes one where it found no face) has none.
+
+    Args:
+        media: folder or .npy file, span, crop, rate, and whether an array holds blue first.
+
+    Raises:
+        MediaError: nothing there, or an array of another shape.
+    """
+
+    def __init__(self, media: Media) -> None:
+        self.media, self.rate = media, media.rate or RATE
+        path = Path(media.path)
+        self.pictures: Any
+        if path.is_dir():
+            files = [p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
+            self.pictures = sorted(files, key=_natural)
+        else:
+            self.pictures = _mapped(path)
+        total = len(self.pictures)
+        start, end = media.span or (0.0, total / self.rate)
+        self.first, self.last = round(start * self.rate), min(round(end * self.rate), total)
+
+    @property
+    def info(self) -> ClipInfo:
+        """What is known of the pictures; the first one of a folder is looked at for the size."""
+        count = max(self.last - self.first, 0)
+        if count == 0:
+            return ClipInfo(0.0)
+        height, width = self._picture(self.first, None).shape[:2]
+        return ClipInfo(count / self.rate, self.rate, count, width, height, has_video=True)
+
+    def read(self, times: Sequence[float], size: int | None = None) -> tuple[np.ndarray, list[float]]:
+        """Pictures at these times (any order): [T, H, W, 3] uint8 RGB, and when each appears in seconds."""
+        count = self.last - self.first
+        if count <= 0:
+            raise self._error("There is no picture.", "at least one", "none")
+        index = [min(max(int((t + EPSILON) * self.rate), 0), count - 1) for t in times]
+        shown = {k: self._picture(self.first + k, size) for k in sorted(set(index))}
+        if len({p.shape for p in shown.values()}) > 1:
+            raise self._error("The pictures differ in size.", "one size", sorted({p.shape[:2] for p in shown.values()}))
+        return np.stack([shown[k] for k in index]), [k / self.rate for k in index]
+
+    def _error(self, problem: str, expected: object, got: object) -> MediaError:
+        mend = "repair or replace the file, or leave the sample out"
+        return MediaError(problem, expected=expected, got=got, where=self.media.path, mend=mend)
+
+    def _picture(self, k: int, size: int | None) -> np.ndarray:
+        import av
+        from av.error import FFmpegError
+        from av.video.reformatter import VideoReformatter
+
+        if isinstance(self.pictures, np.ndarray):
+            array = np.ascontiguousarray(self.pictures[k][..., ::-1] if self.media.bgr else self.pictures[k])
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+        else:
+            try:
+                with av.open(str(self.pictures[k])) as image:
+                    frame = next(image.decode(video=0))
+            except (FFmpegError, StopIteration) as error:
+                raise self._error("A picture cannot be read.", "a whole image", f"{self.pictures[k].name}") from error
+        return rgb(frame, self.media.crop, size, VideoReformatter())
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Orders frame2 before frame10."""
+    return [(int(part or 0), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MediaError("The array cannot be read.", expected="a .npy file", got=error, where=path) from error
+    if array.size == 0:
+        return np.zeros((0, 1, 1, 3), np.uint8)
+    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
+        raise MediaError(
+            "The array holds no pictures.",
+            expected="[T, H, W, 3] uint8",
+            got=f"{list(array.shape)} {array.dtype}",
+            where=path,
+        )
+    return array
+
+
+def rgb(frame: Any, crop: Box | None, size: int | None, reformatter: Any) -> np.ndarray:
+    """One decoded frame -> [H, W, 3] uint8 RGB, scaled, turned upright and cropped.
+
+    Args:
+        frame: of PyAV.
+        crop: part that is kept; None = all.
+        size: shortest side of the (cropped) picture in pixels, aspect kept, never enlarged; None = as it is.
+        reformatter: PyAV's, kept by the caller since setting one up costs as much as using it.
+    """
+    x0, y0, x1, y1 = pixels(crop, frame.width, frame.height)
+    scale = min(size / min(x1 - x0, y1 - y0), 1.0) if size else 1.0
+    width, height = max(round(frame.width * scale), 1), max(round(frame.height * scale), 1)
+    picture = reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+    picture = np.rot90(picture, round(frame.rotation / 90) % 4)  # rotation counts counterclockwise
+    x0, y0, x1, y1 = pixels(crop, picture.shape[1], picture.shape[0])
+    return np.ascontiguousarray(picture[y0:y1, x0:x1])
+
+
+def pixels(crop: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
+    """A box in fractions -> whole pixels x0, y0, x1, y1, at least one wide and high."""
+    x0, y0, x1, y1 = crop or (0.0, 0.0, 1.0, 1.0)
+    left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+    return left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)

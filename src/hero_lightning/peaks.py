@@ -1,0 +1,132 @@
+"""Finds where the faces of a corpus are most expressive: `python -m hero_lightning.peaks dataset=mer2023`.
+
+Data flow: corpus -> samples -> PeakFinder in workers -> features_root/<corpus>/au_info/<id>.json, which the
+emotion_peak sampler reads. Resumes where it stopped; what fails goes to ledger.csv of the run folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hero_lightning.cli import command
+from hero_lightning.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hero_lightning.data.types import Sample
+    from hero_lightning.media.peaks import PeakFinder
+
+log = logging.getLogger(__name__)
+
+PROBLEMS = (DataError, OSError, ValueError, RuntimeError)
+"""What a bad clip may raise; it is entered in the ledger and the others go on."""
+
+
+@command("peaks")
+def main(cfg: Any) -> None:
+    """Writes the peaks of every clip that does not come with its own and says what failed."""
+    peaks(cfg)
+
+
+def peaks(cfg: Any) -> Counter[str]:
+    """Finds and writes them; how many clips went which way."""
+    from hero_lightning import build
+    from hero_lightning.media.openface import PEAKS
+    from hero_lightning.media.peaks import PeakFinder
+
+    corpus = build.corpus(cfg)
+    node = cfg.modalities.face.get("detector") or {}
+    faces = {"faces": build.make(node, "modalities.face.detector")} if "_target_" in node else {}
+    finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
+    finder.faces.check()
+    folder = Path(corpus.features_root) / str(corpus.name) / PEAKS
+    samples = [s for s in corpus.samples() if cfg.splits is None or s.split in cfg.splits]
+    counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
+    ledger = build.run_folder() / "ledger.csv"
+    with ledger.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "stage", "error"), *failures])
+    log.info("%s: %s", folder, ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no clip")
+    if failures:
+        log.warning("%d clips failed, see %s", len(failures), ledger)
+    return counts
+
+
+def write_peaks(
+    finder: PeakFinder, samples: Sequence[Sample], folder: Path, workers: int = 0, force: bool = False
+) -> tuple[Counter[str], list[tuple[str, str, str]]]:
+    """Writes <id>.json of every clip, each under a temporary name first.
+
+    Args:
+        finder: how.
+        samples: clips; those with a file of their own are left alone.
+        folder: where to.
+        workers: processes; 0 = this one.
+        force: find anew what was found before, though nothing changed.
+
+    Returns:
+        Clips per method, and how many were kept or own; failures (id, stage, error).
+    """
+    from rich.console import Console
+    from rich.progress import track
+    from torch.utils.data import DataLoader
+
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    failures: list[tuple[str, str, str]] = []
+    clips: Any = _Clips(finder, samples, folder, force)
+    loader: DataLoader = DataLoader(clips, batch_size=None, num_workers=workers)
+    for id, outcome, error in track(loader, "peaks", len(samples), console=Console(stderr=True)):
+        counts[outcome] += 1
+        if error:
+            failures.append((id, "peaks", error))
+    return counts, failures
+
+
+class _Clips:
+    """Finds one clip's peaks and writes them: what a DataLoader draws from."""
+
+    def __init__(self, finder: PeakFinder, samples: Sequence[Sample], folder: Path, force: bool) -> None:
+        self.finder, self.samples, self.folder, self.force = finder, list(samples), folder, force
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[str, str, str]:
+        from hero_lightning.media.openface import au_info_file
+
+        sample = self.samples[index]
+        path = au_info_file(sample, self.folder)
+        assert path is not None
+        if "au_info" in sample.files and path.is_file():
+            return sample.id, "own", ""
+        path = self.folder / path.name
+        try:
+            if not self.force and _stored(path) == self.finder.inputs(sample):
+                return sample.id, "kept", ""
+            found = self.finder.find(sample)
+            written = path.with_suffix(f".{os.getpid()}.part")
+            written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            written.replace(path)
+        except PROBLEMS as error:
+            said = f"{error.problem} {error.details['where'] or ''}" if isinstance(error, DataError) else str(error)
+            return sample.id, "failed", said.strip()
+        return sample.id, found["method"], ""
+
+
+def _stored(path: Path) -> Any:
+    """What the peaks that are there were found from; None where there are none, or they are broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

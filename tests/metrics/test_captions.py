@@ -1,0 +1,88 @@
+"""Captions: corpus BLEU and ROUGE-L as torchmetrics has them, CIDEr-D by hand, sentence vectors."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torchmetrics.functional.text import bleu_score, rouge_score
+
+from hero_lightning.errors import ConfigError
+from hero_lightning.metrics import captions
+from hero_lightning.metrics.bootstrap import intervals
+
+SAID = ["the man smiles and waves his hand", "she is crying in the dark room", "he shouts", ""]
+TRUE = ["the old man smiles and waves his hand", "she cries in the dark", "he shouts at the dog", "nobody is there"]
+
+
+def figures(said: list[str], true: list[str]) -> dict[str, float]:
+    return {k: float(v) for k, v in captions.figures(captions.statistics(said, true, None).sum(dim=0)).items()}
+
+
+def test_bleu_and_rouge_are_those_of_torchmetrics() -> None:
+    found, references = figures(SAID, TRUE), [[t] for t in TRUE]
+    assert found["bleu1"] == pytest.approx(float(bleu_score(SAID, references, n_gram=1)), rel=1e-5)
+    assert found["bleu4"] == pytest.approx(float(bleu_score(SAID, references, n_gram=4)), rel=1e-5)
+    rouge = [
+        float(rouge_score(p, t, rouge_keys="rougeL")["rougeL_fmeasure"]) for p, t in zip(SAID[:3], TRUE, strict=False)
+    ]
+    assert found["rouge_l"] == pytest.approx(sum(rouge) / 4, rel=1e-5)  # no text: 0
+    assert found["words"] == pytest.approx((7 + 7 + 2) / 4)
+    assert math.isnan(found["similarity"])
+
+
+def test_cider_d_by_hand() -> None:
+    """Two references without a common word: every idf is log 2 and cancels out of the cosine.
+
+    Said "a b", true "a b c": unigrams 2 of lengths sqrt 2 and sqrt 3, bigrams 1 of lengths 1 and sqrt 2.
+    """
+    score, other = captions.ciders(["a b", "x"], ["a b c", "d e f"])
+    expected = 10 / 4 * (2 / math.sqrt(6) + 1 / math.sqrt(2)) * math.exp(-1 / 72)
+    assert score == pytest.approx(expected)
+    assert other == 0
+    assert captions.ciders(["a b c d"], ["a b c d"]) == [0]  # a single reference: every idf is log 1
+    same = captions.ciders(["a b c d", "e"], ["a b c d", "e"])
+    assert same == pytest.approx([10, 10 / 4])
+
+
+def test_cider_d_clips_repeated_words_and_knows_common_ones() -> None:
+    """True "a b" and "a c": a has idf log 1 = 0. Said "b b": min(2, 1) of the one b against lengths 2 and 1."""
+    score, _ = captions.ciders(["b b", "q"], ["a b", "a c"])
+    assert score == pytest.approx(10 / 4 * 1 / 2)
+
+
+def test_case_punctuation_and_chinese() -> None:
+    assert figures(["He SHOUTS, at the dog!"], ["he shouts at the dog"])["bleu4"] == pytest.approx(1)
+    assert captions.WORD.findall("他很开心 ok it's") == ["他", "很", "开", "心", "ok", "it's"]
+    assert figures(["他很开心"], ["他很生气"])["bleu1"] == pytest.approx(0.5)
+
+
+def test_no_answers_and_intervals() -> None:
+    assert figures(["", ""], ["a b", "c d"])["cider"] == 0
+    assert figures(["", ""], ["a b", "c d"])["bleu4"] == 0
+    bounds = intervals(captions.statistics(SAID * 3, TRUE * 3, None), captions.figures, resamples=200)
+    assert bounds["cider"][0] < figures(SAID * 3, TRUE * 3)["cider"] < bounds["cider"][1]
+
+
+def test_sentence_vectors_ignore_padding(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    from tests.model.llm_helpers import word_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer("he shouts she cries in the dark")
+    tokenizer.pad_token = "</s>"
+    tokenizer.save_pretrained(tmp_path)
+    settings = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **settings)).save_pretrained(tmp_path)
+    embed = captions.SentenceVectors(str(tmp_path))
+    both, alone = embed(["he shouts", "she cries in the dark"]), embed(["he shouts"])
+    torch.testing.assert_close(both[0], alone[0])
+    torch.testing.assert_close(both.norm(dim=-1), torch.ones(2))
+    rows = captions.statistics(["he shouts", "she cries"], ["he shouts", "in the dark"], embed)
+    assert float(captions.figures(rows[:1].sum(dim=0))["similarity"]) == pytest.approx(1)
+    assert float(captions.figures(rows.sum(dim=0))["similarity"]) < 1
+    with pytest.raises(ConfigError, match="sentence encoder cannot be read"):
+        captions.SentenceVectors(str(tmp_path / "nothing"))(["a"])

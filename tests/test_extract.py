@@ -1,0 +1,161 @@
+"""The whole way on raw clips: realtime, extracted before, and hybrid train alike; what is missing is said."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from hero_lightning import build
+from hero_lightning.cli import CONF
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.errors import ConfigError, DataError, FeatureError
+from hero_lightning.extract import extract
+from hero_lightning.streams import StreamEncoder
+from hero_lightning.streams.npydict import load_features
+from tests.helpers import train_in_process
+
+QUIET = ("trainer=cpu", "dataset.clips=24", "dataset.num_workers=0")
+
+
+def extract_in_process(folder: Path, *overrides: str) -> None:
+    """`python -m hero_lightning.extract` without a new process; its run folder is `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("extract", [*QUIET, *overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    extract(cfg)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo corpus of 24 clips, all features extracted as float32."""
+    root = tmp_path_factory.mktemp("modes")
+    extract_in_process(root / "extract", *paths(root), "dtype=float32", "part_size=7")
+    return root
+
+
+def paths(root: Path) -> list[str]:
+    return [f"paths.data={root}/data", f"paths.features={root}/features"]
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every training step."""
+    found = [r["train/loss"] for r in rows(next(folder.rglob("metrics.csv"))) if r["train/loss"]]
+    return [float(v) for v in found]
+
+
+def trained(root: Path, name: str, *overrides: str) -> list[float]:
+    """Losses of one epoch in this mode."""
+    train_in_process(
+        root / name, *QUIET[1:2], *paths(root), "size=tiny", "trainer.max_epochs=1", "dataset.batch_size=4",
+        "trainer.log_every_n_steps=1", "test=false", "probes=false", "+dataset.bucket=false", *overrides,
+    )  # fmt: skip
+    return losses(root / name)
+
+
+def test_realtime_and_extracted_features_train_alike(root: Path) -> None:
+    live, stored = trained(root, "live", "modes=realtime"), trained(root, "stored", "modes=preextracted")
+    assert len(live) >= 3
+    assert stored == pytest.approx(live, abs=1e-5, rel=1e-5)
+    assert {r["mode"] for r in rows(root / "live" / "coverage.csv")} <= {"realtime", "absent"}
+    assert {r["mode"] for r in rows(root / "stored" / "coverage.csv")} <= {"preextracted", "absent"}
+
+
+def plan_of(root: Path, *overrides: str) -> CorpusDataModule:
+    """The corpus of a train command, not indexed yet."""
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        given = [*QUIET, *paths(root), "streams=[frame,audio]", *overrides]
+        cfg = compose("train", given, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return build.corpus(cfg)
+
+
+def test_a_feature_set_that_is_missing_prints_the_command_that_makes_it(root: Path) -> None:
+    with pytest.raises(FeatureError, match="No features of this identity") as info:
+        plan_of(
+            root, "modes=hybrid", "mode@modalities.audio=realtime", "encoder@modalities.frame.encoder=tiny_frames"
+        ).index()
+    command = (
+        f"python -m hero_lightning.extract dataset.clips=24 dataset.num_workers=0 paths.data={root}/data "
+        f"paths.features={root}/features modes=hybrid mode@modalities.audio=realtime "
+        "encoder@modalities.frame.encoder=tiny_frames streams=[frame]"
+    )
+    assert command in info.value.details["mend"]
+    assert "FrameHog" in info.value.details["got"]
+
+
+def test_hybrid_reads_what_is_stored_and_falls_back_where_asked(root: Path) -> None:
+    ids = sorted(p.stem for p in (root / "data/demo/clips").glob("train_*.mp4"))[::2]
+    (root / "ids.txt").write_text("\n".join(ids) + "\n")
+    extract_in_process(root / "some", *paths(root), "modes=hybrid", "streams=[frame]", f"ids={root}/ids.txt")
+    table = [r for r in rows(root / "some" / "coverage.csv") if r["mode"] == "preextracted"]
+    assert sum(int(r["count"]) for r in table) == len(ids)
+    assert {r["reason"] for r in table} <= {"store, peak", "store, no_au", "store, no_peak", "store, clamped"}
+    bare = [c for c in plan_of(root, "modes=hybrid").index().table if c.stream == "frame" and c.split == "train"]
+    assert {c.mode for c in bare} == {"preextracted", "absent"}
+    assert next(c.reason for c in bare if c.mode == "absent").startswith(
+        "not extracted: python -m hero_lightning.extract"
+    )
+    corpus = plan_of(root, "modes=hybrid", "modalities.frame.fallback=true", "dataset.batch_size=8")
+    table = [c for c in corpus.index().table if c.split == "train"]
+    count = Counter()
+    for c in table:
+        count[c.stream, c.mode] += c.count
+    assert count["frame", "preextracted"] == len(ids)
+    assert count["frame", "realtime"] > 0
+    assert set(s for s, m in count if m == "preextracted") == {"frame"}
+    assert all(c.reason.endswith(", not extracted") for c in table if (c.stream, c.mode) == ("frame", "realtime"))
+    batch = next(iter(corpus.loader("train")))
+    assert len(batch.streams["frame"].ready_rows) + len(batch.streams["frame"].raw_rows) == len(batch)
+    encoded = StreamEncoder(corpus.streams["frame"])(batch.streams["frame"])
+    assert encoded.present.all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [
+        (["modes=realtime", "encoder@modalities.frame.encoder=none"], ConfigError, "frame.encoder=NAME"),
+        (["layout=parquet"], ConfigError, "store, npydict, affectgpt"),
+        (["layout=npydict"], ConfigError, "out=DIR"),
+        (["layout=npydict", "out=x", "part=1/2"], ConfigError, "once more without part="),
+        (["part=3/2"], ConfigError, "1/4 to 4/4"),
+        (["part=1/2", "force=true"], ConfigError, "force or retry in one process"),
+        (["ids=[nobody]"], DataError, "not there"),
+        (["ids=nowhere.txt"], DataError, "one id per line"),
+        (["video=nowhere.mp4", "out=x"], DataError, "a folder of clips or a pattern"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(root: Path, overrides: list[str], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        extract_in_process(root / "wrong", *paths(root), *overrides)
+
+
+def test_own_clips_become_an_npy_dict(root: Path) -> None:
+    mine = root / "mine"
+    mine.mkdir()
+    for k, clip in enumerate(sorted((root / "data/demo/clips").glob("test_*.mp4"))[:2]):
+        shutil.copy(clip, mine / f"m{k}.mp4")
+    (mine / "m0.txt").write_text("well well\n")
+    (mine / "m1.mp4").write_bytes((mine / "m1.mp4").read_bytes()[:2000])
+    extract_in_process(root / "run", f"video={mine}", f"out={root}/npy", "layout=npydict", "streams=[audio,text]")
+    assert sorted(p.name for p in (root / "npy").iterdir()) == ["m0.npy", "manifest.json"]
+    content = load_features(root / "npy" / "m0.npy")
+    assert content.keys() == {"hubert", "hubert_time", "hubert_measures", "bert", "transcript"}
+    assert content["transcript"] == "well well"
+    ledger = {(r["id"], r["stream"]): r["stage"] for r in rows(root / "run" / "failures.csv")}
+    assert ledger == {("m1", "audio"): "decode", ("m1", "text"): "absent"}
