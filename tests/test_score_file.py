@@ -197,6 +197,9 @@ def test_mer2023_combined_by_hand(tmp_path: Path) -> None:
     waf = (2 * (2 * 2 / (2 * 2 + 1)) + 0) / 3
     assert values(report)["combined"] == pytest.approx(waf - 0.25 * 1 / 3)
     assert report["figures"]["combined"]["low"] <= values(report)["combined"] <= report["figures"]["combined"]["high"]
+    assert report["figures"]["combined"]["majority"] == pytest.approx(
+        2 / 3 * 0.8 - 0.25 * sum((v - 0.5) ** 2 for v in (1, -2, 2)) / 3  # always joy, and train's mean valence
+    )
     assert combined(targets, {}) == {}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from hero_lightning.data.types import Label
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.metrics.bootstrap import Figures, Paired, intervals, paired_bootstrap
+from hero_lightning.metrics.bootstrap import Paired, intervals, paired_bootstrap
 from hero_lightning.targets import Target
 
 
@@ -141,33 +142,91 @@ def rows(
         DataError: models that answered for other clips.
     """
     folds = sorted({fold for fits in found.values() for fold, _ in fits})
-    parts, ids = {}, {}
-    for name, fits in found.items():
-        seeds = sorted({seed for _, seed in fits})
-        ids[name] = [i for fold in folds for i in fits[fold, seeds[0]].ids]
-        parts[name] = torch.cat([_fold(target, fits, fold, seeds, folds) for fold in folds])
-        if ids[name] != ids[next(iter(ids))]:
-            raise DataError(
-                "Two models answered for other clips.",
-                expected=f"the test clips of {next(iter(ids))}",
-                got=f"{len(ids[name])} clips of {name}",
-                where="the fits' results",
-                mend="delete the results of one of them",
-            )
-    figures = _mean_figures(target, len(folds), next(iter(parts.values())).shape[1])
-    out = []
-    for name, table in parts.items():
-        size = table.shape[1] // (len(folds) * figures.keywords["width"])
-        each = target.figures_of(table.sum(dim=0).unflatten(0, (size, len(folds), -1)))  # [K, F]
-        pairs = {r: paired_bootstrap(table, parts[r], figures, resamples=resamples) for r in against if r != name}
-        out.append(
-            Row(
-                name,
-                {k: float(v.mean()) for k, v in each.items()},
-                {k: float(v.flatten().std()) if v.numel() > 1 else math.nan for k, v in each.items()},
-                intervals(table, figures, resamples=resamples),
-                size * len(folds),
-                pairs,
-            )
+    parts = {name: _statistics(target, fits, folds) for name, fits in found.items()}
+    ids = {name: [i for f in folds for i in _first(fits, f).ids] for name, fits in found.items()}
+    if wrong := [name for name in ids if ids[name] != ids[next(iter(ids))]]:
+        raise DataError(
+            "Two models answered for other clips.",
+            expected=f"the test clips of {next(iter(ids))}",
+            got=f"{len(ids[wrong[0]])} clips of {wrong[0]}",
+            where="the fits' results",
+            mend="delete the results of one of them",
         )
+    figures = partial(_means, target, len(folds), next(iter(parts.values())).shape[3])
+    flat = {name: part.flatten(1) for name, part in parts.items()}
+    out = []
+    for name, part in parts.items():
+        each = {k: v.flatten() for k, v in target.figures_of(part.sum(dim=0)).items()}  # [K F]
+        bounds = intervals(flat[name], figures, resamples=resamples)
+        pairs = {
+            r: paired_bootstrap(flat[name], flat[r], figures, resamples=resamples)
+            for r in against
+            if r in flat and r != name
+        }
+        spread = {k: float(v.std()) if len(v) > 1 else math.nan for k, v in each.items()}
+        out.append(Row(name, {k: float(v.mean()) for k, v in each.items()}, spread, bounds, len(found[name]), pairs))
     return out
+
+
+def _first(fits: Mapping[tuple[int, int], Answers], fold: int) -> Answers:
+    return fits[min(place for place in fits if place[0] == fold)]
+
+
+def _statistics(target: Target, fits: Mapping[tuple[int, int], Answers], folds: Sequence[int]) -> Tensor:
+    """[N, K, F, S]: a clip counts in its own fold, once per seed."""
+    seeds, out = sorted({seed for _, seed in fits}), []
+    for place, fold in enumerate(folds):
+        own = torch.stack([target.statistics(fits[fold, s].prediction, fits[fold, s].truth) for s in seeds], dim=1)
+        wide = own.new_zeros(len(own), len(seeds), len(folds), own.shape[-1])
+        wide[:, :, place] = own
+        out.append(wide)
+    return torch.cat(out)
+
+
+def _means(target: Target, folds: int, width: int, sums: Tensor) -> dict[str, Tensor]:
+    """Summed statistics [..., K F S] -> figure -> mean over fits [...]."""
+    found = target.figures_of(sums.unflatten(-1, (-1, folds, width)))
+    return {k: v.flatten(-2).mean(dim=-1) for k, v in found.items()}
+
+
+def constants(found: Mapping[int, tuple[Target, Answers]]) -> dict[str, dict[str, float]]:
+    """`majority` and `chance` -> figure -> mean over folds; found: fold -> its fitted Target and any answers."""
+    lines: dict[str, list[dict[str, float]]] = {"majority": [], "chance": []}
+    for target, answers in found.values():
+        label = Label(answers.truth, torch.ones(len(answers.ids), dtype=torch.bool))
+        lines["majority"].append(target.majority(label))
+        lines["chance"].append(target.chance(label))
+    return {name: {k: sum(p[k] for p in parts) / len(parts) for k in parts[0]} for name, parts in lines.items()}
+
+
+def markdown(lines: Sequence[Row], plain: Mapping[str, Mapping[str, float]], figures: Sequence[str]) -> str:
+    """A table whose first figure is compared.
+
+    Args:
+        lines: rows.
+        plain: name -> figure -> value of constant answers.
+        figures: columns.
+    """
+    first, references = figures[0], list(dict.fromkeys(r for line in lines for r in line.against))
+    head = ["model", *(f"{f} (95 % interval)" if f == first else f for f in figures)]
+    head += [f"{first}, minus {r}" for r in references]
+    out = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, values in plain.items():
+        if values:
+            cells = [f"{values[f]:.4f}" if f in values else "" for f in figures]
+            out.append(f"| {name} | {' | '.join(cells)} | {' | '.join('' for _ in references)} |")
+    for line in lines:
+        cells = []
+        for f in figures:
+            spread = "" if math.isnan(line.spread[f]) else f" +- {line.spread[f]:.4f}"
+            low, high = line.bounds[f]
+            cells.append(f"{line.values[f]:.4f}{spread}" + (f" ({low:.4f} .. {high:.4f})" if f == first else ""))
+        cells += [_difference(line.against[r][first]) if r in line.against else "" for r in references]
+        out.append(f"| {line.name} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def _difference(pair: Paired) -> str:
+    """A paired difference; one whose interval holds zero is not significant, and says so."""
+    mark = ", n.s." if pair.low <= 0 <= pair.high else ""
+    return f"{pair.difference:+.4f} ({pair.low:+.4f} .. {pair.high:+.4f}{mark})"

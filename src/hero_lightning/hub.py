@@ -13,15 +13,14 @@ from typing import Any
 
 from hero_lightning.errors import ConfigError
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 @contextmanager
 def explained(name: str, where: str, instead: str) -> Iterator[None]:
     """Turns what transformers raises for a missing or broken model into a ConfigError that says what to do.
 
-    Args:
-        name: hub id or folder.
-        where: config key of the node that has the key `name`.
-        instead: what works without this model.
+    `name` is a hub id or folder, `where` the config node that has the key `name`, `instead` works without the model.
     """
     from safetensors import SafetensorError
     from transformers.utils import logging
@@ -46,14 +45,8 @@ def explained(name: str, where: str, instead: str) -> Iterator[None]:
 def matched(network: Any, report: Mapping[str, Any], name: str, where: str, spare: Sequence[str] = ()) -> None:
     """Checks that every tensor of a network came from its checkpoint: transformers only logs gaps, and fills them.
 
-    Args:
-        network: the loaded network.
-        report: loading info of from_pretrained.
-        name, where: see `explained`.
-        spare: parts of tensor names that nothing reads; they may be missing.
-
-    Raises:
-        ConfigError: a tensor of the network is missing, or one of the checkpoint's layers found no place.
+    `report` is the loading info of from_pretrained; tensors with a part of `spare` in their names may be missing.
+    ConfigError if another is, or if one of the checkpoint's layers found no place.
     """
     from torch import nn
 

@@ -28,7 +28,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn import functional as F
 
-from hero_lightning.data.types import Sample
+from hero_lightning.data.types import Label, Sample
 from hero_lightning.metrics import classification
 from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
 from hero_lightning.metrics.table import Explanations, Predictions
@@ -130,7 +130,7 @@ def combined(
 
     rows = torch.cat(parts, dim=1)
     low, high = intervals(rows, figures, groups=_pick(groups, mask), resamples=resamples)["combined"]
-    constant = [t.majority(found[n].label) for n, t in zip(named, (kind, score_of), strict=True)]
+    constant = [targets[n].majority(Label(found[n].label.value, mask)) for n in named]
     majority = constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"] if all(constant) else None
     value = float(figures(rows.sum(dim=0))["combined"])
     figure = {"value": value, "low": low, "high": high, "chance": None, "majority": majority}

@@ -103,7 +103,20 @@ def score_targets(
     names: Mapping[str, str],
     resamples: int,
 ) -> dict[str, dict[str, Any]]:
-    """Reports of every Target the file has answers to, in the form of `runfolder.score`.
+    """Reports of every Target the file has answers to, in the form of `runfolder.score`; see `answered`."""
+    found = answered(samples, targets, rows, columns, names)
+    reports = {name: runfolder.score(targets[name], p, None, resamples) for name, p in found.items()}
+    return reports | runfolder.combined(targets, found, None, resamples)
+
+
+def answered(
+    samples: Sequence[Sample],
+    targets: Mapping[str, Target],
+    rows: Rows,
+    columns: Mapping[str, str],
+    names: Mapping[str, str],
+) -> dict[str, Predictions]:
+    """The file's answers to every Target it answers.
 
     Args:
         samples: the split.
@@ -111,7 +124,6 @@ def score_targets(
         rows: what `read_rows` gave.
         columns: Target name -> its column; else <target>_p_<class>, <target>_prediction or <target>.
         names: classes as the file calls them -> as the corpus does.
-        resamples: of the bootstrap.
     """
     have = columns_of(rows)
     found: dict[str, Predictions] = {}
@@ -138,8 +150,7 @@ def score_targets(
         expected = ", ".join(f"{n}_prediction" for n in targets)
         mend = "columns.TARGET=NAME, or task=open"
         raise ConfigError("The file answers no target.", expected=expected, got=have, where="columns", mend=mend)
-    reports = {name: runfolder.score(targets[name], p, None, resamples) for name, p in found.items()}
-    return reports | runfolder.combined(targets, found, None, resamples)
+    return found
 
 
 def _coded(target: Target, value: Any, names: Mapping[str, str], place: str, whole: bool) -> Tensor:

@@ -98,7 +98,8 @@ def save(root: Path, family: str) -> Path:
 def tokenizer(folder: Path) -> None:
     """A CLIP tokenizer of a few letters."""
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,:()"]
-    words = [*letters, *(f"{c}</w>" for c in letters if c.isalpha())][:58] + ["<|startoftext|>", "<|endoftext|>"]
+    ends = [f"{c}</w>" for c in letters if c.isalpha()]
+    words = [*letters, *ends[: 58 - len(letters)], "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {w: i for i, w in enumerate(words)}
     tr.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
 

@@ -166,7 +166,7 @@ def test_no_tensor_of_its_own_may_be_missing_and_no_other_is_asked_for(folders, 
     folder = copied(folders[family], tmp_path)
     weights = load_file(folder / "model.safetensors")
     own = sorted(k for k in weights if own_tensor(option, k))
-    assert 10 < len(own)
+    assert len(own) > 10
     save_file({k: weights[k] for k in own}, folder / "model.safetensors", {"format": "pt"})
     kind(str(folder), **options).load()
     for lost in (own[0], own[len(own) // 2], own[-1]):
@@ -198,7 +198,7 @@ def test_more_layers_than_the_config_says(folders, tmp_path, family):
     config.get("vision_config", config)["num_hidden_layers"] = 1
     (folder / "config.json").write_text(json.dumps(config))
     _, kind, options, _ = OPTIONS[family]
-    with pytest.raises(ConfigError, match="16 without a place|without a place: "):
+    with pytest.raises(ConfigError, match=r"\d\d without a place: "):
         kind(str(folder), **(options | {"layers": (-1,)} if kind is SpeechEncoder else options)).load()
 
 

@@ -8,14 +8,12 @@ Shapes: B clips, T pictures of a clip, N pictures of a batch, K vectors per pict
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from hero_lightning.data.types import Features, pad
 from hero_lightning.encoders.base import Material
-from hero_lightning.encoders.pictures import Preparation
 from hero_lightning.encoders.pretrained import ATTENTION, PretrainedEncoder
 from hero_lightning.media.types import Frames
 
@@ -84,11 +82,6 @@ class ImageEncoder(PretrainedEncoder):
     def dim(self) -> int:  # type: ignore[override]
         """Width D of the features."""
         return self.config.projection_dim if self.pooling == "projected" else self.config.hidden_size
-
-    @cached_property
-    def preparation(self) -> Preparation:
-        """How the checkpoint wants its pictures; read when first asked for."""
-        return Preparation.read(self.settings, f"{self.where}.name", self.size)
 
     def _read(self, kind: str | None = None, **options: Any) -> Any:
         match self.config.model_type:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from hero_lightning.encoders.base import Encoder
+from hero_lightning.encoders.pictures import Preparation
 from hero_lightning.errors import ConfigError
-from hero_lightning.hub import explained, fingerprint, matched
+from hero_lightning.hub import DTYPES, explained, fingerprint, matched
 
 ATTENTION = ("q_proj", "v_proj", "query", "value", "qkv")
 """Names of the linear layers that adapters go to, in whichever architecture."""
@@ -40,6 +41,7 @@ class PretrainedEncoder(Encoder):
         reads: model_type -> class of transformers; empty = whatever AutoModel makes of it.
         group: rows N that a frozen network reads together, so that memory does not grow with the batch.
         spare: parts of the names of tensors that are never read; a checkpoint may lack them.
+        size: picture side in pixels; None = the checkpoint's.
     """
 
     stream: ClassVar[str]
@@ -47,6 +49,7 @@ class PretrainedEncoder(Encoder):
     reads: ClassVar[dict[str, str]] = {}
     group: ClassVar[int] = 32
     spare: tuple[str, ...] = ("pooler",)
+    size: int | None = None
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class PretrainedEncoder(Encoder):
         super().__init__()
         self.where = f"modalities.{self.stream}.encoder"
         self._one_of("trainable", trainable, "frozen", "lora", "full")
-        self._one_of("dtype", dtype, "float32", "bfloat16", "float16")
+        self._one_of("dtype", dtype, *DTYPES)
         self._at_least(1, layers=len(layers), lora_rank=lora_rank)
         self.name, self.revision, self.dtype, self.layers = name, revision, dtype, tuple(layers)
         self.adapt, self.trainable = trainable, trainable != "frozen"
@@ -127,6 +130,11 @@ class PretrainedEncoder(Encoder):
         from transformers.image_processing_base import ImageProcessingMixin
 
         return self._from(ImageProcessingMixin.get_image_processor_dict)[0]
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """How the checkpoint wants its pictures."""
+        return Preparation.read(self.settings, f"{self.where}.name", self.size)
 
     def identity(self) -> dict[str, Any]:
         """See Encoder. A folder is known by its last name and the content of config and weights."""

@@ -19,6 +19,8 @@ from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
 from hero_lightning.media.types import SAMPLE_RATE, Waveform
 
+HOP = SAMPLE_RATE // 50
+"""Samples from one of Whisper's steps to the next."""
 PIECE, MARGIN = 1500, 50
 """Steps of 20 ms: longer clips are read in pieces of 30 s, with 1 s of context on both sides that is thrown away."""
 
@@ -47,11 +49,11 @@ class SpeechEncoder(PretrainedEncoder):
         return getattr(self.config, "feat_extract_norm", None) == "group" or self.config.model_type == "data2vec-audio"
 
     def _part(self, whole: Any) -> Any:
-        # What learns here learns without the chance of pretraining: no masked spans, no dropped layers.
         inert = {"q_proj", "k_proj", "v_proj", "out_proj"} & set(self.lora_targets)
         if whole.model_type == "wavlm" and self.adapt == "lora" and inert:
             problem, expected = "WavLM's attention reads its weights past adapters.", "intermediate_dense, output_dense"
             raise self._wrong(problem, expected, self.lora_targets, "lora_targets")
+        # What learns here learns without the chance of pretraining: no masked spans, no dropped layers.
         whole.update({"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0})
         return whole
 
@@ -132,16 +134,11 @@ class WhisperEncoder(PretrainedEncoder):
 
         return self._from(WhisperFeatureExtractor.from_pretrained)
 
-    @property
-    def hop(self) -> int:
-        """Samples from one step to the next (320)."""
-        return self.extractor.n_samples // self.config.max_source_positions
-
     def preprocess(self, material: Waveform) -> dict[str, Tensor]:
         """Waveform -> x [W, M, 2 P], steps [W] that hold sound."""
         windows = material.x.float().split(self.extractor.n_samples)
         mel = self.extractor([w.numpy() for w in windows], sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        return {"x": mel["input_features"], "steps": torch.tensor([math.ceil(len(w) / self.hop) for w in windows])}
+        return {"x": mel["input_features"], "steps": torch.tensor([math.ceil(len(w) / HOP) for w in windows])}
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """x [B, W, M, 2 P] -> Features [B, T, D]."""
@@ -150,5 +147,5 @@ class WhisperEncoder(PretrainedEncoder):
         hidden = self._grouped(windows, lambda part: self._hidden(input_features=part))  # [N, P, D]
         parts = iter(h[:steps] for h, steps in zip(hidden, inputs["steps"][mask].tolist(), strict=True))
         x, real = pad([torch.cat([next(parts) for _ in range(count)]) for count in mask.sum(dim=1).tolist()])
-        time = (torch.arange(x.shape[1], device=x.device) + 0.5) * self.hop / SAMPLE_RATE  # middles of the steps
+        time = (torch.arange(x.shape[1], device=x.device) + 0.5) * HOP / SAMPLE_RATE  # middles of the steps
         return Features(x, real.to(x.device), time.expand(len(x), -1))

@@ -8,7 +8,6 @@ Shapes: B clips, T pictures of a clip, W runs of a clip, N runs of a batch, F pi
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from hero_lightning.data.types import Features, pad
 from hero_lightning.encoders.base import Material
-from hero_lightning.encoders.pictures import Preparation
 from hero_lightning.encoders.pretrained import PretrainedEncoder
 from hero_lightning.media.types import Frames
 
@@ -32,11 +30,6 @@ class VideoEncoder(PretrainedEncoder):
     takes: ClassVar[Material] = "frames"
     stream, instead, group = "motion", "frame_difference", 8
     reads: ClassVar[dict[str, str]] = {"videomae": "VideoMAEModel"}
-
-    @cached_property
-    def preparation(self) -> Preparation:
-        """How the checkpoint wants its pictures; read when first asked for."""
-        return Preparation.read(self.settings, f"{self.where}.name")
 
     def preprocess(self, material: Frames) -> dict[str, Tensor]:
         """Frames -> x [W, F, 3, h, w] uint8, time [W, S], keep [W, S]."""

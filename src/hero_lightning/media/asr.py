@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import ConfigError, MediaError
-from hero_lightning.hub import explained, fingerprint, matched
+from hero_lightning.hub import DTYPES, explained, fingerprint, matched
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.types import SAMPLE_RATE, Waveform
 
@@ -39,12 +39,10 @@ class Transcriber:
     """Whisper, window by window, greedily. Windows without speech stay empty: there it would make words up.
 
     Args:
-        name: hub id, or folder with config, weights, tokenizer and preprocessor_config.json.
+        name, revision: hub id and commit there, or folder with config, weights, tokenizer, preprocessor_config.json.
         language: what is spoken, e.g. zh or chinese; None = heard from each window.
         silence: probability of no speech from which on a window counts as empty (0.6 in Whisper's own rule).
-        dtype: of the weights.
-        revision: commit, branch or tag on the hub.
-        device: where it runs.
+        dtype, device: of the weights.
     """
 
     def __init__(
@@ -56,8 +54,8 @@ class Transcriber:
         revision: str | None = None,
         device: str = "cpu",
     ) -> None:
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError("Unknown dtype.", expected="float32, bfloat16, float16", got=dtype, where="asr.dtype")
+        if dtype not in DTYPES:
+            raise ConfigError("Unknown dtype.", expected=", ".join(DTYPES), got=dtype, where="asr.dtype")
         if not 0 < silence <= 1:
             raise ConfigError("silence is a probability.", expected="0 to 1", got=silence, where="asr.silence")
         self.name, self.language, self.silence, self.dtype = name, language, silence, dtype
@@ -143,20 +141,19 @@ def transcribed(samples: Sequence[Sample], asr: Transcriber, features_root: Path
         media, text = sample.audio or sample.video, sample.text
         if not (text or "").strip() and media is not None:
             try:
-                text = _heard(sample.id, media, asr, folder) or None
+                file = zlib.crc32(repr((media.path.name, media.path.stat().st_size, media.span)).encode())
+                text = _heard(media, asr, folder / f"{quote(sample.id, safe='')}-{file:08x}.txt") or None
             except (MediaError, OSError) as error:
                 log.warning("%s: no transcript: %s", sample.id, error)
         out.append(replace(sample, text=text))
     return out
 
 
-def _heard(id: str, media: Media, asr: Transcriber, folder: Path) -> str:
-    file = zlib.crc32(repr((media.path.name, media.path.stat().st_size, media.span)).encode())
-    path = folder / f"{quote(id, safe='')}-{file:08x}.txt"
+def _heard(media: Media, asr: Transcriber, path: Path) -> str:
     if not path.is_file():
         with ClipReader(media) as clip:
             sound = clip.read({}, sound=True)[1] if clip.info.has_audio else None
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}")  # renamed when whole: a killed run leaves no half transcript
         part.write_text(asr(sound) if sound is not None else "", encoding="utf-8")
         part.replace(path)

@@ -119,8 +119,8 @@ class Consecutive(Sampler):
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
         """See Sampler."""
-        own = {"frames": self.frames, "clips": self.clips, "stride": self.stride, "center": self.center}
-        return {"sampler": "consecutive", **own}
+        own: dict[str, str | int | float | bool | None] = {"center": True} if self.center else {}
+        return {"sampler": "consecutive", "frames": self.frames, "clips": self.clips, "stride": self.stride, **own}
 
 
 class HeadTail(Sampler):

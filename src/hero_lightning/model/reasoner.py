@@ -231,10 +231,10 @@ class Reasoner(nn.Module):
         rows = label.mask.nonzero().flatten().tolist()
         readings = dict(zip(rows, self.read(outputs, batch, rows), strict=True))
         if self.training and self.context_dropout:
-            kept = torch.rand(len(rows)) >= self.context_dropout
+            heard = torch.rand(len(rows)) >= self.context_dropout
             readings = {
                 b: r if keep else r._replace(context=r.context[:0])
-                for (b, r), keep in zip(readings.items(), kept.tolist(), strict=True)
+                for (b, r), keep in zip(readings.items(), heard.tolist(), strict=True)
             }
         reasoned = [b for b in rows if self.answers.mode_for(batch.samples[b].descriptions) != "label"]
         asked = [(self.mode, b) for b in reasoned] + [("label", b) for b in rows if self.label_weight]
