@@ -163,6 +163,13 @@ def test_what_cannot_be_written(tmp_path, caplog):
         )
 
 
+def test_pairs_are_not_lost_silently(tmp_path, caplog):
+    data = corpus([Sample(f"s{k}", "train", text="hi", labels={"emotion": "ab"[k % 2]}) for k in range(9)], tmp_path)
+    data.items = lambda split: [(0, 1)]
+    write_folder(data, tmp_path / "out")
+    assert "pairs and lists have no place" in caplog.text
+
+
 def test_check_lists_every_fault(tmp_path):
     made_folder(tmp_path, 12, classes=["happy", "neutral", "sad"])
     records = json.loads((tmp_path / "labels.json").read_text())

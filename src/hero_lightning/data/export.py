@@ -80,6 +80,8 @@ def contents(
     found = corpus.plan.resolutions if features else {}
     for name in sorted({name for rows in found.values() for name, r in rows.items() if r.mode == "realtime"}):
         log.warning("stream %s is not stored, so not written: mode@modalities.%s=auto", name, name)
+    if features and any(len(item) > 1 for split in corpus.plan.samples for item in corpus.items(split)):
+        log.warning("%s compares clips; its pairs and lists have no place here and are not written", corpus.name)
     zeros: Counter[str] = Counter()
     # IEMOCAP's turns are more than its samples: what nobody agreed on was said all the same
     told = {s.id: s for s in link_dialogues([replace(s, turns=()) for s in corpus.gathered])}
