@@ -63,7 +63,7 @@ def trained(root: Path, name: str, *overrides: str) -> list[float]:
     """Losses of one epoch in this mode."""
     train_in_process(
         root / name, *QUIET[1:2], *paths(root), "size=tiny", "trainer.max_epochs=1", "dataset.batch_size=4",
-        "trainer.log_every_n_steps=1", "test=false", "probes=false", "+dataset.bucket=false", *overrides,
+        "trainer.log_every_n_steps=1", "test=false", "probes=false", "dataset.bucket=false", *overrides,
     )  # fmt: skip
     return losses(root / name)
 

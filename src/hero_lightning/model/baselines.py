@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hero_lightning.data.types import STREAMS, Features
-from hero_lightning.errors import ConfigError, DataError, FeatureError
-from hero_lightning.model.experts import absent, statistics
+from hero_lightning.errors import ConfigError
+from hero_lightning.model.experts import absent, check_width, size_of, statistics
 from hero_lightning.model.layers import EPS, Standardise
 from hero_lightning.model.outputs import Outputs
 
@@ -30,7 +30,7 @@ Fused = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Baseline(nn.Module):
-    """Base: takes streams in, standardises them, reads one linear head per Target. A subclass writes `fuse`.
+    """Base: takes streams in, standardises them, reads one linear head per Target. A subclass writes `_fuse`.
 
     Args:
         dims: stream -> feature width.
@@ -53,27 +53,18 @@ class Baseline(nn.Module):
         self.dims = {s: dims[s] for s in STREAMS if s in dims}
         self.outputs = dict(outputs)
         self.streams = tuple(self.dims)
-        rules = [
-            (bool(dims) and len(self.dims) == len(dims), "modalities", f"some of {', '.join(STREAMS)}", list(dims)),
-            (bool(outputs) and min(outputs.values(), default=0) > 0, "targets", "a Target with outputs", dict(outputs)),
-            (
-                set(parts) <= self.offers,
-                "objectives",
-                f"objectives that need {sorted(self.offers) or 'no part'}",
-                parts,
-            ),
-        ]
-        for fits, where, expected, got in rules:
-            if not fits:
-                raise ConfigError(
-                    "No baseline can be built from these settings.", expected=expected, got=got, where=where
-                )
+        if not set(parts) <= self.offers:
+            expected = f"objectives that need {' or '.join(self.offers) or 'no part of the model'}"
+            mend = "objective@objectives.sync=none objective@objectives.anchor=none"
+            raise ConfigError(
+                "A baseline lacks what an objective needs.", expected=expected, got=parts, where="objectives", mend=mend
+            )
         self.norms = nn.ModuleDict({s: Standardise(d) for s, d in self.dims.items()})
         self.heads = nn.ModuleDict({t: nn.Linear(pooled, n) for t, n in outputs.items()})
 
-    def fuse(self, steps: Steps, present: Tensor) -> Fused:
+    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         """Standardised steps, present [B, E] -> Fused."""
-        raise TypeError(f"{type(self).__name__} does not define fuse")
+        raise TypeError(f"{type(self).__name__} does not define _fuse")
 
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
         """Features by stream -> predictions.
@@ -88,7 +79,7 @@ class Baseline(nn.Module):
         """
         steps = self._take(features)
         present = torch.stack([mask.any(dim=1) for _, mask in steps.values()], dim=1)
-        pooled, summaries, weights = self.fuse(steps, present)
+        pooled, summaries, weights = self._fuse(steps, present)
         return Outputs(
             logits={t: head(pooled) for t, head in self.heads.items()},
             experts=self.streams,
@@ -101,40 +92,23 @@ class Baseline(nn.Module):
         )
 
     def _take(self, features: Mapping[str, Features]) -> Steps:
-        given = next((features[s] for s in self.streams if s in features), None)
-        if given is None:
-            raise DataError(
-                "The batch has none of the model's streams.", expected=list(self.streams), got=list(features)
-            )
         out: Steps = {}
+        rows, device = size_of(features, self.streams)
         for s, dim in self.dims.items():
             f = features.get(s)
-            if f is None or not f.x.shape[1]:
-                f = absent(given.x.shape[0], dim, given.x.device)
-            if f.x.shape[2] != dim:
-                raise FeatureError(
-                    f"Features of stream {s} do not fit the model.",
-                    expected=f"width {dim}",
-                    got=f"width {f.x.shape[2]}",
-                    where=f"modalities.{s}",
-                    mend="use the features the model was trained on, or train it anew",
-                )
+            f = absent(rows, dim, device) if f is None or not f.x.shape[1] else f
+            check_width(s, f, dim)
             out[s] = self.norms[s](f.x, f.mask), f.mask
         return out
 
 
 class Majority(Baseline):
-    """The best constant answer: class shares or mean score of the train split, learnt by the heads' biases.
-
-    Args:
-        dims, outputs, parts: see Baseline.
-    """
+    """The best constant answer: class shares or mean score of the train split, learnt by the heads' biases."""
 
     def __init__(self, dims: Mapping[str, int], outputs: Mapping[str, int], parts: Collection[str] = ()) -> None:
         super().__init__(dims, outputs, 1, parts)
 
-    def fuse(self, steps: Steps, present: Tensor) -> Fused:
-        """Nothing is read."""
+    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         none = present.new_zeros(present.shape, dtype=torch.float32)
         return none[:, :1], none[..., None], None
 
@@ -165,8 +139,7 @@ class EarlyFusion(Baseline):
             self.hidden.extend([nn.Linear(size, width), nn.ReLU(), nn.Dropout(dropout)])
             size = width
 
-    def fuse(self, steps: Steps, present: Tensor) -> Fused:
-        """Statistics and presence side by side."""
+    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         seen = [torch.where(m.any(dim=1, keepdim=True), statistics(x, m), 0.0) for x, m in steps.values()]
         pooled = self.hidden(torch.cat([*seen, present.to(seen[0].dtype)], dim=1))
         return pooled, present.to(pooled.dtype)[..., None], None
@@ -175,7 +148,7 @@ class EarlyFusion(Baseline):
 class Pooled(Baseline):
     """Base of those that fuse one vector per stream: statistics -> layer -> [B, E, d], learnt tokens where absent.
 
-    A subclass writes `mix`.
+    A subclass writes `_mix`.
 
     Args:
         dims, outputs, parts: see Baseline.
@@ -200,56 +173,43 @@ class Pooled(Baseline):
             {s: nn.Sequential(self.drop, nn.Linear(2 * d, width), nn.ReLU(), self.drop) for s, d in self.dims.items()}
         )
         self.missing = nn.Parameter(torch.randn(len(self.dims), width) * 0.02)
-        self.build()
+        self._build()
 
-    def build(self) -> None:
-        """Makes the layers of `mix`, where it has any."""
+    def _build(self) -> None:
+        """Makes the layers of `_mix`, where it has any."""
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         """Vectors [B, E, d] of the streams, present [B, E] -> Mixed."""
-        raise TypeError(f"{type(self).__name__} does not define mix")
+        raise TypeError(f"{type(self).__name__} does not define _mix")
 
-    def fuse(self, steps: Steps, present: Tensor) -> Fused:
-        """One vector per stream, then `mix`."""
+    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         seen = torch.stack([self.project[s](statistics(x, mask)) for s, (x, mask) in steps.items()], dim=1)
         x = torch.where(present[..., None], seen, self.missing.to(seen.dtype))
-        pooled, weights = self.mix(x, present)
+        pooled, weights = self._mix(x, present)
         return pooled, x, weights
 
 
 class UtteranceAttention(Pooled):
-    """MERBench's attention: all vectors together say how much each stream weighs (Lian et al. 2024).
+    """MERBench's attention: all vectors together say how much each stream weighs (Lian et al. 2024)."""
 
-    Args:
-        dims, outputs, width, dropout, parts: see Pooled.
-    """
-
-    def build(self) -> None:
-        """See Pooled."""
+    def _build(self) -> None:
         n = len(self.dims)
         hidden = nn.Sequential(nn.Linear(n * self.width, self.width), nn.ReLU(), self.drop)
         self.score = nn.Sequential(hidden, nn.Linear(self.width, n))
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Weighted sum; an absent stream has no weight."""
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         weights = shares(self.score(x.flatten(1)), present)
         return (weights[..., None] * x).sum(dim=1), weights
 
 
 class GatedFusion(Pooled):
-    """Gated multimodal unit (Arevalo et al. 2017): every number of a stream's vector has a gate of its own.
+    """Gated multimodal unit (Arevalo et al. 2017): every number of a stream's vector has a gate of its own."""
 
-    Args:
-        dims, outputs, width, dropout, parts: see Pooled.
-    """
-
-    def build(self) -> None:
-        """See Pooled."""
+    def _build(self) -> None:
         self.value = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.dims)
         self.gate = nn.Linear(len(self.dims) * self.width, len(self.dims) * self.width)
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Sum of gated vectors; an absent stream adds nothing."""
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         gates = self.gate(x.flatten(1)).sigmoid().unflatten(1, (len(self.dims), self.width))
         gates = gates * present[..., None].to(gates.dtype)
         values = torch.stack([f(x[:, i]).tanh() for i, f in enumerate(self.value)], dim=1)
@@ -281,30 +241,23 @@ class LowRankFusion(Pooled):
             nn.init.ones_(factor.bias)  # a product of E small numbers would start at zero
         self.blend = nn.Linear(rank, 1)
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Product over the streams that are there, weighted sum over ranks."""
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         product = torch.stack([f(x[:, i]) for i, f in enumerate(self.factors)], dim=1)  # [B, E, R * d]
         product = torch.where(present[..., None], product, 1.0).prod(dim=1)
         return self.blend(product.unflatten(1, (-1, self.width)).transpose(1, 2)).squeeze(2), None
 
 
 class LateFusion(Pooled):
-    """Every stream predicts by itself; their logits are averaged with learnt weights over those that are there.
-
-    Args:
-        dims, outputs, width, dropout, parts: see Pooled.
-    """
+    """Every stream predicts by itself; their logits are averaged with learnt weights over those that are there."""
 
     offers = frozenset({"anchor"})
 
-    def build(self) -> None:
-        """See Pooled."""
+    def _build(self) -> None:
         self.alone = own_heads(self.outputs, len(self.dims), self.width)
         self.heads = nn.ModuleDict()
         self.trust = nn.Parameter(torch.zeros(len(self.dims)))
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Nothing is mixed before the logits."""
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         return x.flatten(1), shares(self.trust.expand(len(x), -1), present)
 
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:

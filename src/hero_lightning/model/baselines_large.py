@@ -53,8 +53,7 @@ class MultiTask(Pooled):
         self.register_buffer("centres", torch.zeros(len(self.dims) + 1, 2, width))
         self.register_buffer("known", torch.zeros(2, dtype=torch.bool))
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Side by side."""
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         return self.merge(x.flatten(1)), None
 
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
@@ -142,8 +141,7 @@ class MulT(Baseline):
         self.within = nn.ModuleDict({s: Block(width, num_heads, dropout, ("self",)) for s in self.streams})
         self.drop = nn.Dropout(dropout)
 
-    def fuse(self, steps: Steps, present: Tensor) -> Fused:
-        """Cross-modal transformers, self-attention, mean over steps."""
+    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         seen: Steps = {}
         for i, (s, (x, mask)) in enumerate(steps.items()):
             blank = ~present[:, i, None] & (torch.arange(x.shape[1], device=x.device) == 0)  # a token to look at
@@ -206,8 +204,7 @@ class DialogueGRU(Pooled):
         finally:
             self._places = None
 
-    def mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Turns in their order through the GRU, and back to rows."""
+    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         turn = self.merge(x.flatten(1))  # [B, d]
         rows = torch.arange(len(x), device=x.device)
         group, order = (rows, torch.zeros_like(rows)) if self._places is None else self._places

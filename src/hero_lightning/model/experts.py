@@ -8,6 +8,7 @@ Shapes: B rows, T steps, D feature width, Q queries, d width. Masks are True = r
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hero_lightning.data.types import Features
-from hero_lightning.errors import FeatureError
+from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.model.layers import EPS, Positions, Standardise
 from hero_lightning.model.qformer import QFormer
 
@@ -100,14 +101,7 @@ class Expert(nn.Module):
             FeatureError: the features have another width than the expert was built for.
         """
         x, mask, time = features.x, features.mask, features.time
-        if x.shape[-1] != self.dim:
-            raise FeatureError(
-                f"Features of stream {self.name} do not fit the model.",
-                expected=f"width {self.dim}",
-                got=f"width {x.shape[-1]}",
-                where=f"modalities.{self.name}",
-                mend="use the features the model was trained on, or train it anew",
-            )
+        check_width(self.name, features, self.dim)
         if not x.shape[1]:
             x, mask = F.pad(x, (0, 0, 0, 1)), F.pad(mask, (0, 1))
             time = None if time is None else F.pad(time, (0, 1))
@@ -131,6 +125,26 @@ def statistics(x: Tensor, mask: Tensor) -> Tensor:
     mean = x.sum(dim=1) / n
     away = torch.where(mask[..., None], x - mean[:, None], 0.0)
     return torch.cat([mean, (away.square().sum(dim=1) / n + EPS).sqrt()], dim=-1)
+
+
+def check_width(stream: str, features: Features, dim: int) -> None:
+    """Raises FeatureError where features have another width than the model was built for."""
+    if features.x.shape[-1] != dim:
+        raise FeatureError(
+            f"Features of stream {stream} do not fit the model.",
+            expected=f"width {dim}",
+            got=f"width {features.x.shape[-1]}",
+            where=f"modalities.{stream}",
+            mend="use the features the model was trained on, or train it anew",
+        )
+
+
+def size_of(features: Mapping[str, Features], streams: Sequence[str]) -> tuple[int, torch.device]:
+    """Rows of a batch and their device, from the first of the model's streams; DataError where none is given."""
+    given = next((features[s] for s in streams if s in features), None)
+    if given is None:
+        raise DataError("The batch has none of the model's streams.", expected=list(streams), got=list(features))
+    return given.x.shape[0], given.x.device
 
 
 def absent(rows: int, dim: int, device: torch.device) -> Features:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from hero_lightning.data.types import STREAMS, Features
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError
 from hero_lightning.model.evidence import SYNERGY, Evidence
-from hero_lightning.model.experts import Expert, Observation, absent
+from hero_lightning.model.experts import Expert, Observation, absent, size_of
 from hero_lightning.model.fusion import EvidenceIntegration, Fused, Fusion
 from hero_lightning.model.imputation import EvidenceImputation
 from hero_lightning.model.layers import EPS, initialise
@@ -170,12 +170,7 @@ class Hero(nn.Module):
 
     def _observe(self, features: Mapping[str, Features], explain: bool) -> dict[str, Observation]:
         """Every expert's view; a stream that was not given is absent in all rows."""
-        given = next((features[s] for s in self.streams if s in features), None)
-        if given is None:
-            raise DataError(
-                "The batch has none of the model's streams.", expected=list(self.streams), got=list(features)
-            )
-        rows, device = given.x.shape[0], given.x.device
+        rows, device = size_of(features, self.streams)
         return {
             s: expert(features[s] if s in features else absent(rows, self.dims[s], device), explain)
             for s, expert in self.experts.items()
