@@ -71,7 +71,7 @@ def compare(cfg: Any) -> None:
         changes = {**folds[fold], **settings[number], "seed": seed}
         return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), final)
 
-    for row in {table: (table, model) for table, model in rows}.values():  # before processes share the stores
+    for row in rows:  # stores are filled before processes share them
         _corpus(_data_key(job(row, 0, 0, 0, False).config))
     tune = {row: [job(row, n, 0, cfg.seeds[0], False) for n in range(len(settings))] for row in rows}
     tuned = _run([j for jobs in tune.values() for j in jobs] if len(settings) > 1 else [], cfg.workers, "tuning")
@@ -100,7 +100,7 @@ def _rows(cfg: Any, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], 
             raise ConfigError(f"Not one of the {key}.", expected=list(plan[key]), got=unknown[0], where=f"only_{key}")
     for table in cfg.only_tables or plan["tables"]:
         for model in cfg.only_models or plan["models"]:
-            overrides = [*plan["train"], *plan["tables"][table]["train"], *plan["models"][model]]
+            overrides = [*plan["train"], *plan["tables"][table]["train"], *plan["models"][model], *plan["also"]]
             yield (table, model), build.beside("train", *QUIET, *overrides)
 
 
@@ -296,9 +296,10 @@ def _table(cfg: Any, node: Any, made: Mapping[tuple[str, int, int], tuple[Job, A
     splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
     text = [
         f"## {node.title}\n",
-        f"{len(targets)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals: paired",
-        f"bootstrap over clips, {cfg.resamples} resamples; n.s. = it holds zero. {cfg.settings} settings per model, chosen",
-        f"on validation of the first fold. Splits: {splits}. Commit {', '.join(facts['commits'])}.\n",
+        f"{len(targets)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals:",
+        f"(paired) bootstrap over clips, {cfg.resamples} resamples; n.s. = the interval holds zero. {cfg.settings}",
+        f"settings per model, chosen on validation of the first fold. Splits: {splits}.\n",
+        f"Commit {', '.join(facts['commits'])}.\n",
         comparison.markdown(lines, plain, list(cfg.figures)) + "\n",
         *(f"Published: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
     ]  # fmt: skip

@@ -116,9 +116,15 @@ class NpyFolder(NamedSource):
 
 
 class TableSource(NamedSource):
-    """Arrays of many clips in one file, read once per process."""
+    """Arrays of many clips in one file, read once per process.
+
+    Attributes:
+        within: a pattern whose match in a name says its group, e.g. "..$" for RAVDESS' actors; given, features get mean
+            0 and spread 1 over each group's rows. Transductive: it reads all clips of a test speaker, but no label.
+    """
 
     _rows: dict[str, Any] | None = None
+    within: re.Pattern[str] | None = None
 
     @abstractmethod
     def pairs(self) -> Iterable[tuple[str, Any]]:
@@ -132,8 +138,25 @@ class TableSource(NamedSource):
                 if name in rows:
                     raise self._wrong(f"The table gives {name!r} twice.", "one row per clip", name)
                 rows[name] = array
-            self._rows = rows
+            self._rows = rows if self.within is None else self._levelled(rows, self.within)
         return self._rows
+
+    def _levelled(self, rows: Mapping[str, Any], within: re.Pattern[str]) -> dict[str, Any]:
+        groups: dict[str, list[str]] = {}
+        for name in rows:
+            if (match := within.search(name)) is None:
+                raise self._wrong("A name belongs to no group.", f"a match of {within.pattern!r}", name)
+            groups.setdefault(match[0], []).append(name)
+        out = {}
+        for names in groups.values():
+            steps = np.concatenate([np.atleast_2d(rows[n]) for n in names])
+            mean, spread = steps.mean(axis=0), steps.std(axis=0)
+            out |= {n: (rows[n] - mean) / np.where(spread > 1e-6, spread, 1) for n in names}
+        return out
+
+    def identity(self) -> dict[str, Any]:
+        """See FeatureSource."""
+        return super().identity() | ({"within": self.within.pattern} if self.within else {})
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is not forked reads the file itself: the arrays do not go through a pipe.
@@ -171,13 +194,19 @@ class NpzTable(TableSource):
         key: the matrix, or the dict.
         ids: the names; None = `key` holds a dict.
         rename: see NamedSource.
+        within: see TableSource.
     """
 
     def __init__(
-        self, path: Path | str, key: str, ids: str | None = "names", rename: Mapping[str, str] | None = None
+        self,
+        path: Path | str,
+        key: str,
+        ids: str | None = "names",
+        rename: Mapping[str, str] | None = None,
+        within: str | None = None,
     ) -> None:
         super().__init__(path, key, rename)
-        self.ids = ids
+        self.ids, self.within = ids, re.compile(within) if within else None
 
     def pairs(self) -> Iterable[tuple[str, Any]]:
         """See TableSource."""
