@@ -13,7 +13,7 @@ import pytest
 import hero_lightning
 
 PACKAGE = Path(hero_lightning.__file__).parent
-COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "coverage", "report", "peaks"}
+COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "coverage", "report", "peaks", "compare"}
 # room -> rooms it may import (besides itself)
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 LATE = {
     "module",
+    "comparison",
     "optimizers",
     "checkpoint",
     "probe",

@@ -1,0 +1,276 @@
+"""The comparison protocol: equal settings, test touched once, a restart that ends in the same table, hand values."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from hero_lightning import build, compare, comparison
+from hero_lightning.cli import CONF
+from hero_lightning.comparison import Answers
+from hero_lightning.data.types import Ready
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.targets import ClassTarget
+from tests.helpers import feature_corpus, in_process
+
+EXPERIMENTS = sorted(p.stem for p in (Path(CONF) / "experiment").glob("*.yaml"))
+TOY = """# @package _global_
+train: [dataset=folder, "dataset.root={root}", "streams=[text,au]", trainer.max_epochs=2, size=tiny, dataset.num_workers=0]
+folds: [{{dataset.limit: 40}}, {{dataset.limit: 10}}]
+seeds: [0, 1]
+figures: [accuracy, uar]
+against: [linear]
+settings: 2
+space: {{optimizer.lr: {{low: 1.0e-3, high: 1.0e-2}}, model.dropout: [0.0, 0.3]}}
+workers: 0
+resamples: 100
+models: {{linear: [baseline=linear], attention: [baseline=attention]}}
+tables: {{toy: {{title: Toy, train: [], published: {{"somebody": 0.5}}}}}}
+"""
+OVERRIDES = ("experiment=toy",)
+
+
+def toy(tmp_path: Path) -> list[str]:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "toy.yaml").write_text(TOY.format(root=feature_corpus(tmp_path / "corpus")))
+    return ["experiment=toy", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
+
+
+def run(folder: Path, *overrides: str) -> None:
+    cfg = in_process("compare", folder, *overrides)
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        compare.compare(cfg)
+
+
+def fits(folder: Path) -> list[Path]:
+    return sorted((folder / "fits").rglob("*.json"))
+
+
+def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monkeypatch):
+    overrides = toy(tmp_path)
+    run(tmp_path / "whole", *overrides)
+    table = (tmp_path / "whole" / "table.md").read_text()
+    told = json.loads((tmp_path / "whole" / "table.json").read_text())["tables"]["toy"]
+    rows = {row["model"]: row for row in told["rows"]}
+    assert set(rows) == {"linear", "attention"}
+    assert rows["linear"]["fits"] == 4  # two folds, two seeds
+    assert set(rows["attention"]["minus"]) == {"linear"}
+    assert rows["linear"]["minus"] == {}
+    for text in ("## Toy", "| majority |", "| chance |", "somebody: 0.5", "2 folds x 2 seeds", "accuracy minus linear"):
+        assert text in table, text
+    # both models had the same two settings; the first one was scored on validation alone
+    settings = json.loads((tmp_path / "whole" / "table.json").read_text())["settings"]
+    names = {m: [p.name for p in fits(tmp_path / "whole") if p.parent.name == m] for m in rows}
+    for model, files in names.items():
+        assert sum(f.startswith("tune-") for f in files) == 2
+        finals = [f for f in files if f.startswith("test-")]
+        assert len(finals) == 4
+        assert len({f.split("-")[1] for f in finals}) == 1  # one chosen setting
+        assert told["chosen"][model] in settings
+    for path in fits(tmp_path / "whole"):
+        assert ("test" in json.loads(path.read_text())) == path.name.startswith("test-")
+
+    real, done = compare.fit, []
+
+    def dies(job):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(job)
+        return real(job)
+
+    monkeypatch.setattr(compare, "fit", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", *overrides)
+    assert len(fits(tmp_path / "killed")) == 5
+    (fits(tmp_path / "killed")[0].with_suffix(".99.part")).write_text("{half")  # what a kill leaves
+    done.clear()
+    monkeypatch.setattr(compare, "fit", lambda job: done.append(job) or real(job))
+    run(tmp_path / "killed", *overrides)
+    assert len(done) == 12 - 5
+    assert (tmp_path / "killed" / "table.md").read_text() == table
+    done.clear()
+    run(tmp_path / "killed", *overrides, f"external={{theirs: {foreign(tmp_path)}}}")
+    assert not done
+    assert "| theirs | 1.0000" in (tmp_path / "killed" / "table.md").read_text()
+
+
+def foreign(tmp_path: Path) -> Path:
+    """A prediction file that is always right."""
+    records = json.loads((tmp_path / "corpus" / "labels.json").read_text())
+    lines = ["id,emotion_prediction", *(f"{r['video_id']},{r['emotion']}" for r in records)]
+    (tmp_path / "theirs.csv").write_text("\n".join(lines))
+    return tmp_path / "theirs.csv"
+
+
+@pytest.mark.slow
+def test_a_killed_experiment_goes_on_and_leaves_no_worker(tmp_path):
+    overrides = [*toy(tmp_path), "workers=2", f"paths.runs={tmp_path / 'runs'}"]
+    command = [sys.executable, "-m", "hero_lightning.compare", *overrides]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "runs" / "compare" / "toy"
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+    while process.poll() is None and len(fits(folder)) < 3:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _alive(process.pid):
+        time.sleep(0.5)
+    assert not _alive(process.pid)
+    before = {p: p.stat().st_mtime_ns for p in fits(folder)}
+    assert 3 <= len(before) < 12
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, stdout=subprocess.DEVNULL)
+    assert len(fits(folder)) == 12
+    assert all(p.stat().st_mtime_ns == at for p, at in before.items())
+    run(tmp_path / "whole", *overrides[:2])
+    assert (folder / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
+
+
+def _alive(session: int) -> bool:
+    """Whether a process of the session is left."""
+    found = subprocess.run(["ps", "-s", str(session), "-o", "pid="], capture_output=True, text=True, check=False)
+    return bool(found.stdout.strip())
+
+
+def test_settings_are_drawn_once_for_all():
+    space = {"optimizer.lr": {"low": 1e-4, "high": 1e-2}, "model.dropout": [0.1, 0.5]}
+    drawn = comparison.draw(space, 8, seed=0)
+    assert drawn == comparison.draw(space, 8, seed=0)
+    assert drawn != comparison.draw(space, 8, seed=1)
+    assert drawn[:3] == comparison.draw(space, 3, seed=0)
+    assert all(1e-4 <= s["optimizer.lr"] <= 1e-2 and s["model.dropout"] in (0.1, 0.5) for s in drawn)
+    for wrong in ([], {"low": 0, "high": 1}, {"low": 1}, 3):
+        with pytest.raises(ConfigError, match=r"no range(.|\n)*space.model.x"):
+            comparison.draw({"model.x": wrong}, 1, 0)
+
+
+def test_a_setting_a_model_does_not_know_is_none_of_its_settings(tmp_path):
+    base = OmegaConf.create({"model": {"width": 4}, "optimizer": {"lr": 1.0}, "seed": 0, "paths": {"data": "a"}})
+    changes = {"optimizer.lr": 0.5, "model.dropout": 0.3, "seed": 3}
+    job = compare._job(tmp_path, ("t", "m"), base, changes, "setting0", (0, 3), True)
+    assert job.config == {"model": {"width": 4}, "optimizer": {"lr": 0.5}, "seed": 3, "paths": {"data": "a"}}
+    base.paths.data = "b"  # moved data is the same data
+    assert compare._job(tmp_path, ("t", "m"), base, changes, "setting0", (0, 3), True).path == job.path
+    base.model.width = 5
+    assert compare._job(tmp_path, ("t", "m"), base, changes, "setting0", (0, 3), True).path != job.path
+
+
+def told(ids, truth, right):
+    """Answers that are right or wrong as told."""
+    truth = torch.tensor(truth)
+    said = torch.where(torch.tensor(right), truth, 1 - truth)
+    return Answers(list(ids), truth, torch.nn.functional.one_hot(said, 2).float())
+
+
+def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
+    target = ClassTarget("emotion", ["a", "b"])
+    found = {
+        "good": {(0, 0): told("uv", [0, 1], [True, True]), (1, 0): told("wxyz", [0, 1, 0, 1], [True] * 4)},
+        "half": {(0, 0): told("uv", [0, 1], [True, False]), (1, 0): told("wxyz", [0, 1, 0, 1], [False] * 4)},
+        "seeds": {
+            (f, s): told(ids, truth, [s == 0] * len(ids))
+            for s in (0, 1)
+            for f, (ids, truth) in enumerate((("uv", [0, 1]), ("wxyz", [0, 1, 0, 1])))
+        },
+    }
+    good, half, seeds = comparison.rows(target, found, ["half"], 2000)
+    assert good["values"]["accuracy"] == 1.0
+    assert half["values"]["accuracy"] == 0.25  # (1/2 + 0) / 2: folds count alike, not clips
+    assert seeds["values"]["accuracy"] == 0.5
+    assert seeds["fits"] == 4
+    assert seeds["spread"]["accuracy"] == pytest.approx(torch.tensor([1.0, 1, 0, 0]).std().item())
+    assert seeds["interval"]["accuracy"] == pytest.approx((0.5, 0.5))  # whatever is drawn, one seed is right
+    assert half["minus"] == {}
+    assert good["minus"]["half"]["accuracy"]["difference"] == 0.75
+    one = {"a": {(0, 0): told("uv", [0, 1], [True, True])}, "b": {(0, 0): told("uv", [0, 1], [True, False])}}
+    line = comparison.rows(target, one, ["b"], 2000)[0]
+    pair = line["minus"]["b"]["accuracy"]
+    # two ids drawn twice: the difference is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4
+    assert (pair["difference"], pair["low"], pair["high"]) == (0.5, 0.0, 1.0)
+    assert pair["p"] == pytest.approx(0.5, abs=0.05)
+    text = comparison.markdown([line], {"majority": {"accuracy": 0.5}, "chance": {}}, ["accuracy", "uar"])
+    assert "| a | 1.0000 (1.0000 .. 1.0000) | 1.0000 | +0.5000 (+0.0000 .. +1.0000, n.s.) |" in text
+    assert "| majority | 0.5000 |  |  |" in text
+    assert "chance" not in text
+    one["b"] = {(0, 0): told("uw", [0, 1], [True, True])}
+    with pytest.raises(DataError, match=r"other clips(.|\n)*got: +b"):
+        comparison.rows(target, one, [], 100)
+
+
+def test_late_fusion_trusts_whoever_was_right_on_held_out_clips():
+    torch.manual_seed(0)
+    truth = torch.randint(0, 3, (200,))
+    clear = torch.nn.functional.one_hot(truth, 3) * 4.0 + torch.randn(200, 3)
+    noise = torch.randn(200, 3)
+    a, b = comparison.calibrate(noise.softmax(1), clear, truth)
+    assert a > 5 * b
+    a, b = comparison.calibrate(clear.softmax(1), noise, truth)
+    assert b > 5 * a
+    hot, _ = comparison.calibrate(torch.full((200, 3), 1 / 3), 10 * clear, truth)
+    assert hot < 0.5  # over-sure logits are cooled
+    ids = [str(i) for i in range(200)]
+    logits = dict(zip(ids, clear, strict=True))
+    answers = Answers(ids, truth, noise.softmax(1))
+    found = {"m": {(0, 0): answers}}
+    weights = comparison.add_late(
+        found, {"m": {(0, 0): answers}}, "alone", lambda i: torch.stack([logits[k] for k in i])
+    )
+    assert set(found) == {"m", "alone"}
+    assert list(weights) == ["m fold 0 seed 0"]
+    fused, alone = ((found[k][0, 0].prediction.argmax(1) == truth).float().mean() for k in ("m", "alone"))
+    assert fused >= alone - 0.02
+    assert (noise.argmax(1) == truth).float().mean() < 0.5 < alone
+
+
+class Source:
+    """Knows one clip."""
+
+    def __init__(self, name: str, value: float) -> None:
+        self.known, self.value = name, value
+
+    def has(self, sample):
+        return sample.id == self.known
+
+    def read(self, sample):
+        return Ready(torch.full((1, 2), self.value))
+
+
+def test_outside_logits_come_from_the_source_that_has_them():
+    sources = [Source("a", 1.0), Source("b", 2.0)]
+    assert comparison.outside(sources, ["b", "a"]).tolist() == [[2.0, 2.0], [1.0, 1.0]]
+    with pytest.raises(DataError, match=r"no outside logits(.|\n)*got: +c"):
+        comparison.outside(sources, ["c"])
+
+
+def test_unknown_names_are_refused(tmp_path):
+    overrides = toy(tmp_path)
+    with pytest.raises(ConfigError, match=r"Not one of the models(.|\n)*only_models"):
+        run(tmp_path / "x", *overrides, "only_models=[herro]")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name):
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        cfg = compose("compare", [f"experiment={name}", "paths.data=data", "name=x"][:2])
+        plan = OmegaConf.to_container(cfg, resolve=False)
+        assert {"linear", "hero"} <= set(plan["models"])
+        assert len(plan["models"]) >= 5  # HERO beside at least four baselines
+        for node in plan["tables"].values():
+            overrides = [*compare.QUIET, *plan["train"], *node["train"], *plan["models"]["hero"], "paths.data=data"]
+            train = compose("train", overrides)
+            OmegaConf.to_container(train, resolve=True)
+            assert build.streams(train)
+            for fold in plan["folds"]:
+                assert all(OmegaConf.select(train, key) is not None for key in fold)
+        late = [build.plain(t.late) for t in cfg.tables.values() if t.get("late")]
+    assert all(build.make(s, "late.sources") for t in late for s in t["sources"])
