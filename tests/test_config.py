@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -142,3 +143,10 @@ def test_a_stream_set_to_none_has_no_target() -> None:
 def test_a_corpus_may_choose_streams_and_the_command_line_wins() -> None:
     assert composed("dataset=folder").modalities.text.mode == "preextracted"
     assert composed("dataset=folder", "mode@modalities.text=auto").modalities.text.mode == "auto"
+
+
+def test_a_sweep_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra resolves the folder of a sweep before it says which options were chosen."""
+    cfg = composed("dataset=meld")
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    assert str(cfg.hydra.sweep.dir).endswith("meld-hero")

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from hero_lightning.errors import HeroError
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,17 @@ def _folder(name: str) -> Path:
 CONF = str(_folder("conf"))
 # Read by `hydra.searchpath` in the primary configs: a relative file:// there would mean the working directory.
 os.environ["HERO_EXPERIMENTS"] = str(_folder("experiments"))
+
+
+def _choice(group: str, *, _root_: DictConfig) -> str:
+    """The option chosen of a config group: also while Hydra makes the folder of a sweep, when `hydra:` is not known."""
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
+    return str(chosen.runtime.choices[group])
+
+
+OmegaConf.register_new_resolver("choice", _choice, replace=True)
 
 
 def _quiet() -> None:
