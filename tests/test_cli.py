@@ -15,13 +15,14 @@ from tests.helpers import feature_corpus, run
     ("arguments", "words"),
     [
         (("dataset=meld",), ("folder is missing", "expected", "train_sent_emo.csv", "mend", "paths.data")),
-        (("dataset=iemocap",), ("dataset=iemocap is configured but its engine is not in this version", "mend")),
+        (("model=affectgpt",), ("model=affectgpt is configured but its engine is not in this version", "mend")),
+        (("stage=align",), ("stage=align is configured but its engine is not in this version", "mend")),
         (("mode@modalities.audio=nothing",), ("Could not find 'mode/nothing'", "realtime")),
         (("optimizer.lrr=1",), ("Key 'lrr' is not in struct",)),
         (("optimizer.lr=-1", "dataset=folder", "dataset.root=ROOT"), ("must be positive", "optimizer.lr", "-1")),
         (("trainer=gpu", "dataset=folder", "dataset.root=ROOT"), ("trainer cannot be set up", "mend", "trainer=cpu")),
     ],
-    ids=["missing data", "not yet", "unknown option", "unknown key", "wrong value", "no gpu"],
+    ids=["missing data", "no such model yet", "no such stage yet", "unknown option", "unknown key", "wrong value", "no gpu"],
 )
 def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
     root = feature_corpus(tmp_path / "corpus", clips=12)

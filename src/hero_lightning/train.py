@@ -36,6 +36,7 @@ def train(cfg: Any) -> float | None:
     from hero_lightning import build, checkpoint, runfolder
     from hero_lightning.probe import stream_probes
 
+    build.refuse_missing(cfg)
     folder = build.run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     config = build.stored_config(cfg)

@@ -23,7 +23,7 @@ from hero_lightning.model.baselines import (
     Majority,
     UtteranceAttention,
 )
-from hero_lightning.model.baselines_large import DialogueGRU, MultiTask, MulT
+from hero_lightning.model.baselines_large import DialogueGRU, MulT, MultiTask
 from hero_lightning.model.layers import Standardise
 from hero_lightning.objectives import SelfLabels
 from tests.model.made import DIMS, batch, everything, features
