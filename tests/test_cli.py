@@ -22,7 +22,7 @@ from tests.helpers import feature_corpus, run
         (("optimizer.lr=-1", "dataset=folder", "dataset.root=ROOT"), ("must be positive", "optimizer.lr", "-1")),
         (("trainer=gpu", "dataset=folder", "dataset.root=ROOT"), ("trainer cannot be set up", "mend", "trainer=cpu")),
     ],
-    ids=["missing data", "no such model yet", "no such stage yet", "unknown option", "unknown key", "wrong value", "no gpu"],
+    ids=["missing data", "no model yet", "no stage yet", "unknown option", "unknown key", "wrong value", "no gpu"],
 )
 def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
     root = feature_corpus(tmp_path / "corpus", clips=12)
