@@ -173,14 +173,16 @@ def told(ids, truth, right):
 
 def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
     target = ClassTarget("emotion", ["a", "b"])
+    ids, truth = ([f"a{i}" for i in range(8)], [f"b{i}" for i in range(12)]), ([0, 1] * 4, [0, 1] * 6)
+
+    def fits_of(*right):
+        """right: by fold, whether the even and the odd clips are."""
+        return {(f, s): told(ids[f], truth[f], list(r) * (len(ids[f]) // 2)) for (f, s), r in right}
+
     found = {
-        "good": {(0, 0): told("uv", [0, 1], [True, True]), (1, 0): told("wxyz", [0, 1, 0, 1], [True] * 4)},
-        "half": {(0, 0): told("uv", [0, 1], [True, False]), (1, 0): told("wxyz", [0, 1, 0, 1], [False] * 4)},
-        "seeds": {
-            (f, s): told(ids, truth, [s == 0] * len(ids))
-            for s in (0, 1)
-            for f, (ids, truth) in enumerate((("uv", [0, 1]), ("wxyz", [0, 1, 0, 1])))
-        },
+        "good": fits_of(((0, 0), (True, True)), ((1, 0), (True, True))),
+        "half": fits_of(((0, 0), (True, False)), ((1, 0), (False, False))),
+        "seeds": fits_of(*(((f, s), (s == 0, s == 0)) for f in (0, 1) for s in (0, 1))),
     }
     good, half, seeds = comparison.rows(target, found, ["half"], 2000)
     assert good["values"]["accuracy"] == 1.0
