@@ -17,9 +17,9 @@ from tests.data.corpora_b import CORPORA, build
 from tests.helpers import train_in_process
 
 OPTIONS = {
-    "ovmerd_plus": ["dataset.part=train", "+dataset.test_fraction=0.2", "dataset.targets.openset.least=1"],
-    "mercaption_plus": ["+dataset.test_fraction=0.2"],
-    "v2v": ["+dataset.val_fraction=0.25"],
+    "ovmerd_plus": ["dataset.part=train", "dataset.test_fraction=0.2", "dataset.targets.openset.least=1"],
+    "mercaption_plus": ["dataset.test_fraction=0.2"],
+    "v2v": ["dataset.val_fraction=0.25"],
 }
 FIGURES = {
     "mer2023": ("test2", "emotion", "weighted_f1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,9 @@ from hero_lightning.model.baselines import (
 )
 from hero_lightning.model.baselines_large import DialogueGRU, MulT, MultiTask
 from hero_lightning.model.layers import Standardise
+from hero_lightning.module import EmotionModule
 from hero_lightning.objectives import SelfLabels
+from tests.data.corpora import corpus
 from tests.model.made import DIMS, batch, everything, features
 
 STREAMS = tuple(DIMS)
@@ -212,6 +215,31 @@ def test_dialogues_are_items_in_order_of_turns():
     rows = [("a", 1), (None, None), ("b", 0), ("a", 0), ("b", None)]
     samples = [Sample(str(i), "train", dialogue=d, turn=t) for i, (d, t) in enumerate(rows)]
     assert dialogues(samples) == [(3, 0), (1,), (2, 4)]
+
+
+def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
+    talk = [
+        Sample(
+            f"{split}{i}", split, text="word " * (i + 1), dialogue=f"{split}{i % 3}", turn=9 - i, labels={"emotion": e}
+        )
+        for split in ("train", "val")
+        for i, e in enumerate(("happy", "sad", "neutral") * 3)
+    ]
+    made_of = corpus(talk, tmp_path, unit="dialogue", batch_size=2)
+    assert made_of.items("val") == [(6, 3, 0), (7, 4, 1), (8, 5, 2)]
+    batches = list(made_of.loader("val"))
+    assert [len(b) for b in batches] == [6, 3]
+    assert batches[0].group.tolist() == [0, 0, 0, 1, 1, 1]
+    assert batches[0].order.tolist() == [0, 1, 2, 0, 1, 2]
+    torch.manual_seed(0)
+    gru = DialogueGRU({"text": 8}, {"emotion": 3}, width=8).eval()
+    seen = {"text": Features(torch.randn(6, 2, 8), torch.ones(6, 2, dtype=torch.bool))}
+    told = EmotionModule._outputs(SimpleNamespace(model=gru), seen, batches[0])
+    places = (batches[0].group, batches[0].order)
+    torch.testing.assert_close(told.logits["emotion"], gru(seen, items=places).logits["emotion"])
+    assert not torch.allclose(told.logits["emotion"], gru(seen).logits["emotion"])
+    with pytest.raises(ConfigError, match=r"clip or dialogue(.|\n)*dataset.unit"):
+        corpus(talk, tmp_path, unit="scene")
 
 
 def test_messages():

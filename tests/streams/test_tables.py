@@ -202,3 +202,19 @@ def test_real_tables(place, key, id, width, rename):
     source = NpzTable(path, key, rename=rename)
     source.probe([clip(id)])
     assert (source.width(), source.read(clip(id)).x.shape) == (width, (1, width))
+
+
+def test_within_brings_every_group_to_mean_zero_and_spread_one(tmp_path):
+    names = np.array(["a-01", "b-01", "a-02", "b-02", "c-02"])
+    values = np.array([[1.0, 5.0], [3.0, 5.0], [10.0, 1.0], [20.0, 2.0], [30.0, 3.0]], dtype=np.float32)
+    np.savez(tmp_path / "t.npz", names=names, x=values)
+    source = NpzTable(tmp_path / "t.npz", "x", within="..$")
+    found = np.stack([source.value(clip(n)) for n in names])
+    assert found[0].tolist() == [-1.0, 0.0]  # a feature that stands still within a group becomes zero
+    assert found[1].tolist() == [1.0, 0.0]
+    np.testing.assert_allclose(found[2:].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(found[2:].std(axis=0), 1, atol=1e-6)
+    assert source.identity()["within"] == "..$"
+    assert "within" not in NpzTable(tmp_path / "t.npz", "x").identity()
+    with pytest.raises(FeatureError, match=r"belongs to no group(.|\n)*got: +a-01"):
+        NpzTable(tmp_path / "t.npz", "x", within="z").rows()

@@ -147,7 +147,7 @@ class TableSource(NamedSource):
             if (match := within.search(name)) is None:
                 raise self._wrong("A name belongs to no group.", f"a match of {within.pattern!r}", name)
             groups.setdefault(match[0], []).append(name)
-        out = {}
+        out: dict[str, Any] = {}
         for names in groups.values():
             steps = np.concatenate([np.atleast_2d(rows[n]) for n in names])
             mean, spread = steps.mean(axis=0), steps.std(axis=0)
