@@ -219,7 +219,7 @@ def markdown(
     lines: Sequence[Mapping[str, Any]], plain: Mapping[str, Mapping[str, float]], figures: Sequence[str]
 ) -> str:
     """The table; its first figure has an interval and is compared. plain: constant answers, name -> figure -> value."""
-    first, references = figures[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
+    first, references = figures[0], max((list(line["minus"]) for line in lines), key=len)
     head = ["model", f"{first} (95 % interval)", *figures[1:], *(f"{first} minus {r}" for r in references)]
     body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in figures)] for n, v in plain.items() if v]
     for line in lines:
