@@ -99,8 +99,9 @@ def _rows(cfg: Any, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], 
         if unknown := [name for name in cfg[f"only_{key}"] or [] if name not in plan[key]]:
             raise ConfigError(f"Not one of the {key}.", expected=list(plan[key]), got=unknown[0], where=f"only_{key}")
     for table in cfg.only_tables or plan["tables"]:
-        for model in cfg.only_models or plan["models"]:
-            overrides = [*plan["train"], *plan["tables"][table]["train"], *plan["models"][model], *plan["also"]]
+        node = plan["tables"][table]
+        for model in (m for m in node.get("models", plan["models"]) if m in (cfg.only_models or [m])):
+            overrides = [*plan["train"], *node["train"], *plan["models"][model], *plan["also"]]
             yield (table, model), build.beside("train", *QUIET, *overrides)
 
 
@@ -125,13 +126,13 @@ def _job(
     stamp = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
     file = f"{'test' if final else 'tune'}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return Job(row, place, final, resolved, folder.joinpath(*row, file))
+    return Job(row, place, final, resolved, folder / row[1] / file)  # tables share equal fits
 
 
 def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, Any]]:
     """Results of all jobs; those that lie there already are read, the others computed and written."""
     out = {job.path: json.loads(job.path.read_text(encoding="utf-8")) for job in jobs if job.path.is_file()}
-    todo = [job for job in jobs if job.path not in out]
+    todo = [job for path, job in {job.path: job for job in jobs}.items() if path not in out]
     log.info("%s: %d fits, %d of them lie there", what, len(jobs), len(jobs) - len(todo))
     start = time.monotonic()
     for count, (job, result) in enumerate(_computed(todo, workers), start=1):
