@@ -72,12 +72,12 @@ def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monke
     names = {m: [p.name for p in fits(tmp_path / "whole") if p.parent.name == m] for m in rows}
     for model, files in names.items():
         assert sum(f.startswith("tune-") for f in files) == 2
-        finals = [f for f in files if f.startswith("test-")]
+        finals = [f for f in files if f.startswith("refit-")]
         assert len(finals) == 2
         assert len({f.split("-")[1] for f in finals}) == 1  # one chosen setting
         assert told["chosen"][model] in settings
     for path in fits(tmp_path / "whole"):
-        assert ("test" in json.loads(path.read_text())) == path.name.startswith("test-")
+        assert ("test" in json.loads(path.read_text())) == path.name.startswith("refit-")
 
     real, done = compare.fit, []
 
@@ -101,6 +101,30 @@ def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monke
     run(tmp_path / "killed", *overrides, f"external={{theirs: {foreign(tmp_path)}}}")
     assert not done
     assert "| theirs | 1.0000" in (tmp_path / "killed" / "table.md").read_text()
+
+
+def test_a_refit_sees_validation_and_stops_where_validation_chose(tmp_path, monkeypatch):
+    overrides = [*toy(tmp_path), "only_models=[linear]", "settings=1", "max_folds=1"]
+    real, seen = compare._loader, []
+
+    def spy(corpus, kept, split):
+        loader = real(corpus, kept, split)
+        seen.append((split, len(loader.loader.dataset)))
+        return loader
+
+    monkeypatch.setattr(compare, "_loader", spy)
+    run(tmp_path / "plain", *overrides, "refit=false", 'also=["trainer.max_epochs=3"]')
+    (plain,) = fits(tmp_path / "plain")
+    assert plain.name.startswith("test-")
+    rows = dict(seen)
+    assert list(rows) == ["train", "val", "test"]
+    seen.clear()
+    run(tmp_path / "again", *overrides, 'also=["trainer.max_epochs=3"]')
+    assert dict(seen) == {**rows, "train+val": rows["train"] + rows["val"]}
+    found, before = (json.loads(fits(tmp_path / f)[0].read_text()) for f in ("again", "plain"))
+    assert found["epochs"] == found["best_epoch"] + 1
+    assert found["val"] == before["val"]  # of the model that did not see it
+    assert found["test"]["prediction"] != before["test"]["prediction"]
 
 
 def foreign(tmp_path: Path) -> Path:
@@ -203,6 +227,8 @@ def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
     assert "| a | 1.0000 (1.0000 .. 1.0000) | 1.0000 | +0.5000 (+0.0000 .. +1.0000, n.s.) |" in text
     assert "| majority | 0.5000 |  |  |" in text
     assert "chance" not in text
+    line = comparison.rows(target, one, [], 2000, {"sound": {"a": one["b"]}})[0]
+    assert line["minus"]["itself on sound"]["accuracy"]["difference"] == 0.5  # a against what it says in another table
     one["b"] = {(0, 0): told("uw", [0, 1], [True, True])}
     with pytest.raises(DataError, match=r"other clips(.|\n)*got: +b"):
         comparison.rows(target, one, [], 100)

@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hero_lightning.cli import command
 
@@ -28,6 +28,8 @@ QUIET = (
     "+trainer.enable_checkpointing=false", "callbacks.last=null", "callbacks.progress=null", "callbacks.record=null",
 )  # fmt: skip
 """A fit leaves its result and nothing else."""
+BOTH = "train+val"
+"""The split of a refit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,15 @@ class Job:
     Attributes:
         row: table and model.
         place: fold and seed.
-        final: also score the test split.
+        kind: tune (validation alone), test (also scores the test split) or refit (scores it with a model trained anew
+            on train + validation for as many epochs as validation chose).
         config: resolved train config.
         path: where its result lies, or will lie.
     """
 
     row: tuple[str, str]
     place: tuple[int, int]
-    final: bool
+    kind: Literal["tune", "test", "refit"]
     config: dict[str, Any]
     path: Path
 
@@ -67,22 +70,28 @@ def compare(cfg: Any) -> None:
     rows = dict(_rows(cfg, plan))
     folds = plan["folds"][: cfg.max_folds]
 
-    def job(row: tuple[str, str], number: int, fold: int, seed: int, final: bool) -> Job:
+    last: Literal["test", "refit"] = "refit" if cfg.refit else "test"
+
+    def job(
+        row: tuple[str, str], number: int, fold: int, seed: int, kind: Literal["tune", "test", "refit"] = "tune"
+    ) -> Job:
         changes = {**folds[fold], **settings[number], "seed": seed}
-        return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), final)
+        return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), kind)
 
     for row in rows:  # stores are filled before processes share them
-        _corpus(_data_key(job(row, 0, 0, 0, False).config))
-    tune = {row: [job(row, n, 0, cfg.seeds[0], False) for n in range(len(settings))] for row in rows}
+        _corpus(_data_key(job(row, 0, 0, 0).config))
+    tune = {row: [job(row, n, 0, cfg.seeds[0]) for n in range(len(settings))] for row in rows}
     tuned = _run([j for jobs in tune.values() for j in jobs] if len(settings) > 1 else [], cfg.workers, "tuning")
     scores = {row: [tuned[j.path]["score"] for j in jobs if tuned] or [0.0] for row, jobs in tune.items()}
     best = {row: s.index(max(s)) for row, s in scores.items()}
-    final = [job(row, best[row], f, s, True) for row in rows for f in range(len(folds)) for s in cfg.seeds]
+    final = [job(row, best[row], f, s, last) for row in rows for f in range(len(folds)) for s in cfg.seeds]
     found = _run(final, cfg.workers, "fitting")
     texts, report = [], {}
-    for table in dict.fromkeys(table for table, _ in rows):
-        own = {(j.row[1], *j.place): (j, found[j.path]) for j in final if j.row[0] == table}
-        text, told = _table(cfg, cfg.tables[table], own)
+    made: dict[str, dict[tuple[str, int, int], tuple[Job, Any]]] = {}
+    for j in final:
+        made.setdefault(j.row[0], {})[j.row[1], *j.place] = j, found[j.path]
+    for table in made:
+        text, told = _table(cfg, table, made)
         texts.append(text)
         report[table] = {**told, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
@@ -112,7 +121,7 @@ def _job(
     changes: Mapping[str, Any],
     name: str,
     place: tuple[int, int],
-    final: bool,
+    kind: Literal["tune", "test", "refit"],
 ) -> Job:
     """A fit's config and place; a setting that a model does not know is none of its settings."""
     from omegaconf import OmegaConf
@@ -124,9 +133,9 @@ def _job(
     told: Any = OmegaConf.to_container(config, resolve=False)
     told.pop("paths")  # moved data is the same data
     stamp = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    file = f"{'test' if final else 'tune'}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
+    file = f"{kind}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return Job(row, place, final, resolved, folder / row[1] / file)  # tables share equal fits
+    return Job(row, place, kind, resolved, folder / row[1] / file)  # tables share equal fits
 
 
 def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, Any]]:
@@ -225,48 +234,22 @@ def fit(job: Job) -> dict[str, Any]:
         score and answers of the best epoch on validation; of a final fit answers on test, the fitted Target and where
         the splits come from; epochs, parameters, commit, seconds.
     """
-    import pytorch_lightning as pl
     from omegaconf import OmegaConf
 
-    from hero_lightning import build, runfolder
-    from hero_lightning.data.collate import BatchLoader
+    from hero_lightning import runfolder
 
     start = time.monotonic()
     cfg = OmegaConf.create(job.config)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     corpus, kept = _corpus(_data_key(job.config))
-    corpus.seed, corpus.batch_size = cfg.seed, cfg.dataset.batch_size
-    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, lambda reasoner: None)
-    trainer = build.trainer(cfg, job.path.parent)
-    best: dict[str, Any] = {"score": float("-inf")}
-
-    def loader(split: str) -> BatchLoader:
-        made = corpus.loader(split, shuffle=split == "train")
-        dataset: Any = kept.setdefault(split, Kept(made.loader.dataset))
-        return BatchLoader(dataset, made.loader.collate_fn, made.batch_sampler, 0, made.plan, made.policy)
-
-    def answers(split: str) -> dict[str, Any]:
-        found = module.predictions[module.main.name].compute()
-        mask, samples = found.label.mask, corpus.plan.samples[split]
-        numbers = found.prediction[mask].round(decimals=6).tolist()
-        ids = [samples[i].id for i in found.index[mask].tolist()]
-        return {"ids": ids, "truth": found.label.value[mask].tolist(), "prediction": numbers}
-
-    class Best(pl.Callback):
-        """Keeps weights and answers of the best epoch in memory."""
-
-        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            score = float(trainer.callback_metrics["val/score"])
-            if score > best["score"]:
-                state = {k: v.detach().clone() for k, v in module.state_dict().items()}
-                best.update(score=score, best_epoch=trainer.current_epoch, state=state, val=answers("val"))
-
-    trainer.callbacks.append(Best())  # type: ignore[attr-defined]
-    trainer.fit(module, train_dataloaders=loader("train"), val_dataloaders=loader("val"))
-    module.load_state_dict(best.pop("state"))
-    if job.final:
-        trainer.test(module, dataloaders=loader("test"), verbose=False)
-        best |= {"test": answers("test"), "target": module.main.state(), "splits": corpus.plan.split_origin}
+    best, module, trainer = _train(cfg, corpus, kept, job.path.parent)
+    if job.kind == "refit":
+        corpus.plan.samples.setdefault(BOTH, [*corpus.plan.samples["train"], *corpus.plan.samples["val"]])
+        cfg.callbacks.stop = None
+        _, module, trainer = _train(cfg, corpus, kept, job.path.parent, epochs=best["best_epoch"] + 1)
+    if job.kind != "tune":
+        trainer.test(module, dataloaders=_loader(corpus, kept, "test"), verbose=False)
+        best |= {"test": _answers(module, corpus, "test"), "target": module.main.state()}
+        best |= {"splits": {k: v for k, v in corpus.plan.split_origin.items() if k != BOTH}}
     best |= {"epochs": trainer.current_epoch, "parameters": sum(p.numel() for p in module.model.parameters())}
     best |= {"commit": runfolder.provenance()["commit"], "seconds": time.monotonic() - start}
     job.path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,13 +259,77 @@ def fit(job: Job) -> dict[str, Any]:
     return best
 
 
-def _table(cfg: Any, node: Any, made: Mapping[tuple[str, int, int], tuple[Job, Any]]) -> tuple[str, dict[str, Any]]:
+def _train(
+    cfg: Any, corpus: Any, kept: dict[str, Kept], folder: Path, epochs: int | None = None
+) -> tuple[dict[str, Any], Any, Any]:
+    """A model with the weights of its best epoch on validation; or trained on train + validation for `epochs`.
+
+    Returns:
+        score, best_epoch and answers on validation (nothing of the second kind); module; trainer.
+    """
+    import pytorch_lightning as pl
+
+    from hero_lightning import build
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    corpus.seed, corpus.batch_size = cfg.seed, cfg.dataset.batch_size
+    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, lambda reasoner: None)
+    trainer = build.trainer(cfg, folder)
+    best: dict[str, Any] = {}
+
+    class Watch(pl.Callback):
+        """Keeps weights and answers of the best epoch in memory; ends a fit of given length."""
+
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            score = float(trainer.callback_metrics["val/score"])
+            if score > best.get("score", float("-inf")):
+                state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+                val = _answers(module, corpus, "val")
+                best.update(score=score, best_epoch=trainer.current_epoch, state=state, val=val)
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 == epochs
+
+    trainer.callbacks.append(Watch())  # type: ignore[attr-defined]
+    if epochs is None:
+        trainer.fit(module, _loader(corpus, kept, "train"), _loader(corpus, kept, "val"))
+        module.load_state_dict(best.pop("state"))
+    else:
+        trainer.fit(module, _loader(corpus, kept, BOTH))
+    return best, module, trainer
+
+
+def _loader(corpus: Any, kept: dict[str, Kept], split: str) -> Any:
+    """Batches of a split, its clips from memory."""
+    from hero_lightning.data.collate import BatchLoader
+
+    made = corpus.loader(split, shuffle=split in ("train", BOTH))
+    dataset: Any = kept.setdefault(split, Kept(made.loader.dataset))
+    return BatchLoader(dataset, made.loader.collate_fn, made.batch_sampler, 0, made.plan, made.policy)
+
+
+def _answers(module: Any, corpus: Any, split: str) -> dict[str, Any]:
+    """Ids, truth and prediction of the split that was scored last, in builtins."""
+    found = module.predictions[module.main.name].compute()
+    mask, samples = found.label.mask, corpus.plan.samples[split]
+    numbers = found.prediction[mask].round(decimals=6).tolist()
+    ids = [samples[i].id for i in found.index[mask].tolist()]
+    return {"ids": ids, "truth": found.label.value[mask].tolist(), "prediction": numbers}
+
+
+Made = Mapping[tuple[str, int, int], tuple[Job, Any]]
+"""Model, fold and seed -> job and result."""
+
+
+def _table(cfg: Any, name: str, tables: Mapping[str, Made]) -> tuple[str, dict[str, Any]]:
     """A table of the experiment as markdown and as builtins."""
     from hero_lightning import build, comparison
     from hero_lightning.targets import Target
 
+    node, made = cfg.tables[name], tables[name]
     targets = {fold: Target.from_state(r["target"]) for (_, fold, _), (_, r) in made.items()}
-    found = comparison.gather({place: r for place, (_, r) in made.items()}, targets[0])
+    gathered = {t: comparison.gather({p: r for p, (_, r) in of.items()}, targets[0]) for t, of in tables.items()}
+    found = gathered[name]
     facts: dict[str, Any] = {"commits": sorted({str(r["commit"]) for _, r in made.values()})}
     if node.get("late"):
         sources = [build.make(s, "late.sources") for s in build.plain(node.late)["sources"]]
@@ -290,16 +337,18 @@ def _table(cfg: Any, node: Any, made: Mapping[tuple[str, int, int], tuple[Job, A
         facts["late"] = comparison.add_late(
             found, inner, node.late.name, functools.partial(comparison.outside, sources)
         )
-    for name, file in (cfg.external or {}).items():
-        found[name] = {job.place: _foreign(job, Path(file)) for job, _ in made.values()}
-    lines = comparison.rows(targets[0], found, cfg.against, cfg.resamples)
+    for theirs, file in (cfg.external or {}).items():
+        found[theirs] = {job.place: _foreign(job, Path(file)) for job, _ in made.values()}
+    beside = {t: gathered[t] for t in node.get("beside") or () if t in gathered}
+    lines = comparison.rows(targets[0], found, cfg.against, cfg.resamples, beside)
     plain = comparison.constants(targets, next(iter(found.values())))
     splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
+    refit = "; scored after a refit on train + validation" if cfg.refit else ""
     text = [
         f"## {node.title}\n",
         f"{len(targets)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals:",
         f"(paired) bootstrap over clips, {cfg.resamples} resamples; n.s. = the interval holds zero. {cfg.settings}",
-        f"settings per model, chosen on validation of the first fold. Splits: {splits}.\n",
+        f"settings per model, chosen on validation of the first fold{refit}. Splits: {splits}.\n",
         f"Commit {', '.join(facts['commits'])}.\n",
         comparison.markdown(lines, plain, list(cfg.figures)) + "\n",
         *(f"Published: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),

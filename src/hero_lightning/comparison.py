@@ -146,7 +146,13 @@ def add_late(
     return weights
 
 
-def rows(target: Target, found: Mapping[str, Fits], against: Sequence[str], resamples: int) -> list[dict[str, Any]]:
+def rows(
+    target: Target,
+    found: Mapping[str, Fits],
+    against: Sequence[str],
+    resamples: int,
+    beside: Mapping[str, Mapping[str, Fits]] | None = None,
+) -> list[dict[str, Any]]:
     """The lines of a table.
 
     Args:
@@ -154,6 +160,7 @@ def rows(target: Target, found: Mapping[str, Fits], against: Sequence[str], resa
         found: model -> its answers on test, by fold and seed.
         against: models every other one is compared with.
         resamples: of the bootstrap.
+        beside: other tables of the same clips; a model is compared with itself there.
 
     Returns:
         Per model: model, fits, values, spread (nan of one fit), interval; and minus: reference -> figure -> difference,
@@ -163,26 +170,32 @@ def rows(target: Target, found: Mapping[str, Fits], against: Sequence[str], resa
         DataError: models that answered for other clips.
     """
     folds = sorted({fold for fits in found.values() for fold, _ in fits})
-    parts = {name: _statistics(target, fits, folds) for name, fits in found.items()}
-    ids = {name: [(f, fits[p].ids) for p in sorted(fits) for f in p[:1]] for name, fits in found.items()}
+    tables = {"": found, **(beside or {})}  # the table at hand has no name
+    fits = {(name, table): models[name] for table, models in tables.items() for name in found if name in models}
+    parts = {key: _statistics(target, made, folds) for key, made in fits.items()}
+    ids = {key: [(f, made[p].ids) for p in sorted(made) for f in p[:1]] for key, made in fits.items()}
     known = dict(next(iter(ids.values())))
-    for name, told in ids.items():
+    for key, told in ids.items():
         if any(known[fold] != own for fold, own in told):
             mend = "delete the results of one of them"
-            raise DataError("Two models answered for other clips.", expected=next(iter(ids)), got=name, mend=mend)
+            got = " on ".join(filter(None, key))
+            raise DataError("Two models answered for other clips.", expected=next(iter(ids))[0], got=got, mend=mend)
     figures = partial(_means, target, len(folds), next(iter(parts.values())).shape[3])
-    flat = {name: part.flatten(1) for name, part in parts.items()}
+    flat = {key: part.flatten(1) for key, part in parts.items()}
     out = []
-    for name, part in parts.items():
-        each = {k: v.flatten() for k, v in target.figures_of(part.sum(dim=0)).items()}  # [K F]
-        pairs = {r: paired_bootstrap(flat[name], flat[r], figures, resamples=resamples) for r in against if r in flat}
+    for name in found:
+        each = {k: v.flatten() for k, v in target.figures_of(parts[name, ""].sum(dim=0)).items()}  # [K F]
+        own = flat[name, ""]
+        others = {r: flat[r, ""] for r in against if r in found and r != name}
+        others |= {f"itself on {t}": flat[name, t] for t in tables if t and (name, t) in flat}
+        pairs = {r: paired_bootstrap(own, theirs, figures, resamples=resamples) for r, theirs in others.items()}
         line = {
             "model": name,
             "fits": len(found[name]),
             "values": {k: float(v.mean()) for k, v in each.items()},
             "spread": {k: float(v.std()) if len(v) > 1 else math.nan for k, v in each.items()},
-            "interval": intervals(flat[name], figures, resamples=resamples),
-            "minus": {r: {k: asdict(d) for k, d in pair.items()} for r, pair in pairs.items() if r != name},
+            "interval": intervals(own, figures, resamples=resamples),
+            "minus": {r: {k: asdict(d) for k, d in pair.items()} for r, pair in pairs.items()},
         }
         out.append(line)
     return out
@@ -219,7 +232,7 @@ def markdown(
     lines: Sequence[Mapping[str, Any]], plain: Mapping[str, Mapping[str, float]], figures: Sequence[str]
 ) -> str:
     """The table; its first figure has an interval and is compared. plain: constant answers, name -> figure -> value."""
-    first, references = figures[0], max((list(line["minus"]) for line in lines), key=len)
+    first, references = figures[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
     head = ["model", f"{first} (95 % interval)", *figures[1:], *(f"{first} minus {r}" for r in references)]
     body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in figures)] for n, v in plain.items() if v]
     for line in lines:

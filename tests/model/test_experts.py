@@ -73,3 +73,17 @@ def test_overview_is_mean_and_spread_over_real_steps() -> None:
     mask = torch.tensor([[True, True, False], [False, False, False]])
     found = statistics(x, mask)
     torch.testing.assert_close(found, torch.tensor([[2.0, 1.0], [0.0, 0.001]]), atol=1e-5, rtol=0)
+
+
+def test_features_are_withheld_from_a_clip_at_all_its_steps_and_only_while_training() -> None:
+    model, seen = expert(feature_dropout=0.5), []
+    model.project.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x = Features(torch.rand(64, 3, 5) + 1, torch.ones(64, 3, dtype=torch.bool))
+    model(x)
+    model.train()(x)
+    assert torch.equal(seen[0], x.x)
+    gone = seen[1] == 0
+    assert torch.equal(gone, gone[:, :1].expand_as(gone))  # the same features at every step
+    assert 0.3 < gone[:, 0].float().mean() < 0.7
+    assert len(set(map(tuple, gone[:, 0].tolist()))) > 8  # others in other clips
+    torch.testing.assert_close(seen[1][~gone], 2 * x.x[~gone])  # the mean stays

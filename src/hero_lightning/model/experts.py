@@ -67,6 +67,7 @@ class Expert(nn.Module):
         overview: add mean and spread over time to every token, beside what the queries find. On a small corpus it is
             the shorter way: a linear probe on them reads what the Q-Former has yet to learn.
         standardise: bring every feature to mean 0 and spread 1 of the train split first.
+        feature_dropout: share of the features withheld from a clip while training, at all its steps.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Expert(nn.Module):
         mlp: bool = False,
         overview: bool = True,
         standardise: bool = False,
+        feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.name = name
         self.dim = dim
         self.norm = Standardise(dim) if standardise else None
+        self.feature_dropout = feature_dropout
         deep = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
         self.project = nn.Sequential(*(deep if mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
         self.overview = nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if overview else None
@@ -109,6 +112,8 @@ class Expert(nn.Module):
         # Padding may hold NaN, which a product with a zero mask would keep.
         x = torch.where(mask[..., None], x, 0.0).to(self.missing.dtype)
         x = x if self.norm is None else self.norm(x, mask)
+        if self.training and self.feature_dropout:
+            x = x * F.dropout(x.new_ones(len(x), 1, self.dim), self.feature_dropout)
         sequence = self.project(x)
         blank = ~present[:, None] & (torch.arange(x.shape[1], device=x.device) == 0)
         sequence = torch.where(blank[..., None], self.missing.to(sequence.dtype), sequence)

@@ -54,6 +54,8 @@ class Hero(nn.Module):
         pair: the sound and the movement it compares.
         imputation: infer the summaries of missing experts.
         standardise: bring every feature to mean 0 and spread 1 of the train split first (tables of mixed units).
+        feature_dropout: share of the features withheld from a clip while training, at all its steps; few clips with
+            wide features (a few thousand by a few hundred) want 0.3 to 0.7.
         parts: what the objectives need, of `sync` and `anchor`.
     """
 
@@ -75,10 +77,11 @@ class Hero(nn.Module):
         pair: tuple[str, str] = ("audio", "motion"),
         imputation: bool = True,
         standardise: bool = False,
+        feature_dropout: float = 0.0,
         parts: Collection[str] = (),
     ) -> None:
         super().__init__()
-        _check(dims, outputs, width, queries, num_heads, context_tokens, dropout, mlp, pair, parts)
+        _check(dims, outputs, width, queries, num_heads, context_tokens, (dropout, feature_dropout), mlp, pair, parts)
         self.width = width
         self.pair = (pair[0], pair[1])
         self.dims = {s: dims[s] for s in STREAMS if s in dims}
@@ -87,11 +90,9 @@ class Hero(nn.Module):
         if synergy and not together:
             log.info("No synergy expert: it compares %s and %s, the streams are %s.", *self.pair, list(self.streams))
         self.names = (*self.streams, SYNERGY) if together else self.streams
+        shape = (width, queries, layers, num_heads, dropout, position)
         self.experts = nn.ModuleDict(
-            {
-                s: Expert(s, d, width, queries, layers, num_heads, dropout, position, s in mlp, overview, standardise)
-                for s, d in self.dims.items()
-            }
+            {s: Expert(s, d, *shape, s in mlp, overview, standardise, feature_dropout) for s, d in self.dims.items()}
         )
         self.synergy = Synergy(width, 2, num_heads, dropout) if together else None
         head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
@@ -242,7 +243,7 @@ def _check(
     queries: int,
     num_heads: int,
     context_tokens: int,
-    dropout: float,
+    dropouts: tuple[float, float],
     mlp: Collection[str],
     pair: tuple[str, str],
     parts: Collection[str],
@@ -255,7 +256,8 @@ def _check(
         (width % num_heads == 0 == width % 2, "model.width", f"an even multiple of num_heads={num_heads}", width),
         (queries > 0, "model.queries", ">= 1", queries),
         (context_tokens > 0, "model.context_tokens", ">= 1", context_tokens),
-        (0 <= dropout < 1, "model.dropout", "0 <= p < 1", dropout),
+        (0 <= dropouts[0] < 1, "model.dropout", "0 <= p < 1", dropouts[0]),
+        (0 <= dropouts[1] < 1, "model.feature_dropout", "0 <= p < 1", dropouts[1]),
         (set(parts) <= set(PARTS), "model.parts", f"some of {', '.join(PARTS)}", list(parts)),
     ]
     for fits, where, expected, got in rules:
