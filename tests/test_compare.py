@@ -72,12 +72,12 @@ def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monke
     names = {m: [p.name for p in fits(tmp_path / "whole") if p.parent.name == m] for m in rows}
     for model, files in names.items():
         assert sum(f.startswith("tune-") for f in files) == 2
-        finals = [f for f in files if f.startswith("refit-")]
+        finals = [f for f in files if f.startswith("test-")]
         assert len(finals) == 2
         assert len({f.split("-")[1] for f in finals}) == 1  # one chosen setting
         assert told["chosen"][model] in settings
     for path in fits(tmp_path / "whole"):
-        assert ("test" in json.loads(path.read_text())) == path.name.startswith("refit-")
+        assert ("test" in json.loads(path.read_text())) == path.name.startswith("test-")
 
     real, done = compare.fit, []
 
@@ -103,8 +103,7 @@ def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monke
     assert "| theirs | 1.0000" in (tmp_path / "killed" / "table.md").read_text()
 
 
-def test_a_refit_sees_validation_and_stops_where_validation_chose(tmp_path, monkeypatch):
-    overrides = [*toy(tmp_path), "only_models=[linear]", "settings=1", "max_folds=1"]
+def test_a_fit_that_is_scored_on_test_learns_from_validation_too(tmp_path, monkeypatch):
     real, seen = compare._loader, []
 
     def spy(corpus, kept, split):
@@ -113,18 +112,10 @@ def test_a_refit_sees_validation_and_stops_where_validation_chose(tmp_path, monk
         return loader
 
     monkeypatch.setattr(compare, "_loader", spy)
-    run(tmp_path / "plain", *overrides, "refit=false", 'also=["trainer.max_epochs=3"]')
-    (plain,) = fits(tmp_path / "plain")
-    assert plain.name.startswith("test-")
+    run(tmp_path / "run", *toy(tmp_path), "only_models=[linear]", "max_folds=1")
     rows = dict(seen)
-    assert list(rows) == ["train", "val", "test"]
-    seen.clear()
-    run(tmp_path / "again", *overrides, 'also=["trainer.max_epochs=3"]')
-    assert dict(seen) == {**rows, "train+val": rows["train"] + rows["val"]}
-    found, before = (json.loads(fits(tmp_path / f)[0].read_text()) for f in ("again", "plain"))
-    assert found["epochs"] == found["best_epoch"] + 1
-    assert found["val"] == before["val"]  # of the model that did not see it
-    assert found["test"]["prediction"] != before["test"]["prediction"]
+    assert [split for split, _ in seen] == ["train", "val"] * 2 + ["train+val", "test"]
+    assert rows["train+val"] == rows["train"] + rows["val"]
 
 
 def foreign(tmp_path: Path) -> Path:

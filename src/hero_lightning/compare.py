@@ -1,7 +1,8 @@
 """One table of models under one protocol: `python -m hero_lightning.compare experiment=ravdess`.
 
 Data flow: experiment -> tables x models -> the same random settings, scored on validation of the first fold -> the best
-on every fold and seed, scored once on test -> a json per fit (a restart goes on from them) -> table.md, table.json.
+on every fold and seed, trained on train + validation, scored once on test -> a json per fit (a restart goes on from
+them) -> table.md, table.json.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hero_lightning.cli import command
 
@@ -26,10 +27,11 @@ log = logging.getLogger(__name__)
 QUIET = (
     "name=compare", "logger=none", "trainer=cpu", "trainer.enable_progress_bar=false", "callbacks.checkpoint=null",
     "+trainer.enable_checkpointing=false", "callbacks.last=null", "callbacks.progress=null", "callbacks.record=null",
+    "callbacks.stop=null",
 )  # fmt: skip
-"""A fit leaves its result and nothing else."""
+"""A fit leaves its result and nothing else; how many epochs it has is one of the settings."""
 BOTH = "train+val"
-"""The split of a refit."""
+"""What a fit that is scored on test learns from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,14 @@ class Job:
     Attributes:
         row: table and model.
         place: fold and seed.
-        kind: tune (validation alone), test (also scores the test split) or refit (scores it with a model trained anew
-            on train + validation for as many epochs as validation chose).
+        final: learns from train + validation and is scored on test; else from train, scored on validation.
         config: resolved train config.
         path: where its result lies, or will lie.
     """
 
     row: tuple[str, str]
     place: tuple[int, int]
-    kind: Literal["tune", "test", "refit"]
+    final: bool
     config: dict[str, Any]
     path: Path
 
@@ -70,13 +71,9 @@ def compare(cfg: Any) -> None:
     rows = dict(_rows(cfg, plan))
     folds = plan["folds"][: cfg.max_folds]
 
-    last: Literal["test", "refit"] = "refit" if cfg.refit else "test"
-
-    def job(
-        row: tuple[str, str], number: int, fold: int, seed: int, kind: Literal["tune", "test", "refit"] = "tune"
-    ) -> Job:
+    def job(row: tuple[str, str], number: int, fold: int, seed: int, final: bool = False) -> Job:
         changes = {**folds[fold], **settings[number], "seed": seed}
-        return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), kind)
+        return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), final)
 
     for row in rows:  # stores are filled before processes share them
         _corpus(_data_key(job(row, 0, 0, 0).config))
@@ -84,13 +81,16 @@ def compare(cfg: Any) -> None:
     tuned = _run([j for jobs in tune.values() for j in jobs] if len(settings) > 1 else [], cfg.workers, "tuning")
     scores = {row: [tuned[j.path]["score"] for j in jobs if tuned] or [0.0] for row, jobs in tune.items()}
     best = {row: s.index(max(s)) for row, s in scores.items()}
-    final = [job(row, best[row], f, s, last) for row in rows for f in range(len(folds)) for s in cfg.seeds]
-    found = _run(final, cfg.workers, "fitting")
+    places = [(f, s) for f in range(len(folds)) for s in cfg.seeds]
+    final = [job(row, best[row], *place, True) for row in rows for place in places]
+    # what a model says of clips it has not seen: late fusion weighs it by that
+    held = [job(row, best[row], *place) for row in rows if cfg.tables[row[0]].get("late") for place in places]
+    found = _run([*final, *held], cfg.workers, "fitting")
+    made: dict[tuple[str, bool], dict[tuple[str, int, int], tuple[Job, Any]]] = {}
+    for j in (*final, *held):
+        made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, found[j.path]
     texts, report = [], {}
-    made: dict[str, dict[tuple[str, int, int], tuple[Job, Any]]] = {}
-    for j in final:
-        made.setdefault(j.row[0], {})[j.row[1], *j.place] = j, found[j.path]
-    for table in made:
+    for table in dict.fromkeys(table for table, _ in rows):
         text, told = _table(cfg, table, made)
         texts.append(text)
         report[table] = {**told, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
@@ -121,7 +121,7 @@ def _job(
     changes: Mapping[str, Any],
     name: str,
     place: tuple[int, int],
-    kind: Literal["tune", "test", "refit"],
+    final: bool,
 ) -> Job:
     """A fit's config and place; a setting that a model does not know is none of its settings."""
     from omegaconf import OmegaConf
@@ -133,9 +133,9 @@ def _job(
     told: Any = OmegaConf.to_container(config, resolve=False)
     told.pop("paths")  # moved data is the same data
     stamp = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    file = f"{kind}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
+    file = f"{'test' if final else 'tune'}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return Job(row, place, kind, resolved, folder / row[1] / file)  # tables share equal fits
+    return Job(row, place, final, resolved, folder / row[1] / file)  # tables share equal fits
 
 
 def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, Any]]:
@@ -147,8 +147,9 @@ def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, A
     for count, (job, result) in enumerate(_computed(todo, workers), start=1):
         out[job.path] = result
         left = (time.monotonic() - start) / count * (len(todo) - count) / 60
-        name, took = f"{' '.join(job.row)} {job.path.stem}", f"{result['seconds']:.0f} s, {result['epochs']} epochs"
-        log.info("[%d/%d] %s: val %.4f, %s; %.0f min left", count, len(todo), name, result["score"], took, left)
+        name = f"{' '.join(job.row)} {job.path.stem}" + (f": {result['score']:.4f}" if "score" in result else "")
+        took = f"{result['seconds']:.0f} s, {result['epochs']} epochs"
+        log.info("[%d/%d] %s, %s; %.0f min left", count, len(todo), name, took, left)
     return out
 
 
@@ -231,78 +232,44 @@ def fit(job: Job) -> dict[str, Any]:
     """Trains one model in this process and writes its result.
 
     Returns:
-        score and answers of the best epoch on validation; of a final fit answers on test, the fitted Target and where
-        the splits come from; epochs, parameters, commit, seconds.
+        Of a final fit answers on test, the fitted Target and where the splits come from; else score and answers on
+        validation; epochs, parameters, commit, seconds.
     """
+    import pytorch_lightning as pl
     from omegaconf import OmegaConf
 
-    from hero_lightning import runfolder
+    from hero_lightning import build, runfolder
 
     start = time.monotonic()
     cfg = OmegaConf.create(job.config)
-    corpus, kept = _corpus(_data_key(job.config))
-    best, module, trainer = _train(cfg, corpus, kept, job.path.parent)
-    if job.kind == "refit":
-        corpus.plan.samples.setdefault(BOTH, [*corpus.plan.samples["train"], *corpus.plan.samples["val"]])
-        cfg.callbacks.stop = None
-        _, module, trainer = _train(cfg, corpus, kept, job.path.parent, epochs=best["best_epoch"] + 1)
-    if job.kind != "tune":
-        trainer.test(module, dataloaders=_loader(corpus, kept, "test"), verbose=False)
-        best |= {"test": _answers(module, corpus, "test"), "target": module.main.state()}
-        best |= {"splits": {k: v for k, v in corpus.plan.split_origin.items() if k != BOTH}}
-    best |= {"epochs": trainer.current_epoch, "parameters": sum(p.numel() for p in module.model.parameters())}
-    best |= {"commit": runfolder.provenance()["commit"], "seconds": time.monotonic() - start}
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    part = job.path.with_suffix(f".{os.getpid()}.part")
-    runfolder.write_json(part, best)
-    part.replace(job.path)  # whole or not at all: a killed fit is made anew
-    return best
-
-
-def _train(
-    cfg: Any, corpus: Any, kept: dict[str, Kept], folder: Path, epochs: int | None = None
-) -> tuple[dict[str, Any], Any, Any]:
-    """A model with the weights of its best epoch on validation; or trained on train + validation for `epochs`.
-
-    Returns:
-        score, best_epoch and answers on validation (nothing of the second kind); module; trainer.
-    """
-    import pytorch_lightning as pl
-
-    from hero_lightning import build
-
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    corpus, kept = _corpus(_data_key(job.config))
     corpus.seed, corpus.batch_size = cfg.seed, cfg.dataset.batch_size
     module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, lambda reasoner: None)
-    trainer = build.trainer(cfg, folder)
-    best: dict[str, Any] = {}
-
-    class Watch(pl.Callback):
-        """Keeps weights and answers of the best epoch in memory; ends a fit of given length."""
-
-        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            score = float(trainer.callback_metrics["val/score"])
-            if score > best.get("score", float("-inf")):
-                state = {k: v.detach().clone() for k, v in module.state_dict().items()}
-                val = _answers(module, corpus, "val")
-                best.update(score=score, best_epoch=trainer.current_epoch, state=state, val=val)
-
-        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 == epochs
-
-    trainer.callbacks.append(Watch())  # type: ignore[attr-defined]
-    if epochs is None:
-        trainer.fit(module, _loader(corpus, kept, "train"), _loader(corpus, kept, "val"))
-        module.load_state_dict(best.pop("state"))
+    trainer = build.trainer(cfg, job.path.parent)
+    trainer.fit(module, _loader(corpus, kept, BOTH if job.final else "train"))
+    result: dict[str, Any] = {"epochs": trainer.current_epoch, "commit": runfolder.provenance()["commit"]}
+    if job.final:
+        trainer.test(module, _loader(corpus, kept, "test"), verbose=False)
+        result |= {"test": _answers(module, corpus, "test"), "target": module.main.state()}
+        result["splits"] = corpus.plan.split_origin
     else:
-        trainer.fit(module, _loader(corpus, kept, BOTH))
-    return best, module, trainer
+        trainer.validate(module, _loader(corpus, kept, "val"), verbose=False)
+        result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, corpus, "val")}
+    result |= {"parameters": sum(p.numel() for p in module.model.parameters()), "seconds": time.monotonic() - start}
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    part = job.path.with_suffix(f".{os.getpid()}.part")
+    runfolder.write_json(part, result)
+    part.replace(job.path)  # whole or not at all: a killed fit is made anew
+    return result
 
 
 def _loader(corpus: Any, kept: dict[str, Kept], split: str) -> Any:
     """Batches of a split, its clips from memory."""
     from hero_lightning.data.collate import BatchLoader
 
+    parts = corpus.plan.samples
+    parts.setdefault(BOTH, [*parts["train"], *parts["val"]])
     made = corpus.loader(split, shuffle=split in ("train", BOTH))
     dataset: Any = kept.setdefault(split, Kept(made.loader.dataset))
     return BatchLoader(dataset, made.loader.collate_fn, made.batch_sampler, 0, made.plan, made.policy)
@@ -321,34 +288,36 @@ Made = Mapping[tuple[str, int, int], tuple[Job, Any]]
 """Model, fold and seed -> job and result."""
 
 
-def _table(cfg: Any, name: str, tables: Mapping[str, Made]) -> tuple[str, dict[str, Any]]:
-    """A table of the experiment as markdown and as builtins."""
+def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tuple[str, dict[str, Any]]:
+    """A table of the experiment as markdown and as builtins; tables: name and whether its fits are final -> Made."""
     from hero_lightning import build, comparison
     from hero_lightning.targets import Target
 
-    node, made = cfg.tables[name], tables[name]
+    node, made = cfg.tables[name], tables[name, True]
     targets = {fold: Target.from_state(r["target"]) for (_, fold, _), (_, r) in made.items()}
-    gathered = {t: comparison.gather({p: r for p, (_, r) in of.items()}, targets[0]) for t, of in tables.items()}
-    found = gathered[name]
+
+    def gather(table: str, final: bool = True) -> dict[str, comparison.Fits]:
+        results = {place: result for place, (_, result) in tables[table, final].items()}
+        return comparison.gather(results, targets[0], "test" if final else "val")
+
+    found = gather(name)
     facts: dict[str, Any] = {"commits": sorted({str(r["commit"]) for _, r in made.values()})}
     if node.get("late"):
         sources = [build.make(s, "late.sources") for s in build.plain(node.late)["sources"]]
-        inner = comparison.gather({place: r for place, (_, r) in made.items()}, targets[0], "val")
-        facts["late"] = comparison.add_late(
-            found, inner, node.late.name, functools.partial(comparison.outside, sources)
-        )
+        outside = functools.partial(comparison.outside, sources)
+        facts["late"] = comparison.add_late(found, gather(name, False), node.late.name, outside)
     for theirs, file in (cfg.external or {}).items():
         found[theirs] = {job.place: _foreign(job, Path(file)) for job, _ in made.values()}
-    beside = {t: gathered[t] for t in node.get("beside") or () if t in gathered}
+    beside = {t: gather(t) for t in node.get("beside") or () if (t, True) in tables}
     lines = comparison.rows(targets[0], found, cfg.against, cfg.resamples, beside)
     plain = comparison.constants(targets, next(iter(found.values())))
     splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
-    refit = "; scored after a refit on train + validation" if cfg.refit else ""
     text = [
         f"## {node.title}\n",
         f"{len(targets)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals:",
         f"(paired) bootstrap over clips, {cfg.resamples} resamples; n.s. = the interval holds zero. {cfg.settings}",
-        f"settings per model, chosen on validation of the first fold{refit}. Splits: {splits}.\n",
+        "settings per model, chosen on validation of the first fold; scored after training on train + validation.",
+        f"Splits: {splits}.\n",
         f"Commit {', '.join(facts['commits'])}.\n",
         comparison.markdown(lines, plain, list(cfg.figures)) + "\n",
         *(f"Published: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
