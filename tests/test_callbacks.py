@@ -302,13 +302,15 @@ def test_show_plan_names_splits_streams_and_notes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    row = SimpleNamespace(stream="audio", split="train", mode="realtime", count=8, reason="")
+    row = SimpleNamespace(stream="audio", split="train", mode="realtime", count=8, reason="extract streams=[audio]")
     plan = SimpleNamespace(
         corpus="toy", samples={"train": [1] * 8}, split_origin={"train": "given"}, table=[row], notes=["mind the gap"]
     )
     runfolder.show_plan(plan)
     text = capsys.readouterr().out
-    assert all(part in text for part in ("corpus toy", "train", "given", "audio", "realtime", "mind the gap"))
+    assert all(
+        part in text for part in ("corpus toy", "train", "given", "audio", "realtime", "mind the gap", "=[audio]")
+    )
 
 
 def test_plain_json_has_no_nan(tmp_path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
 
 from hero_lightning import build
 from hero_lightning.cli import CONF
@@ -20,20 +21,14 @@ from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.extract import extract
 from hero_lightning.streams import StreamEncoder
 from hero_lightning.streams.npydict import load_features
-from tests.helpers import train_in_process
+from tests.helpers import in_process, train_in_process
 
 QUIET = ("trainer=cpu", "dataset.clips=24", "dataset.num_workers=0")
 
 
-def extract_in_process(folder: Path, *overrides: str) -> None:
+def extract_in_process(folder: Path, *overrides: str, clips: Sequence[str] = QUIET[1:2]) -> None:
     """`python -m hero_lightning.extract` without a new process; its run folder is `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("extract", [*QUIET, *overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    extract(cfg)
+    extract(in_process("extract", folder, QUIET[0], QUIET[2], *clips, *overrides))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -53,27 +48,42 @@ def paths(root: Path) -> list[str]:
     return [f"paths.data={root}/data", f"paths.features={root}/features"]
 
 
-def losses(folder: Path) -> list[float]:
-    """The loss of every training step."""
-    found = [r["train/loss"] for r in rows(next(folder.rglob("metrics.csv"))) if r["train/loss"]]
-    return [float(v) for v in found]
-
-
-def trained(root: Path, name: str, *overrides: str) -> list[float]:
-    """Losses of one epoch in this mode."""
+def trained(root: Path, name: str, *overrides: str) -> dict[str, list[float]]:
+    """Every logged figure of one epoch in this mode: the losses of all steps, validation, test."""
     train_in_process(
-        root / name, *QUIET[1:2], *paths(root), "size=tiny", "trainer.max_epochs=1", "dataset.batch_size=4",
-        "trainer.log_every_n_steps=1", "test=false", "probes=false", "dataset.bucket=false", *overrides,
+        root / name, *paths(root), "size=tiny", "trainer.max_epochs=1", "dataset.batch_size=4",
+        "trainer.log_every_n_steps=1", "probes=false", "dataset.bucket=false", *overrides,
     )  # fmt: skip
-    return losses(root / name)
+    table = rows(next((root / name).rglob("metrics.csv")))
+    return {key: [float(r[key]) for r in table if r[key]] for key in table[0]}
+
+
+def alike(live: dict[str, list[float]], stored: dict[str, list[float]]) -> None:
+    """The same figures to 1e-5."""
+    assert len(live["train/loss"]) >= 3
+    assert {"val/emotion/weighted_f1", "test/emotion/weighted_f1"} <= live.keys() == stored.keys()
+    for key, figures in live.items():
+        assert stored[key] == pytest.approx(figures, abs=1e-5, rel=1e-5), key
 
 
 def test_realtime_and_extracted_features_train_alike(root: Path) -> None:
-    live, stored = trained(root, "live", "modes=realtime"), trained(root, "stored", "modes=preextracted")
-    assert len(live) >= 3
-    assert stored == pytest.approx(live, abs=1e-5, rel=1e-5)
-    assert {r["mode"] for r in rows(root / "live" / "coverage.csv")} <= {"realtime", "absent"}
-    assert {r["mode"] for r in rows(root / "stored" / "coverage.csv")} <= {"preextracted", "absent"}
+    alike(*(trained(root, mode, QUIET[1], f"modes={mode}") for mode in ("realtime", "preextracted")))
+    assert {r["mode"] for r in rows(root / "realtime" / "coverage.csv")} <= {"realtime", "absent"}
+    assert {r["mode"] for r in rows(root / "preextracted" / "coverage.csv")} <= {"preextracted", "absent"}
+
+
+@pytest.mark.real
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
+def test_real_sound_trains_alike_realtime_and_extracted(tmp_path: Path) -> None:
+    clips = tmp_path / "data" / "ravdess"
+    clips.mkdir(parents=True)
+    chosen = r"03-01-0[1-8]-01-01-01-(0[1-6]|1[0-2])\.flac"
+    for file in (Path(os.environ["HERO_REAL"]) / "data" / "ravdess" / "flac16k").iterdir():
+        if re.fullmatch(chosen, file.name):
+            (clips / file.name).symlink_to(file.resolve())
+    corpus = ("dataset=ravdess", "streams=[audio]")
+    extract_in_process(tmp_path / "extract", *paths(tmp_path), *corpus, "dtype=float32", clips=())
+    alike(*(trained(tmp_path, mode, *corpus, f"modes={mode}") for mode in ("realtime", "preextracted")))
 
 
 def plan_of(root: Path, *overrides: str) -> CorpusDataModule:
@@ -137,7 +147,7 @@ def test_hybrid_reads_what_is_stored_and_falls_back_where_asked(root: Path) -> N
         (["part=1/2", "force=true"], ConfigError, "force or retry in one process"),
         (["ids=[nobody]"], DataError, "not there"),
         (["ids=nowhere.txt"], DataError, "one id per line"),
-        (["video=nowhere.mp4", "out=x"], DataError, "a folder of clips or a pattern"),
+        (["video=nowhere.mp4", "out=x"], DataError, "a folder of clips or of one clip's pictures, or a pattern"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(root: Path, overrides: list[str], error: type[Exception], said: str) -> None:

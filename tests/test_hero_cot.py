@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -73,6 +74,13 @@ def test_a_run_reports_scores_answers_and_the_linear_head(demo: tuple[Path, list
         assert "linear head" in metrics[split]["emotion"]["baselines"]
     header = (run / "metrics.csv").read_text().splitlines()[0]
     assert {"train/generation", "train/evidence", "val/emotion_linear/weighted_f1"} <= set(header.split(","))
+    passes = [r for r in csv.DictReader((run / "metrics.csv").open()) if r["val/score"]]
+    for row in passes:  # selected by what it scores, as far as it writes the same
+        figure, share = float(row["val/emotion/weighted_f1"]), float(row["val/emotion_written/agreement"])
+        assert float(row["val/score"]) == pytest.approx(figure * share, abs=1e-6)
+    shares = [float(r["val/emotion_written/agreement"]) for r in passes]
+    told = metrics["val"]["emotion_written"]["figures"]["agreement"]["value"]
+    assert any(told == pytest.approx(share) for share in shares)
     facts = checkpoint.load(run / "checkpoints" / "best.ckpt")[checkpoint.FACTS]["reasoner"]
     assert "pitch_hz" in facts["statistics"]["corpus"]["audio"]
     assert set(facts["decoder"]["streams"]) >= {"audio", "face"}

@@ -17,8 +17,8 @@ from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.metrics.extraction import Lexicon
 from hero_lightning.metrics.wheels import Wheels
 from hero_lightning.prediction_file import read_rows
-from hero_lightning.runfolder import combined, write_predictions
-from hero_lightning.score_file import score_targets
+from hero_lightning.runfolder import combined, scores, write_predictions
+from hero_lightning.score_file import answered
 from hero_lightning.targets import ClassTarget, DistributionTarget, MultilabelTarget, ScoreTarget
 from hero_lightning.targets.openset import OpenTarget
 from hero_lightning.targets.pair import PairTarget
@@ -33,6 +33,11 @@ def samples(**labels: dict[str, Any]) -> list[Sample]:
     ids = dict.fromkeys(i for values in labels.values() for i in values)
     rows = [Sample(i, "test", labels={k: v[i] for k, v in labels.items() if i in v}) for i in ids]
     return [*rows, Sample("other", "train", labels={k: next(iter(v.values())) for k, v in labels.items()})]
+
+
+def score_targets(own: list[Sample], targets: Any, rows: Any, columns: Any, names: Any, resamples: int) -> Any:
+    """Reports of the Targets that a file answers."""
+    return scores(targets, answered(own, targets, rows, columns, names), resamples=resamples)
 
 
 def scored(target: Any, corpus: list[Sample], answers: dict[str, Any], path: Path, **names: str) -> dict[str, Any]:

@@ -9,9 +9,8 @@ Shapes: N samples of a split, C outputs of a Target, E experts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,31 +19,9 @@ from torch import Tensor
 from hero_lightning import plots, runfolder
 from hero_lightning.data.types import Batch, Sample
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.metrics.table import ExplanationTable, PredictionTable
+from hero_lightning.module import EmotionModule
 from hero_lightning.runfolder import SplitRecord
 from hero_lightning.targets import ClassTarget, Target
-
-
-class Recorded(Protocol):
-    """What RunRecord reads of the LightningModule.
-
-    Attributes:
-        targets: Target name -> Target; the first one selects checkpoints (the module logs `val/score`).
-        predictions: Target name -> table, reset at the start of an evaluation epoch, updated in its steps.
-        explanations: the same for what explains.
-        baselines: name -> [N, C] predictions of another system on the first Target of the test split, in its order.
-        linear: the linear head's predictions on the first Target, where `answers` come from a language model.
-        answers: written answers by row number in the split, on this process; empty without a language model.
-        seed: of the run.
-    """
-
-    targets: Mapping[str, Target]
-    predictions: Mapping[str, PredictionTable]
-    explanations: ExplanationTable
-    baselines: Mapping[str, Tensor]
-    linear: PredictionTable
-    answers: Mapping[int, dict[str, Any]]
-    seed: int
 
 
 class RunRecord(pl.Callback):
@@ -55,7 +32,6 @@ class RunRecord(pl.Callback):
     answers, its written answers go to answers.jsonl and the linear head becomes a line to beat.
 
     Args:
-        resamples: of the bootstrap intervals.
         by_dialogue: draw whole dialogues instead of samples; intervals become wider and honest about context.
         wandb_rows: most rows of the predictions table sent to W&B.
     """
@@ -123,7 +99,7 @@ class RunRecord(pl.Callback):
         if logger is not None and trainer.is_global_zero:
             logger.save()
             log = Path(logger.log_dir) / "metrics.csv"
-            module = cast(Recorded, pl_module)
+            module = cast(EmotionModule, pl_module)
             names = [f"val/{n}/{f}" for n, t in module.targets.items() for f in _first(t)]
             if log.exists():
                 plots.training_curves(log, _folder(trainer) / "curves.png", names, f"seed {module.seed}")
@@ -136,12 +112,12 @@ class RunRecord(pl.Callback):
         """Shows the closing table, when no progress bar holds the screen any more."""
         if self._unshown:
             corpus = runfolder.plan_facts(_folder(trainer)).get("corpus", "results")
-            runfolder.show_results(f"{corpus}, seed {cast(Recorded, pl_module).seed}", self._unshown)
+            runfolder.show_results(f"{corpus}, seed {cast(EmotionModule, pl_module).seed}", self._unshown)
             self._unshown = {}
 
     def _gather(self, pl_module: pl.LightningModule) -> SplitRecord:
         """The pass over all ranks; every rank must call it."""
-        module, seen, self._seen = cast(Recorded, pl_module), self._seen, {}
+        module, seen, self._seen = cast(EmotionModule, pl_module), self._seen, {}
         answers = dict(module.answers)
         if pl_module.trainer.world_size > 1:
             parts: list[Any] = [None] * pl_module.trainer.world_size
@@ -157,13 +133,11 @@ class RunRecord(pl.Callback):
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, record: SplitRecord) -> None:
         if not trainer.is_global_zero:
             return
-        module, folder, split = cast(Recorded, pl_module), _folder(trainer), record.split
+        module, folder, split = cast(EmotionModule, pl_module), _folder(trainer), record.split
         folder.mkdir(parents=True, exist_ok=True)
         dialogues = [s.dialogue if s.dialogue is not None else s.id for s in record.samples]
         groups = dialogues if self.by_dialogue else None
-        reports = {
-            n: runfolder.score(module.targets[n], p, groups, self.resamples) for n, p in record.predictions.items()
-        }
+        reports = runfolder.scores(module.targets, record.predictions, groups, self.resamples)
         main, target = next(iter(module.targets.items()))
         others = dict(module.baselines) if split == "test" else {}
         if record.linear is not None:
@@ -173,7 +147,6 @@ class RunRecord(pl.Callback):
                 name: runfolder.compare(target, record.predictions[main], other, groups, self.resamples)
                 for name, other in others.items()
             }
-        reports |= runfolder.combined(module.targets, record.predictions, groups, self.resamples)
         if record.answers:
             reports[f"{main}_written"] = runfolder.written(target, record, groups, self.resamples)
         self.records[split], self.reports[split] = record, reports
@@ -199,7 +172,7 @@ class RunRecord(pl.Callback):
         self._send(trainer, module, record, pictures)
         self._unshown[split] = reports
 
-    def _draw(self, folder: Path, module: Recorded, record: SplitRecord) -> dict[str, Path]:
+    def _draw(self, folder: Path, module: EmotionModule, record: SplitRecord) -> dict[str, Path]:
         """Pictures of a split by name."""
         split, out = record.split, {}
         for name, report in self.reports[split].items():
@@ -225,7 +198,7 @@ class RunRecord(pl.Callback):
             out["gates_by_channel"] = plots.gates(gate, experts, carried, path, title)
         return out
 
-    def _send(self, trainer: pl.Trainer, module: Recorded, record: SplitRecord, pictures: Mapping[str, Path]) -> None:
+    def _send(self, trainer: pl.Trainer, module: EmotionModule, record: SplitRecord, pictures: dict[str, Path]) -> None:
         """Pictures and the first predictions to W&B, where that is a logger of the run."""
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.WandbLogger):
@@ -249,7 +222,7 @@ def _first(target: Target) -> tuple[str, ...]:
     return (target.primary, "uar") if isinstance(target, ClassTarget) else (target.primary,)
 
 
-def _by_class(module: Recorded, record: SplitRecord) -> dict[str, Tensor]:
+def _by_class(module: EmotionModule, record: SplitRecord) -> dict[str, Tensor]:
     """Class name -> [N] True where it is the truth of the first class Target; empty without one."""
     for name, target in module.targets.items():
         if isinstance(target, ClassTarget):

@@ -58,7 +58,8 @@ def extract(cfg: Any) -> None:
     if left := [name for name in chosen if name not in streams]:
         log.info("not extracted, since nothing can be stored of them: %s", ", ".join(left))
     if not streams:
-        raise ConfigError("No stream can be extracted.", expected="a frozen encoder", got=list(chosen), where="streams")
+        expected = "a frozen encoder and a sampler without chance"
+        raise ConfigError("No stream can be extracted.", expected=expected, got=list(chosen), where="streams")
     corpus, root, samples = _chosen(cfg)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     scratch = tempfile.TemporaryDirectory() if cfg.video and foreign else None

@@ -16,7 +16,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hero_lightning import checkpoint
 from hero_lightning.data.types import Batch, Features, Label
@@ -48,15 +47,11 @@ class EmotionModule(pl.LightningModule):
     """Trains and scores a model on the Targets of a corpus.
 
     Args:
-        model: Features by stream -> Outputs.
         streams: the streams the model reads, in canonical order.
         dims: their feature widths.
         targets: Target name -> Target; the first one selects checkpoints (`val/score`).
-        objectives: further loss terms by name.
-        optimizer: builds optimizer and schedule.
         reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
         train_prefixes: parameters whose names start so learn; the others stay as they are.
-        stream_dropout: withholds streams while training, or None.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an undisturbed one bit for bit.
         facts: kept in every checkpoint beside classes, widths and identities (the resolved config).
@@ -90,7 +85,7 @@ class EmotionModule(pl.LightningModule):
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
         self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.targets}
         self.linear = PredictionTable()  # what the linear head says where a language model answers
-        self.written = PredictionTable()  # what its written answers say: C + 1 classes, the last one is `nothing`
+        self.written = PredictionTable()  # what its written answers say: a row of zeros says nothing
         self._tables = nn.ModuleList([*self.predictions.values(), self.linear, self.written])  # move to the device
         self.explanations = ExplanationTable()
         self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
@@ -168,10 +163,8 @@ class EmotionModule(pl.LightningModule):
         for b, answer in zip(rows, answers, strict=True):
             sample = batch.samples[b]
             self.answers[places[b]] = {**answer, "split": sample.split, "truth": sample.labels.get(self.main.name)}
-        label, none = batch.labels[self.main.name], self.main.outputs
-        said = [none if a["generated"] is None else self.main.classes.index(a["generated"]) for a in answers]
-        chosen = torch.tensor(rows, dtype=torch.long, device=probability.device)
-        votes = F.one_hot(torch.tensor(said, dtype=torch.long, device=probability.device), none + 1)
+        label, chosen = batch.labels[self.main.name], torch.tensor(rows, dtype=torch.long, device=probability.device)
+        votes = classification.votes([a["generated"] for a in answers], self.main.classes).to(probability.device)
         self.written.update(batch.index[chosen], votes, Label(label.value[chosen], label.mask[chosen]))
         return probability
 
@@ -190,38 +183,33 @@ class EmotionModule(pl.LightningModule):
         <target>_written (without a label an answer is wrong).
         """
         tables = {name: (target, self.predictions[name]) for name, target in self.targets.items()}
+        written = f"{self.main.name}_written"
         if self.reasoner is not None:
-            tables[f"{self.main.name}_linear"] = self.main, self.linear
+            tables |= {f"{self.main.name}_linear": (self.main, self.linear), written: (self.main, self.written)}
         kept = {name: (target, table.compute()) for name, (target, table) in tables.items()}
         found = {name: target.figures(table.prediction, table.label) for name, (target, table) in kept.items()}
-        if self.reasoner is not None:
-            table = self.written.compute()
-            votes, truth = table.prediction[table.label.mask], table.label.value[table.label.mask]
-            sums = classification.statistics(votes, truth).sum(dim=0)
-            of_class = classification.figures(sums, self.main.outputs + 1) if len(truth) else {}
-            found[f"{self.main.name}_written"] = {
-                k: float(of_class[k]) for k in ("weighted_f1", "accuracy") if of_class
-            }
+        if found.get(written):
+            said, scored = kept[written][1], kept[self.main.name][1]
+            best = scored.prediction[torch.isin(scored.index, said.index)].argmax(dim=1)
+            found[written] = {k: found[written][k] for k in ("weighted_f1", "accuracy")}
+            same = said.prediction.any(dim=1) & (best == said.prediction.argmax(dim=1))
+            found[written]["agreement"] = float(same.float().mean())
         return found
 
     def on_validation_epoch_start(self) -> None:
         """Forgets what an earlier pass kept."""
-        self._reset()
-
-    def on_test_epoch_start(self) -> None:
-        """Forgets what an earlier pass kept."""
-        self._reset()
-
-    def _reset(self) -> None:
         for table in (*self.predictions.values(), self.linear, self.written, self.explanations):
             table.reset()
         self.answers = {}
 
+    on_test_epoch_start = on_validation_epoch_start
+
     def on_validation_epoch_end(self) -> None:
         """Logs the figures; `val/score` is the selecting one, higher is better.
 
-        A language model is selected by the mean of what it scores and what it writes: the label is learnt long
-        before the reasons can be read.
+        A language model is selected by the figure of what it scores times the share of its written answers that say
+        the same: the label is learnt long before the reasons can be read, and the few answers written in a validation
+        pass are too few for a figure of their own.
         """
         found = self.figures()
         self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
@@ -230,7 +218,7 @@ class EmotionModule(pl.LightningModule):
             seen = table.label.mask  # softmax keeps scores but for a constant, which no temperature changes
             self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
         score = found[self.main.name].get(self.main.primary, float("nan"))
-        score = (score + found.get(f"{self.main.name}_written", {}).get(self.main.primary, score)) / 2
+        score *= found.get(f"{self.main.name}_written", {}).get("agreement", 1.0)
         self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
 
     def on_test_epoch_end(self) -> None:

@@ -30,11 +30,6 @@ def confusion(table: Tensor, classes: Sequence[str], path: Path, title: str) -> 
     Args:
         table: [C, C] counts, truth down, prediction across.
         classes: C names.
-        path: PNG to write.
-        title: above the picture.
-
-    Returns:
-        `path`.
     """
     counts = table.double()
     support = counts.sum(dim=1, keepdim=True)
@@ -56,13 +51,7 @@ def gates(gate: Tensor, experts: Sequence[str], groups: Mapping[str, Tensor], pa
 
     Args:
         gate: [N, E] weights that sum to one per sample.
-        experts: E names.
         groups: row name -> [N] True where the sample belongs to it; a sample may belong to several.
-        path: PNG to write.
-        title: above the picture.
-
-    Returns:
-        `path`.
     """
     rows = {k: m for k, m in groups.items() if bool(m.any())} | {"all": torch.ones(len(gate), dtype=torch.bool)}
     means = torch.stack([gate[m].double().mean(dim=0) for m in rows.values()])  # [R, E]
@@ -81,11 +70,6 @@ def time_attention(attention: Mapping[str, tuple[Tensor, Tensor]], path: Path, t
 
     Args:
         attention: stream -> times [T] in seconds and weights [T].
-        path: PNG to write.
-        title: above the picture.
-
-    Returns:
-        `path`.
     """
     figure, panels = _figure(8, 1.2 * len(attention) + 1.2, rows=len(attention))
     heights = {name: weight * len(weight) / weight.sum() for name, (_, weight) in attention.items()}
@@ -111,12 +95,7 @@ def training_curves(log: Path, path: Path, figures: Sequence[str], title: str) -
 
     Args:
         log: metrics.csv of Lightning's CSVLogger.
-        path: PNG to write.
         figures: columns of the right panel, e.g. val/emotion/weighted_f1.
-        title: above the picture.
-
-    Returns:
-        `path`.
     """
     with log.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -7,7 +7,6 @@ A clip that the file does not name is reported; an unknown id, or one given twic
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from hero_lightning.data.folder import read_json
 from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.streams.npydict import load_features
+from hero_lightning.streams.tables import read_csv
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,7 @@ def _records(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
         lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1)
         content = [_line(line, f"{path}, line {n}") for n, line in lines if line.strip()]
     elif path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            content = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+        content = [row for _, row in read_csv(path)]
     else:
         raise DataError("A prediction file of an unknown kind.", expected="csv, tsv, json, jsonl or npz", got=path.name)
     if isinstance(content, dict):

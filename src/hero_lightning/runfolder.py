@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
-from torch.nn import functional as F
 
 from hero_lightning.data.types import Label, Sample
 from hero_lightning.metrics import classification
-from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
+from hero_lightning.metrics.bootstrap import Figures, Groups, intervals, paired_bootstrap
 from hero_lightning.metrics.table import Explanations, Predictions
 from hero_lightning.reasoning.evidence import EvidenceItem, named_streams
 from hero_lightning.targets import Target
@@ -53,7 +52,6 @@ class SplitRecord:
     """One pass over a split.
 
     Attributes:
-        split: its name.
         samples: N samples by row number.
         predictions: Target name -> N predictions, by row number.
         explanations: what explains them, by row number.
@@ -69,50 +67,65 @@ class SplitRecord:
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
-def score(
-    target: Target, found: Predictions, groups: Sequence[Hashable] | None = None, resamples: int = 1000
-) -> dict[str, Any]:
-    """Figures of one Target on one split, with 95 % bootstrap intervals and both baselines, in builtins.
+def score(target: Target, found: Predictions, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
+    """`report` of one fitted Target on one split, per_class filled, for classes with classes and confusion.
 
-    Args:
-        target: fitted.
-        found: its predictions.
-        groups: N names of what is drawn together (dialogues); None = every sample on its own.
-        resamples: of the bootstrap.
-
-    Returns:
-        n, labelled, figures (name -> value, low, high, chance, majority), per_class, and confusion for classes.
+    `groups` are N names of what is drawn together (dialogues); None = every sample on its own.
     """
-    mask = found.label.mask
-    out: dict[str, Any] = {"n": len(mask), "labelled": int(mask.sum()), "figures": {}, "per_class": {}}
-    if not out["labelled"]:
-        return out
-    rows = target.statistics(found.prediction[mask], found.label.value[mask])
-    bounds = intervals(rows, target.figures_of, groups=_pick(groups, mask), resamples=resamples)
-    chance, majority = target.chance(found.label), target.majority(found.label)
-    for name, value in target.figures(found.prediction, found.label).items():
-        low, high = bounds.get(name, (None, None))
-        out["figures"][name] = {
-            "value": value, "low": low, "high": high, "chance": chance.get(name), "majority": majority.get(name),
-        }  # fmt: skip
-    out["per_class"] = target.per_class(found.prediction, found.label)
-    if confusion := getattr(target, "confusion", None):
-        out["classes"], out["confusion"] = list(target.classes), confusion(found.prediction, found.label).tolist()
+    label, mask = found.label, found.label.mask
+    rows = target.statistics(found.prediction[mask], label.value[mask])
+    lines = target.figures(found.prediction, label), target.chance(label), target.majority(label)
+    out = report(rows, target.figures_of, len(mask), _pick(groups, mask), resamples, *lines)
+    if out["labelled"]:
+        out["per_class"] = target.per_class(found.prediction, label)
+        if confusion := getattr(target, "confusion", None):
+            out["classes"], out["confusion"] = list(target.classes), confusion(found.prediction, label).tolist()
     return out
 
 
+def report(
+    rows: Tensor,
+    figures: Figures,
+    n: int,
+    groups: Groups,
+    resamples: int,
+    values: Mapping[str, Any] | None = None,
+    chance: Mapping[str, Any] | None = None,
+    majority: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """n, labelled, figures (name -> value, low, high, chance, majority) and an empty per_class, in builtins.
+
+    Args:
+        rows: [L, S] statistics of the labelled ones of n rows; without any there is no figure.
+        figures, groups, resamples: see `intervals`.
+        values: the figures, where there are more than the statistics give; those have no interval.
+        chance, majority: figure -> what guessing and the best constant answer get, where known.
+    """
+    out: dict[str, Any] = {"n": n, "labelled": len(rows), "figures": {}, "per_class": {}}
+    if len(rows):
+        bounds = intervals(rows, figures, groups=groups, resamples=resamples)
+        for name, value in (values or figures(rows.sum(dim=0))).items():
+            low, high = bounds.get(name, (None, None))
+            lines = {"chance": (chance or {}).get(name), "majority": (majority or {}).get(name)}
+            out["figures"][name] = {"value": float(value), "low": low, "high": high, **lines}
+    return out
+
+
+def scores(
+    targets: Mapping[str, Target], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
+) -> dict[str, dict[str, Any]]:
+    """Target -> `score`, and what a corpus makes of two of them."""
+    reports = {name: score(targets[name], p, groups, resamples) for name, p in found.items()}
+    return reports | combined(targets, found, groups, resamples)
+
+
 def combined(
-    targets: Mapping[str, Target],
-    found: Mapping[str, Predictions],
-    groups: Sequence[Hashable] | None = None,
-    resamples: int = 1000,
+    targets: Mapping[str, Target], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
 ) -> dict[str, dict[str, Any]]:
     """MER2023's figure of MULTI and NOISE, weighted F1 - 0.25 MSE, where a corpus asks for it; else nothing.
 
-    Args:
-        targets: the first class Target and the ScoreTarget with `figures: mer2023` go together.
-        found: their predictions; only clips that carry both labels count (SEMI has no valence).
-        groups, resamples: see `score`.
+    The first class Target and the ScoreTarget with `figures: mer2023` go together; only clips that carry both labels
+    count (SEMI has no valence).
     """
     named = [n for n in found if targets[n].kind == "class"][:1]
     named += [n for n in found if getattr(targets[n], "form", "") == "mer2023"][:1]
@@ -128,48 +141,29 @@ def combined(
         classes, scores = sums.split([p.shape[1] for p in parts], dim=-1)
         return {"combined": kind.figures_of(classes)["weighted_f1"] - 0.25 * score_of.figures_of(scores)["mse"]}
 
-    rows = torch.cat(parts, dim=1)
-    low, high = intervals(rows, figures, groups=_pick(groups, mask), resamples=resamples)["combined"]
     constant = [targets[n].majority(Label(found[n].label.value, mask)) for n in named]
-    majority = constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"] if all(constant) else None
-    value = float(figures(rows.sum(dim=0))["combined"])
-    figure = {"value": value, "low": low, "high": high, "chance": None, "majority": majority}
-    out = {"n": len(mask), "labelled": int(mask.sum()), "figures": {"combined": figure}, "per_class": {}}
-    return {f"{named[0]} and {named[1]}": out}
+    majority = {"combined": constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"]} if all(constant) else {}
+    rows, groups = torch.cat(parts, dim=1), _pick(groups, mask)
+    return {" and ".join(named): report(rows, figures, len(mask), groups, resamples, majority=majority)}
 
 
 def compare(
-    target: Target,
-    found: Predictions,
-    other: Tensor,
-    groups: Sequence[Hashable] | None = None,
-    resamples: int = 1000,
+    target: Target, found: Predictions, other: Tensor, groups: Groups = None, resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Figures of another system on the same rows, and how far ours is from it.
 
-    Args:
-        target: fitted.
-        found: our predictions.
-        other: [M, C] predictions of the other system, row number = place in the split.
-        groups, resamples: see `score`.
-
-    Returns:
-        Figure -> value (theirs), difference (ours - theirs), low, high, p.
+    `other` are [M, C] predictions, row number = place in the split. Figure -> value (theirs), difference (ours -
+    theirs), low, high, p.
     """
     mask, theirs = found.label.mask, other[found.index]
     value = found.label.value[mask]
     ours, rows = (target.statistics(p[mask], value) for p in (found.prediction, theirs))
     paired = paired_bootstrap(ours, rows, target.figures_of, groups=_pick(groups, mask), resamples=resamples)
     figures = target.figures(theirs, found.label)
-    return {
-        k: {"value": figures[k], "difference": d.difference, "low": d.low, "high": d.high, "p": d.p}
-        for k, d in paired.items()
-    }
+    return {k: {"value": figures[k], **asdict(d)} for k, d in paired.items()}
 
 
-def written(
-    target: Target, record: SplitRecord, groups: Sequence[Hashable] | None = None, resamples: int = 1000
-) -> dict[str, Any]:
+def written(target: Target, record: SplitRecord, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
     """What the written answers of a split are worth; arguments and form as in `score`.
 
     Figures: weighted_f1 and accuracy of the labels in the answers (no label is wrong, never some class), parse_rate
@@ -179,35 +173,27 @@ def written(
     label, names = record.predictions[target.name].label, target.classes
     rows = [row for row in record.answers if label.mask[row]]
     answers = [record.answers[row] for row in rows]
-    status = dict(Counter(str(a["status"]) for a in record.answers.values()))
-    out: dict[str, Any] = {"n": len(record.answers), "labelled": len(rows), "figures": {}, "per_class": {}}
-    out["status"] = status
-    if not rows:
-        return out
-    wider = len(names) + 1  # one class more than there are, which is never the truth
-    said = torch.tensor([names.index(a["generated"]) if a["generated"] else wider - 1 for a in answers])
     marks = []
     for row, answer in zip(rows, answers, strict=True):
         carriers = record.samples[row].truth.get("informative_streams") or ()
         first = named_streams(str(answer["answer"].get("rationale", "")))[:1]
         parsed, agrees = answer["status"] in ("ok", "repaired"), answer["generated"] == answer["label"]
         marks.append((1.0, parsed, agrees, bool(carriers), bool(carriers) and first != [] and first[0] in carriers))
-    additive = classification.statistics(F.one_hot(said, wider), label.value[rows])
-    additive = torch.cat([additive, torch.tensor(marks, dtype=additive.dtype)], dim=1)
+    votes = classification.votes([a["generated"] for a in answers], names)
+    additive = classification.statistics(votes, label.value[rows])
+    additive = torch.cat([additive, torch.tensor(marks, dtype=additive.dtype).reshape(-1, 5)], dim=1)
     known = any(mark[3] for mark in marks)
 
     def figures(sums: Tensor) -> dict[str, Tensor]:
-        of_class = classification.figures(sums[..., :-5], wider)
+        of_class = classification.figures(sums[..., :-5], len(names))
         n, parsed, agrees, told, named = sums[..., -5:].unbind(-1)
         found = {k: of_class[k] for k in ("weighted_f1", "accuracy")}
         found |= {"parse_rate": parsed / n, "agreement": agrees / n}
         return found | ({"names_informative": named / told} if known else {})
 
-    bounds = intervals(additive, figures, groups=groups and [groups[row] for row in rows], resamples=resamples)
-    for name, value in figures(additive.sum(dim=0)).items():
-        low, high = bounds[name]
-        out["figures"][name] = {"value": float(value), "low": low, "high": high, "chance": None, "majority": None}
-    return out
+    groups = groups and [groups[row] for row in rows]
+    status = dict(Counter(str(a["status"]) for a in record.answers.values()))
+    return report(additive, figures, len(record.answers), groups, resamples) | {"status": status}
 
 
 def answer_row(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +203,7 @@ def answer_row(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: answer[k] for k in kept}, "evidence": evidence, "text": answer["text"]}
 
 
-def _pick(groups: Sequence[Hashable] | None, mask: Tensor) -> list[Hashable] | None:
+def _pick(groups: Groups, mask: Tensor) -> list[Hashable] | None:
     return None if groups is None else [g for g, m in zip(groups, mask.tolist(), strict=True) if m]
 
 
@@ -328,12 +314,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Shows the closing table.
-
-    Args:
-        title: above the table.
-        reports: split -> Target name -> what `score` returns, with `baselines` (name -> what `compare` returns).
-    """
+    """Shows the closing table of split -> Target name -> what `score` gave, with `baselines`: name -> `compare`'s."""
     head = ("split", "target", "figure", "value", "95 % interval", "chance", "majority")
     table = _table(title, head, numbers=(3, 4, 5, 6))
     head = ("split", "against", "figure", "theirs", "ours by", "95 % interval", "p")
@@ -377,6 +358,6 @@ def _show(*parts: Table | str) -> None:
     from rich.console import Console
 
     # A log file or pipe has no width of its own; rich would take 80 columns and cut the figures.
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False)  # "[frame]" is no markup
     for part in parts:
         console.print(part)

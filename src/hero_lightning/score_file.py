@@ -80,7 +80,8 @@ def score(cfg: Any) -> None:
                 embed = SentenceVectors(cfg.sentence_encoder) if cfg.sentence_encoder else None
                 found = unibench.score_captions(own, rows, columns, embed, cfg.resamples)
             else:
-                found = score_targets(own, corpus.targets, rows, columns, cfg.label_map or {}, cfg.resamples)
+                said = answered(own, corpus.targets, rows, columns, cfg.label_map or {})
+                found = runfolder.scores(corpus.targets, said, resamples=cfg.resamples)
             extra = {"missing": missing}
         reports = {cfg.split: found}
     facts = {
@@ -95,20 +96,6 @@ def score(cfg: Any) -> None:
         log.warning("%s is not in the mean: %s", name, reason)
 
 
-def score_targets(
-    samples: Sequence[Sample],
-    targets: Mapping[str, Target],
-    rows: Rows,
-    columns: Mapping[str, str],
-    names: Mapping[str, str],
-    resamples: int,
-) -> dict[str, dict[str, Any]]:
-    """Reports of every Target the file has answers to, in the form of `runfolder.score`; see `answered`."""
-    found = answered(samples, targets, rows, columns, names)
-    reports = {name: runfolder.score(targets[name], p, None, resamples) for name, p in found.items()}
-    return reports | runfolder.combined(targets, found, None, resamples)
-
-
 def answered(
     samples: Sequence[Sample],
     targets: Mapping[str, Target],
@@ -119,9 +106,6 @@ def answered(
     """The file's answers to every Target it answers.
 
     Args:
-        samples: the split.
-        targets: fitted.
-        rows: what `read_rows` gave.
         columns: Target name -> its column; else <target>_p_<class>, <target>_prediction or <target>.
         names: classes as the file calls them -> as the corpus does.
     """

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from hero_lightning import runfolder
 from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, HeroError
 from hero_lightning.metrics import captions, openvocab
-from hero_lightning.metrics.bootstrap import Figures, intervals, paired_bootstrap
+from hero_lightning.metrics.bootstrap import Figures, paired_bootstrap
 from hero_lightning.metrics.extraction import Extractor
 from hero_lightning.metrics.wheels import Wheels
 from hero_lightning.prediction_file import Rows, columns_of, plain
@@ -74,12 +75,8 @@ def score_words(
     Args:
         samples: the split; clips without the label are left out.
         kind: hit (one class per clip), sentiment (a score) or open (a label set).
-        label: key of the label.
         rows: what `read_rows` gave; a clip without a row has no answer, which is wrong.
         columns: `said` = the column of the answers: a list, a class name, a sign, or free text.
-        extract: reads labels out of text.
-        wheels: of the user's folder.
-        resamples: of the bootstrap.
     """
     samples = [s for s in samples if s.labels.get(label) is not None]
     column = _column(rows, [columns.get("said"), f"{label}_prediction", label, *SAID])
@@ -151,33 +148,26 @@ def report(
 
     Args:
         measure: N answers -> statistics [N, S].
-        figures: summed statistics -> figures.
-        said: N answers.
         constants: name -> N answers that never look at the clip.
-        resamples: of the bootstrap.
     """
-    out: dict[str, Any] = {"n": len(said), "labelled": len(said), "figures": {}, "per_class": {}, "baselines": {}}
     if not said:
-        return out
+        return {"n": 0, "labelled": 0, "figures": {}, "per_class": {}, "baselines": {}}
     rows = measure(said)
     order = np.random.default_rng(0).permutation(len(said))
-    value, dealt = (figures(r.sum(dim=0)) for r in (rows, measure([said[i] for i in order])))
-    bounds = intervals(rows, figures, resamples=resamples)
+    dealt = _floats(figures(measure([said[i] for i in order]).sum(dim=0)))
     others = {name: measure(row) for name, row in constants.items()}
-    flat = {name: figures(row.sum(dim=0)) for name, row in others.items()}
-    for name, v in value.items():
-        low, high = bounds[name]
-        best = max((float(f[name]) for f in flat.values()), default=math.nan)
-        out["figures"][name] = {
-            "value": float(v), "low": low, "high": high, "chance": float(dealt[name]), "majority": best,
-        }  # fmt: skip
+    flat = {name: _floats(figures(row.sum(dim=0))) for name, row in others.items()}
+    best = {k: max((f[k] for f in flat.values()), default=math.nan) for k in dealt}
+    out = runfolder.report(rows, figures, len(said), None, resamples, chance=dealt, majority=best)
+    out["baselines"] = {}
     for name, row in others.items():
         paired = paired_bootstrap(rows, row, figures, resamples=resamples)
-        out["baselines"][name] = {
-            k: {"value": float(flat[name][k]), "difference": d.difference, "low": d.low, "high": d.high, "p": d.p}
-            for k, d in paired.items()
-        }
+        out["baselines"][name] = {k: {"value": flat[name][k], **asdict(d)} for k, d in paired.items()}
     return out
+
+
+def _floats(found: Mapping[str, Tensor]) -> dict[str, float]:
+    return {k: float(v) for k, v in found.items()}
 
 
 def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) -> dict[str, Any]:

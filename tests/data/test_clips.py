@@ -15,14 +15,18 @@ def made(root: Path, *names: str) -> None:
 
 
 def test_files_of_one_stem_are_one_clip(tmp_path):
-    made(tmp_path, "b.MP4", "a.mp4", "a.wav", "a.txt", "a.csv", "a_au_analysis.json", "c.flac", "notes.pdf")
+    made(tmp_path, "b.MP4", "a.mp4", "a.wav", "a.txt", "a.csv", "a_au_analysis.json", "a_peak_frame.png", "c.flac")
     a, b, c = find_clips(tmp_path)
     assert [s.id for s in (a, b, c)] == ["a", "b", "c"]
     assert (a.video.path.name, a.audio.path.name, a.text) == ("a.mp4", "a.wav", "hello")
-    assert {kind: path.name for kind, path in a.files.items()} == {"au": "a.csv", "au_info": "a_au_analysis.json"}
+    beside = {"au": "a.csv", "au_info": "a_au_analysis.json", "peak_frame": "a_peak_frame.png"}
+    assert {kind: path.name for kind, path in a.files.items()} == beside
     assert (b.audio, b.text, b.files) == (None, None, {})
     assert c.video is None
     assert [s.id for s in find_clips(tmp_path / "*.mp4")] == ["a"]
+    made(tmp_path, "shots/frame1.png", "shots/frame2.png")
+    (shots,) = find_clips(tmp_path / "shots")
+    assert (shots.id, shots.video.path) == ("shots", tmp_path / "shots")
     (one,) = find_clips(tmp_path / "a.wav")
     assert (one.video, one.audio.path.name, one.text) == (None, "a.wav", "hello")
 

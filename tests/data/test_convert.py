@@ -214,7 +214,7 @@ def test_check_lists_every_fault(tmp_path):
 def test_check_of_broken_lists(tmp_path):
     assert check_folder(tmp_path)[0].problem == "the label file is missing"
     (tmp_path / "labels.json").write_text("{}")
-    assert "not a list" in check_folder(tmp_path)[0].problem
+    assert "another form" in check_folder(tmp_path)[0].problem
     made_folder(tmp_path, 3, classes={"sad": 0}, splits=["c1"])
     assert [f.id for f in check_folder(tmp_path)] == ["classes.json", "splits.json"]
     (tmp_path / "classes.json").write_text("[")

@@ -14,7 +14,6 @@ from hero_lightning.data.coverage import (
     Plan,
     apply_policy,
     describe,
-    empty_streams,
     resolve_all,
     tabulate,
 )
@@ -69,6 +68,14 @@ def test_error_lists_the_first_five_and_counts():
     assert "dataset.coverage=mask" in message
 
 
+def test_what_nobody_extracted_comes_first_with_its_command(caplog):
+    found = {s.id: {"audio": ABSENT, "text": LIVE} for s in SAMPLES}
+    found["c"] = {"audio": Resolution("absent", "not extracted: python -m x"), "text": LIVE}
+    with pytest.raises(DataError, match=r"c \(train\) audio: absent, not extracted: python -m x\n +a \(train\)"):
+        apply_policy(SAMPLES, found, "error")
+    assert "audio: 1 clips are not extracted: python -m x" in caplog.text
+
+
 def test_error_passes_over_what_the_release_broke():
     kept, ledger = apply_policy([SAMPLES[0], SAMPLES[3]], FOUND, "error")
     assert len(kept) == 2
@@ -82,11 +89,6 @@ def test_resolve_all_masks_known_broken_media_but_not_words():
     assert found["b"] == {"audio": Resolution("broken", KNOWN), "text": LIVE}
     assert found["c"] == FOUND["a"]
     assert resolve_all(streams, []) == {}
-
-
-def test_empty_streams():
-    assert empty_streams(FOUND, ["audio", "text"]) == []
-    assert empty_streams({k: {"audio": ABSENT, "text": LIVE} for k in "ab"}, ["audio", "text"]) == ["audio"]
 
 
 def test_table_counts_reasons_without_the_clips_own_paths():

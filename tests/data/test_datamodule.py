@@ -23,7 +23,7 @@ from tests.data.corpora import EMOTIONS, corpus, folder, talk, three_splits, wor
         ("num_workers", -1, "at least 0"),
         ("seed", -1, "at least 0"),
         ("coverage", "ignore", "error, skip, mask"),
-        ("unknown_label", "keep", "error or drop"),
+        ("unknown_label", "keep", "error, drop"),
         ("val_fraction", 0.0, "a share above 0"),
         ("test_fraction", 0.9, "below 1 - val_fraction"),
         ("limit", 0, "at least 1, or null"),

@@ -43,9 +43,10 @@ def test_every_clip_is_there_and_plays(samples: list[Sample]) -> None:
     for s in samples:
         with ClipReader(s.video) as clip:
             info = clip.info
-            assert (info.has_video, info.width, info.height) == (True, 112, 112)
+            assert info.has_video
             assert info.duration > 1.9
             frames, sound = clip.read({"frame": [0.0, 1.0]}, sound=info.has_audio)
+        assert frames["frame"].pixels.shape == (2, 112, 112, 3)
         assert frames["frame"].pixels.float().std() > 5
         assert info.has_audio == ("audio" not in s.truth["missing"])
         if sound is not None:

@@ -187,8 +187,8 @@ def test_missing_root_and_files(tmp_path):
         ("", "label file is empty"),
         (HEADER + "\n", "has no rows"),
         ("Utterance,Speaker\nHi,Joey\n", "lacks a column"),
-        (HEADER + "\n1,Hi,Joey,joy\n", "is cut off"),
-        (HEADER + "\n1,Hi,Joey,joy,positive,x,0,1,1,a,b\n", "no number of dialogue and utterance"),
+        (HEADER + "\n1,Hi,Joey,joy\n", "another number of cells"),
+        (HEADER + "\n1,Hi,Joey,joy,positive,x,0,1,1,a,b\n", "no number of dialogue or utterance"),
     ],
 )
 def test_bad_label_files(tmp_path, text, problem):

@@ -81,7 +81,7 @@ def test_a_clip_that_does_not_lie_there_is_named(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ConfigError, match="Unknown language") as wrong:
+    with pytest.raises(ConfigError, match="language has a wrong value") as wrong:
         bare("mer2023", tmp_path, language="french")
     assert "dataset.language" in str(wrong.value)
     for root, problem in ((tmp_path / "nowhere", "folder is missing"), (tmp_path, "No label file of mer2023")):
@@ -91,7 +91,7 @@ def test_bad_input(tmp_path):
         assert "label-6way.npz" in str(caught.value)
     root = mer2023(tmp_path / "v")
     table(root / "train-label.csv", "name,discrete,valence", [("sample_00000001", "sad", "high")])
-    with pytest.raises(DataError, match="valence is no number") as caught:
+    with pytest.raises(DataError, match="score is no number") as caught:
         bare("mer2023", root).index()
     assert "train-label.csv, line 2" in str(caught.value)
     root = mer2023(tmp_path / "t")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hero_lightning.data.rows import label_file, media_in, read_csv, read_normal_form
+from hero_lightning.data.rows import label_file, media_in, read_normal_form
 from hero_lightning.errors import DataError, FeatureError
+from hero_lightning.streams.tables import read_csv
 from tests.data.corpora_a import write, write_normal
 
 
@@ -49,7 +50,7 @@ def test_media_by_name(tmp_path):
 
 def test_csv_faults_name_their_line(tmp_path):
     path = write(tmp_path / "x.csv", "﻿name,label\na,1\nb\n")
-    with pytest.raises(DataError, match="CORPUS row is cut off") as caught:
+    with pytest.raises(DataError, match="CORPUS label file has another number of cells") as caught:
         list(read_csv(path, ("name", "label"), "CORPUS"))
     assert "x.csv, line 3" in str(caught.value)
     with pytest.raises(DataError, match="lacks a column"):

@@ -24,6 +24,7 @@ def test_parts_counts_and_comparisons(tmp_path):
     assert sum(len(plan.samples[k]) for k in ("train", "val")) == 12
     assert {k: len(plan.samples[k]) for k in ("test", "test_listwise")} == {"test": 5, "test_listwise": 6}
     assert data.test_splits == ["test", "test_listwise"]
+    assert "by whole clusters" in plan.split_origin["val"]
     for note in (
         "v2v train has 7 comparisons; the official count is 11038",
         "v2v test_listwise has 2 comparisons; the official count is 1758",
@@ -159,7 +160,7 @@ def test_t16_repeated_samples_count_once(tmp_path):
 
 
 def frames(sampler, count):
-    info = ClipInfo(duration=count / 30, has_video=True, has_audio=False, fps=30.0, num_frames=count, width=8, height=8)
+    info = ClipInfo(duration=count / 30, has_video=True, has_audio=False, fps=30.0, num_frames=count)
     return [round(t * 30) for t in sampler.plan(info, Sample("s", "test"), 0, 0).times]
 
 

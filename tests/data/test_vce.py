@@ -107,7 +107,7 @@ def test_t15_an_unreadable_test_clip(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ([], "no object"),
+        ([], "another form"),
         ({"7": {"emotions": {}}}, "exactly the 27 emotions"),
         ({"00007": {"file": "x"}}, "exactly the 27 emotions"),
     ],

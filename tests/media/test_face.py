@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,24 @@ import pytest
 import torch
 
 from hero_lightning.data.types import Media, Sample
-from hero_lightning.errors import ConfigError
+from hero_lightning.encoders.tiny import TinyFrames
+from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.face import HAAR_WARNING, Detector, Faces, Haar, YuNet, cropped, face_file, tracked
+from hero_lightning.media.face import (
+    HAAR_WARNING,
+    Detector,
+    Faces,
+    Haar,
+    TableFaces,
+    YuNet,
+    cropped,
+    face_file,
+    tracked,
+)
+from hero_lightning.media.samplers import Uniform
 from hero_lightning.media.types import Frames
-from tests.media_helpers import write_clip
+from hero_lightning.streams import Stream
+from tests.media_helpers import write_au_csv, write_clip
 
 
 class Bright(Detector):
@@ -91,6 +105,50 @@ def test_the_layouts_of_openface(tmp_path: Path) -> None:
     assert found[4:] == [None, None]
 
 
+LANDMARKS = [f" {axis}_{k}" for axis in "xy" for k in range(68)]
+
+
+def test_boxes_of_an_openface_table(tmp_path: Path) -> None:
+    rows = [["frame", " face_id", " timestamp", " confidence", " success", *LANDMARKS]]
+    for k, (x, success) in enumerate([(10, 1), (20, 1), (0, 0), (60, 1)]):
+        points = [x + 10 * (n % 2) for n in range(68)] + [20 + 10 * (n % 3 == 0) for n in range(68)]
+        rows.append([k + 1, 0, k / 10, 0.9, success, *points])
+    path = tmp_path / "c.csv"
+    path.write_text("\n".join(", ".join(map(str, row)) for row in rows))
+    sample = Sample("c", "train", video=CLIP.video, files={"au": path})
+    frames = pictures([(10, 20, 10)], [(20, 20, 10)], [(40, 20, 10)], [(60, 20, 10)])
+    faces = TableFaces(side=16, margin=0.0)
+    assert faces.media(sample) == CLIP.video
+    assert faces.media(CLIP) is None
+    found = faces.crops(frames, sample)
+    np.testing.assert_allclose(found.time, [0.0, 0.1, 0.3], atol=1e-6)  # the face was lost at 0.2
+    assert (found.pixels == 255).all()
+    path.write_text("\n".join(", ".join(map(str, row)) for row in [rows[0], rows[3]]))
+    assert faces.crops(frames, sample) is None  # never seen: no face, not an error
+    with pytest.raises(MediaError, match=r"x_0 \.\. x_67"):
+        faces.crops(frames, replace(sample, files={"au": write_au_csv(tmp_path / "bare.csv", 3)}))
+
+
+def test_boxes_of_a_pyfeat_table(tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "c.mp4", 1.0, 10, audio=False)
+    path = tmp_path / "c.csv"
+    lines = ["frame,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight,FaceScore", "0,10,20,10,10,0.9", "0,70,0,5,5,0.6"]
+    path.write_text("\n".join([*lines, "1,,,,,", "2,30,20,10,10,0.8"]))
+    sample = Sample("c", "train", video=Media(video), files={"au": path})
+    frames = pictures([(10, 20, 10)], [(30, 20, 10)], [(30, 20, 10)])
+    found = TableFaces(side=16, margin=0.0).crops(replace(frames, time=torch.tensor([0.0, 0.11, 0.25])), sample)
+    assert (found.pixels == 255).all()
+    np.testing.assert_allclose(found.time, [0.0, 0.11, 0.25])  # a row every 0.2 s counts for 0.1 s around it
+    off = TableFaces(side=16, margin=0.0).crops(replace(frames, time=torch.tensor([0.5, 0.7, 0.9])), sample)
+    assert off is None
+
+
+def test_boxes_in_pixels_need_whole_pictures() -> None:
+    with pytest.raises(ConfigError, match="pixels of the video") as caught:
+        Stream("face", "realtime", TinyFrames, Uniform(4), size=64, detector=TableFaces())
+    assert "modalities.face.size=null" in str(caught.value)
+
+
 def test_pictures_without_a_face_are_left_out() -> None:
     frames = pictures([(10, 20, 10)], [], [(30, 20, 10), (70, 10, 20)])
     faces = Bright(side=16, margin=0.0).crops(frames, CLIP)
@@ -124,7 +182,7 @@ def test_tracking_stays_with_the_face_that_is_largest_over_the_clip() -> None:
     assert np.array_equal(kept[0], box[0])
     assert np.array_equal(kept[2], box[2])
     assert tracked([np.zeros((0, 4))]) == [None]
-    chosen = Bright(pick="tracked").boxes(pictures([(10, 10, 20), (60, 10, 30)], [(10, 12, 20)]).pixels.numpy())
+    chosen = Bright(pick="tracked").boxes(pictures([(10, 10, 20), (60, 10, 30)], [(10, 12, 20)]), CLIP)
     assert [b[0] for b in chosen] == [10, 10]
 
 

@@ -138,6 +138,18 @@ PUBLIC = {
 }
 
 
+def test_only_the_peaks_of_an_analysis_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    said = {"summary": 'an "au_info": {} in words', "au_info": {"peak_frames": [{"peak_index": 3}]}, **FACTORY}
+    path.write_text(json.dumps(said))
+    assert read_au_info(path) == {"peak_frames": [{"peak_index": 3}]}
+    path.write_text(json.dumps({"au_info": {"total_frames": 9}, **FACTORY}))
+    assert read_au_info(path) == {"total_frames": 9, "peak_frames": [{"peak_index": 8, "time": 0.8, "intensity": 3.5}]}
+    path.write_text('{"au_info": {"peak_frames": [{"peak_')
+    with pytest.raises(MediaError, match="cannot be read"):
+        read_au_info(path)
+
+
 def test_both_flavours_of_mer_factory(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(FACTORY))

@@ -43,7 +43,7 @@ VECTORS = [  # spec of the fork's rule: pictures, peak -> indices
 
 
 def info(frames: int, fps: float = 10.0) -> ClipInfo:
-    return ClipInfo(frames / fps, fps, frames, 96, 64, True, True)
+    return ClipInfo(frames / fps, fps, frames, True, True)
 
 
 def indices(sampler: Sampler, frames: int, sample: Sample = SAMPLE, fps: float = 10.0, **draw: int) -> list[int]:

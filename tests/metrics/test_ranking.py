@@ -54,7 +54,7 @@ def test_v2v_t8_every_pair_counts_whatever_the_batches() -> None:
 
 def test_v2v_35_chance_is_one_in_n_factorial() -> None:
     for n, expected in ((2, 1 / 2), (3, 1 / 6), (4, 1 / 24)):
-        found = ranking.chance(torch.tensor([[ranking.pack(0, i, n)] for i in range(n)]))
+        found = ranking.chance(torch.tensor([[ranking.pack(0, i, n)] for i in range(n)]), 1)
         assert found["list_accuracy"] == pytest.approx(expected)
         assert found["pair_accuracy"] == 0.5
 

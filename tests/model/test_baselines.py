@@ -238,7 +238,7 @@ def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
     places = (batches[0].group, batches[0].order)
     torch.testing.assert_close(told.logits["emotion"], gru(seen, items=places).logits["emotion"])
     assert not torch.allclose(told.logits["emotion"], gru(seen).logits["emotion"])
-    with pytest.raises(ConfigError, match=r"clip or dialogue(.|\n)*dataset.unit"):
+    with pytest.raises(ConfigError, match=r"clip, dialogue(.|\n)*dataset.unit"):
         corpus(talk, tmp_path, unit="scene")
 
 

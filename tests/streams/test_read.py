@@ -86,7 +86,7 @@ class Sees(Faces):
 
     detects = True
 
-    def _detected(self, frames: Frames) -> Frames | None:
+    def _detected(self, frames: Frames, sample: Sample) -> Frames | None:
         return Frames(frames.pixels[:1, 8:24, 8:24], frames.time[:1]) if frames.pixels[0, 0, 0, 0] < 128 else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hero_lightning.data.types import Sample
-from hero_lightning.errors import ConfigError, FeatureError
+from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.streams.stream import Stream
 from hero_lightning.streams.tables import CsvTable, MmsaPickle, NpyFolder, NpzTable, read_csv
 
@@ -158,12 +158,13 @@ def test_csv(tmp_path):
         ("id,a\na,1\n", "lacks a column"),
         ("name,a\na,one\n", "line 2 is no number"),
         ("name,a\na\n", "another number of cells"),
-        ("", "lacks a column"),
+        ("", "table is empty"),
+        ("name,a\n", "no rows"),
     ],
 )
 def test_csv_refuses(tmp_path, text, said):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(FeatureError, match=said):
+    with pytest.raises(DataError, match=said):
         CsvTable(tmp_path / "t.csv", ["a"]).probe([clip()])
 
 
@@ -171,7 +172,7 @@ def test_csv_needs_columns_and_utf8(tmp_path):
     with pytest.raises(ConfigError, match="No column"):
         CsvTable("t.csv", [])
     (tmp_path / "t.csv").write_bytes(b"name,a\n\xff,1\n")
-    with pytest.raises(FeatureError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         list(read_csv(tmp_path / "t.csv", []))
 
 

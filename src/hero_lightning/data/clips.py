@@ -11,6 +11,7 @@ from pathlib import Path
 from hero_lightning.data.splits import check_unique
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import DataError
+from hero_lightning.media.stills import IMAGES
 
 VIDEO = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 SOUND = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
@@ -20,7 +21,8 @@ def find_clips(where: str | Path, split: str = "predict") -> list[Sample]:
     """The clips of a file, a folder or a glob pattern, in order of their names.
 
     Files of one folder and stem are one clip: `a.mp4` picture (and sound), `a.wav` its sound, `a.txt` its words,
-    `a.csv` its AU table, `a_au_analysis.json` its AU peaks.
+    `a.csv` its AU table, `a_au_analysis.json` its AU peaks, `a_peak_frame.png` the picture of
+    its peak. A folder that holds nothing but pictures is one clip.
 
     Raises:
         DataError: nothing there, or two clips of one name in different folders.
@@ -31,8 +33,10 @@ def find_clips(where: str | Path, split: str = "predict") -> list[Sample]:
     else:
         listed = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(where), recursive=True))
         files = sorted(p for p in listed if p.suffix.lower() in (*VIDEO, *SOUND))
+        if not files and path.is_dir() and any(p.suffix.lower() in IMAGES for p in path.iterdir()):
+            files = [path]
     if not files:
-        expected = f"a clip, a folder of clips or a pattern ({', '.join((*VIDEO, *SOUND))})"
+        expected = f"a clip, a folder of clips or of one clip's pictures, or a pattern ({', '.join((*VIDEO, *SOUND))})"
         raise DataError("There is no such file.", expected=expected, got=where, where="video")
     stems: dict[Path, list[Path]] = {}
     for file in files:
@@ -44,7 +48,8 @@ def find_clips(where: str | Path, split: str = "predict") -> list[Sample]:
 def _sample(stem: Path, found: list[Path], split: str) -> Sample:
     sound = next((Media(p) for p in found if p.suffix.lower() in SOUND), None)
     video = next((Media(p) for p in found if p.suffix.lower() not in SOUND), None)
-    beside = {"au": f"{stem.name}.csv", "au_info": f"{stem.name}_au_analysis.json"}
+    endings = {"au": ".csv", "au_info": "_au_analysis.json", "peak_frame": "_peak_frame.png"}
+    beside = {kind: f"{stem.name}{ending}" for kind, ending in endings.items()}
     files = {kind: path for kind, name in beside.items() if (path := stem.with_name(name)).is_file()}
     words = stem.with_name(f"{stem.name}.txt")
     text = words.read_text(encoding="utf-8-sig").strip() or None if words.is_file() else None

@@ -28,13 +28,9 @@ from hero_lightning.targets import Target
 
 @dataclass(slots=True)
 class Item:
-    """What a draw yields: the samples of one item, read.
+    """What a draw yields: row numbers in the split and samples of one item, their rows by stream, and failures.
 
-    Attributes:
-        index: row number of each sample in its split.
-        samples: in the item's order.
-        rows: per sample, stream -> Row.
-        failures: streams that could not be read though they looked sound at index time.
+    A failure is a stream that could not be read though it looked sound at index time.
     """
 
     index: tuple[int, ...]
@@ -64,15 +60,7 @@ class Loaded:
 
 
 class ItemDataset(Dataset[Item]):
-    """Reads the clips of one item.
-
-    Args:
-        samples: of the split.
-        items: rows of the split that make each item.
-        streams: in use.
-        resolutions: sample id -> stream -> Resolution.
-        seed: of the run, for samplers with chance.
-    """
+    """Reads the clips of one item; `items` are rows of the split, `resolutions` sample id -> stream -> Resolution."""
 
     def __init__(
         self,
@@ -119,12 +107,7 @@ class ItemDataset(Dataset[Item]):
 
 
 class Collate:
-    """Joins items to a Batch: pads streams, codes labels.
-
-    Args:
-        streams: in use.
-        targets: fitted.
-    """
+    """Joins items to a Batch: pads streams, codes labels by fitted Targets."""
 
     def __init__(self, streams: Mapping[str, Stream], targets: Mapping[str, Target]) -> None:
         self.streams, self.targets = streams, targets
@@ -175,13 +158,7 @@ class BatchLoader:
 
     Lightning asks for an iterator before it tells the epoch; here nothing is drawn until the first batch is wanted.
 
-    Args:
-        dataset: items of one split.
-        collate: joins them.
-        sampler: batches of draws; one with `set_epoch` shuffles.
-        num_workers: processes that read; 0 = this one.
-        plan: takes up failures.
-        policy: `error` turns a failure into an error.
+    Failures go to the plan; the policy `error` turns one into an error.
     """
 
     def __init__(
@@ -214,7 +191,14 @@ class BatchLoader:
             if loaded.failures:
                 if self.policy == "error":
                     self.close()
-                    raise _unreadable(loaded.failures)
+                    first = loaded.failures[0]
+                    raise DataError(
+                        f"Stream {first.stream} of {first.id} cannot be read.",
+                        expected="a clip that can be read to its end, for dataset.coverage=error",
+                        got=first.reason,
+                        where=f"{first.id} ({first.split})",
+                        mend="dataset.coverage=mask (train without the stream), or mend the file",
+                    )
                 self.plan.record(loaded.failures)
             self.served += 1
             yield loaded.batch
@@ -233,14 +217,3 @@ class BatchLoader:
         """Goes on where `state` left off."""
         if isinstance(self.batch_sampler, EpochBatchSampler) and state:
             self.batch_sampler.load_state_dict(state)
-
-
-def _unreadable(failures: Sequence[Entry]) -> DataError:
-    first = failures[0]
-    return DataError(
-        f"Stream {first.stream} of {first.id} cannot be read.",
-        expected="a clip that can be read to its end, for dataset.coverage=error",
-        got=first.reason,
-        where=f"{first.id} ({first.split})",
-        mend="dataset.coverage=mask (train without the stream), or mend the file",
-    )

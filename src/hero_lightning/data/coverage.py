@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 from hero_lightning.data.types import Sample
 from hero_lightning.errors import DataError
 from hero_lightning.streams.source import Resolution
+from hero_lightning.streams.store import NOT_EXTRACTED
 from hero_lightning.streams.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,8 @@ class Entry:
     """One line of the ledger: what of which clip is not used, and why.
 
     Attributes:
-        id, split: of the sample.
         stream: or Target, where the kind is `unknown`; empty where it is the whole sample.
         kind: absent, broken (index time), failed (decode time), unknown (label), dropped (sample).
-        reason: in words.
     """
 
     id: str
@@ -68,13 +67,10 @@ class Plan:
     """Everything that was decided about a corpus at index time.
 
     Attributes:
-        corpus: its name.
         samples: split -> samples in order.
         resolutions: sample id -> stream -> Resolution.
         dims: stream -> feature width D, of the streams in use.
-        classes: Target -> class names.
         table: coverage by stream, split, mode and reason.
-        ledger: what is not used.
         split_origin: split -> where it comes from.
         notes: sentences a result must carry (streams and Targets left out, official counts not met).
         folder: where it was written.
@@ -146,7 +142,6 @@ def resolve_all(
 
     Args:
         streams: bound and probed.
-        samples: of all splits in use.
         known_broken: ids whose media the official release broke; all but their text counts as broken.
     """
 
@@ -167,11 +162,6 @@ def resolve_all(
                 told = time.monotonic()
                 log.info("looked at %d of %d clips", len(found), len(samples))
     return found
-
-
-def empty_streams(resolutions: Mapping[str, Mapping[str, Resolution]], streams: Iterable[str]) -> list[str]:
-    """Streams that no sample has."""
-    return [name for name in streams if not any(r[name].present for r in resolutions.values())]
 
 
 def tabulate(samples: Sequence[Sample], resolutions: Mapping[str, Mapping[str, Resolution]]) -> list[Coverage]:
@@ -207,8 +197,6 @@ def apply_policy(
     """Decides about clips that lack a stream.
 
     Args:
-        samples: all of them.
-        resolutions: of the streams in use.
         policy: error = stop; skip = leave such a clip out; mask = keep it while it has one stream at least. Clips
             the official release broke are masked under every policy: their rows belong to the official counts.
 
@@ -222,7 +210,8 @@ def apply_policy(
     ledger: list[Entry] = []
     for sample in samples:
         found = resolutions[sample.id]
-        lacking = list(_lacking(sample, found))
+        gaps = [(name, r) for name, r in found.items() if not r.present]
+        lacking = [Entry(sample.id, sample.split, name, r.mode, r.reason) for name, r in gaps]
         ledger += lacking
         unexpected = [entry for entry in lacking if entry.reason != KNOWN]
         if not any(r.present for r in found.values()):
@@ -233,23 +222,17 @@ def apply_policy(
         else:
             kept.append(sample)
     faults = [entry for entry in ledger if entry.kind in ("absent", "broken") and entry.reason != KNOWN]
+    faults.sort(key=lambda entry: not entry.reason.startswith(NOT_EXTRACTED))  # these name the command that helps
+    bare = Counter((e.stream, e.reason) for e in faults if e.reason.startswith(NOT_EXTRACTED))
+    for (name, reason), n in bare.items():
+        log.warning("%s: %d clips are %s", name, n, reason)
     if policy == "error" and faults:
-        raise _refusal(faults, len({entry.id for entry in faults}))
+        lines = [f"{e.id} ({e.split}) {e.stream}: {e.kind}, {e.reason}" for e in faults[:5]]
+        lines += [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
+        raise DataError(
+            f"{len({entry.id for entry in faults})} clips lack a stream ({len(faults)} gaps).",
+            expected="every stream of every clip, for dataset.coverage=error",
+            got="\n            ".join(lines),
+            mend="dataset.coverage=mask (train without the stream), skip (leave the clip out), or mend the files",
+        )
     return kept, ledger
-
-
-def _lacking(sample: Sample, found: Mapping[str, Resolution]) -> Iterator[Entry]:
-    for name, resolution in found.items():
-        if not resolution.present:
-            yield Entry(sample.id, sample.split, name, resolution.mode, resolution.reason)
-
-
-def _refusal(faults: Sequence[Entry], clips: int) -> DataError:
-    lines = [f"{e.id} ({e.split}) {e.stream}: {e.kind}, {e.reason}" for e in faults[:5]]
-    more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-    return DataError(
-        f"{clips} clips lack a stream ({len(faults)} gaps).",
-        expected="every stream of every clip, for dataset.coverage=error",
-        got="\n            ".join([*lines, *more]),
-        mend="dataset.coverage=mask (train without the stream), skip (leave the clip out), or mend the files",
-    )

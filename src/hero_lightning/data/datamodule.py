@@ -12,24 +12,17 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from weakref import WeakSet
 
 import torch
 from pytorch_lightning import LightningDataModule
 
+from hero_lightning.data import coverage
 from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset
-from hero_lightning.data.coverage import (
-    POLICIES,
-    Entry,
-    Plan,
-    apply_policy,
-    describe,
-    empty_streams,
-    resolve_all,
-    tabulate,
-)
+from hero_lightning.data.coverage import POLICIES, Entry, Plan
 from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler, Strata
 from hero_lightning.data.splits import SPLIT_NAMES, check_leaks, check_unique, make_splits
 from hero_lightning.data.types import Sample, dialogues, link_dialogues
@@ -40,6 +33,9 @@ from hero_lightning.targets import Target
 
 log = logging.getLogger(__name__)
 
+CHOICES = {"coverage": POLICIES, "unit": ("clip", "dialogue"), "unknown_label": ("error", "drop")}
+"""Settings of every corpus that have a few possible values."""
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CorpusDataModule(LightningDataModule):
@@ -48,7 +44,6 @@ class CorpusDataModule(LightningDataModule):
     A subclass writes `samples` and may set the class attributes below. Keys are those of the config group `dataset`.
 
     Attributes:
-        root: the corpus' folder.
         streams: name -> Stream, in canonical order.
         targets: name -> Target; those without a train label are left out at index time.
         features_root: where our own feature stores lie.
@@ -68,10 +63,12 @@ class CorpusDataModule(LightningDataModule):
         split_seed: decides such splits; apart from `seed`, so that runs of several seeds share their splits.
         limit: only the first so many samples of every split.
         use_splits: only these are looked at and served (evaluation); None = all.
+        choices: setting of the subclass -> its possible values.
         class_orders: official class order by Target, used where the config gives none.
         official_counts: official number of samples by split.
         known_broken: ids whose media the official release broke.
         apart: what no two splits may share (see `check_leaks`).
+        group: what the samples of one `dialogue` are, where they do not talk.
     """
 
     root: Path | str
@@ -95,10 +92,12 @@ class CorpusDataModule(LightningDataModule):
     use_splits: Sequence[str] | None = None
 
     name = "corpus"
+    choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {}
     official_counts: ClassVar[Mapping[str, int]] = {}
     known_broken: ClassVar[frozenset[str]] = frozenset()
     apart: ClassVar[tuple[str, ...]] = ("dialogue",)
+    group: ClassVar[str] = "dialogue"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -110,21 +109,19 @@ class CorpusDataModule(LightningDataModule):
         self._ledger: list[Entry] = []
         self._plan: Plan | None = None
         self._loaders: WeakSet[BatchLoader] = WeakSet()
-        names = self._class_targets()
-        checks: tuple[tuple[str, bool, str], ...] = (
+        names, choices = self._class_targets(), {**CHOICES, **self.choices}
+        checks = [(k, getattr(self, k) in known, ", ".join(map(str, known))) for k, known in choices.items()]
+        checks += [
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("num_workers", self.num_workers >= 0, "at least 0"),
             ("seed", self.seed >= 0, "at least 0"),
-            ("coverage", self.coverage in POLICIES, ", ".join(POLICIES)),
-            ("unit", self.unit in ("clip", "dialogue"), "clip or dialogue"),
-            ("unknown_label", self.unknown_label in ("error", "drop"), "error or drop"),
             ("val_fraction", 0 < self.val_fraction < 1, "a share above 0 and below 1"),
             ("test_fraction", 0 <= self.test_fraction < 1 - self.val_fraction, "from 0 to below 1 - val_fraction"),
             ("limit", self.limit is None or self.limit >= 1, "at least 1, or null"),
             ("balance", self.balance in (None, *names), f"one of {names}, or null"),
             ("streams", bool(self.streams), "at least one stream"),
             ("targets", bool(self.targets), "at least one target"),
-        )
+        ]
         for key, _, expected in [c for c in checks if not c[1]]:
             got = getattr(self, key)
             raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
@@ -181,8 +178,7 @@ class CorpusDataModule(LightningDataModule):
         check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
         found = Counter(s.split for s in samples)
         for split, official in self.official().items():
-            if found.get(split, official) != official:
-                self._note(f"{self.name} {split} has {found[split]} samples; the official count is {official}")
+            self._count(f"{self.name} {split} has", found.get(split, official), "samples", official)
         samples, self._origin = make_splits(
             link_dialogues(samples),
             {"test": self.test_fraction, "val": self.val_fraction},
@@ -191,8 +187,10 @@ class CorpusDataModule(LightningDataModule):
             label=next(iter(self._class_targets()), None),
         )
         for split, origin in self._origin.items():
-            log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), origin)
-        log.info("leak check: %s", "; ".join(check_leaks(samples, self.apart)) or "nothing to share")
+            self._origin[split] = origin.replace("dialogue", self.group)
+            log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), self._origin[split])
+        leaks = "; ".join(check_leaks(samples, self.apart)).replace("dialogue", self.group)
+        log.info("leak check: %s", leaks or "nothing to share")
         if names := self.label_map:
             own = {self.targets[n].name for n in self._class_targets()}
             samples = [
@@ -200,21 +198,20 @@ class CorpusDataModule(LightningDataModule):
                 for s in samples
             ]
         self._fit([s for s in samples if s.split == "train"])
-        wanted = self.use_splits or list(dict.fromkeys(s.split for s in samples))
-        for split in wanted:
-            if not any(s.split == split for s in samples):
-                have = ", ".join(sorted({s.split for s in samples}))
-                raise self._wrong(f"There is no split {split!r}.", expected=have, got=split, mend="dataset.use_splits")
-        rank: Counter[str] = Counter()
-        kept = []
-        for s in samples:
-            rank[s.split] += 1
-            if s.split in wanted and (self.limit is None or rank[s.split] <= self.limit):
-                kept.append(s)
-        return self._known(kept)
+        have = sorted({s.split for s in samples})
+        wanted, place = self.use_splits or have, {split: count() for split in have}
+        for split in set(wanted) - set(have):
+            expected, mend = ", ".join(have), "dataset.use_splits"
+            raise self._wrong(f"There is no split {split!r}.", expected=expected, got=split, mend=mend)
+        limit = len(samples) if self.limit is None else self.limit
+        return self._known([s for s in samples if next(place[s.split]) < limit and s.split in wanted])
 
     def _wrong(self, problem: str, *, expected: str, mend: str, got: str = "none") -> DataError:
         return DataError(problem, expected=expected, got=got, where=f"{self.name} {self.root}", mend=mend)
+
+    def _count(self, who: str, found: int, what: str, official: int) -> None:
+        if found != official:
+            self._note(f"{who} {found} {what}; the official count is {official}")
 
     def _note(self, sentence: str) -> None:
         log.warning(sentence)
@@ -248,16 +245,15 @@ class CorpusDataModule(LightningDataModule):
     def _known(self, samples: list[Sample]) -> list[Sample]:
         """Checks every label; an unknown one is an error, or is taken away and counted."""
         policy: Literal["error", "drop"] = "drop" if self.label_map else self.unknown_label
-        out, unknown = [], 0
+        out, before = [], len(self._ledger)
         for s in samples:
             for name, target in self.targets.items():
                 value = s.labels.get(target.name)
                 if value is not None and target.encode(value, f"{s.id} ({s.split})", policy) is None:
                     self._ledger.append(Entry(s.id, s.split, name, "unknown", f"label {value!r} is not in the list"))
                     s = replace(s, labels={k: v for k, v in s.labels.items() if k != target.name})
-                    unknown += 1
             out.append(s)
-        if unknown:
+        if unknown := len(self._ledger) - before:
             self._note(f"{unknown} unknown labels were dropped")
         return out
 
@@ -267,10 +263,11 @@ class CorpusDataModule(LightningDataModule):
         for stream in self.streams.values():
             stream.bind(Path(self.features_root), str(self.name))
             stream.probe(train)
-        found = resolve_all(self.streams, samples, self.known_broken)
-        table = tabulate(samples, found)
+        found = coverage.resolve_all(self.streams, samples, self.known_broken)
+        table = coverage.tabulate(samples, found)
         notes = list(self._notes)
-        gone = empty_streams(found, self.streams) if self.coverage != "error" else []
+        had = {name for row in found.values() for name, r in row.items() if r.present}
+        gone = [name for name in self.streams if name not in had and self.coverage != "error"]
         for name in gone:
             reason = next(c.reason for c in table if c.stream == name)
             notes.append(f"stream {name} is left out: no clip has it ({reason})")
@@ -283,14 +280,14 @@ class CorpusDataModule(LightningDataModule):
                 mend="check dataset.root, paths.features and the streams' modes",
             )
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
-        kept, ledger = apply_policy(samples, found, self.coverage)
+        kept, ledger = coverage.apply_policy(samples, found, self.coverage)
         splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
         for split, rows in splits.items():
             if not rows:
                 reason = next(e.reason for e in ledger if e.split == split)
                 mend = "dataset.coverage=mask, or fewer streams"
                 raise self._wrong(f"No sample of split {split} is left.", expected="some", got=reason, mend=mend)
-        for name, line in describe(table).items():
+        for name, line in coverage.describe(table).items():
             log.info("%s: %s", name, line)
         if dropped := sum(e.kind == "dropped" for e in ledger):
             notes.append(f"{dropped} samples were left out, see ledger.csv")

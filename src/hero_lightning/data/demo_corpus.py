@@ -57,7 +57,6 @@ def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = 
 
     Args:
         root: folder; made whole or not at all. One of another seed, size or version is replaced.
-        seed: another one is another corpus.
         clips: train, validation and test together.
         workers: processes; None = as many as processors.
 

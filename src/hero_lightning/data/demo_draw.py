@@ -102,12 +102,7 @@ class Clip:
 
 
 def draw(seed: int, clips: int) -> list[Clip]:
-    """The truth of a whole corpus, the same for the same seed and number.
-
-    Args:
-        seed: another one is another corpus.
-        clips: train, validation and test together.
-    """
+    """The truth of a whole corpus (train, validation and test), the same for the same seed and number."""
     rng = np.random.default_rng([seed, clips])
     counts = {s: round(clips * share) for s, share in SPLIT_SHARES.items()}
     counts["test"] = clips - counts["train"] - counts["val"]

@@ -71,27 +71,22 @@ _Y, _X = (np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5) / SIZE
 
 
 def film(clip: Clip, seed: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Draws a clip.
-
-    Returns:
-        Pictures [T, H, W, 3] uint8, and the face box as fractions x0, y0, x1, y1.
-    """
+    """A clip as pictures [T, H, W, 3] uint8, and its face box as fractions x0, y0, x1, y1."""
     rng = np.random.default_rng([seed, clip.number, 1])
     person = np.random.default_rng([seed, 977, clip.speaker])
     skin = np.array([225, 180, 150]) * person.uniform(0.6, 1.05) + person.uniform(-12, 12, 3)
     hair, shirt = person.uniform(20, 130, 3), person.uniform(50, 190, 3)
     cx, cy, near = 0.5 + rng.uniform(-0.05, 0.05), 0.35 + rng.uniform(-0.045, 0.045), rng.uniform(0.88, 1.08)
     rx, ry = 0.16 * near * person.uniform(0.94, 1.06), 0.21 * near * person.uniform(0.95, 1.05)
-    time = clip.times
     stage = _scene(clip, rng)
     body = np.maximum(np.abs(_X - cx) - 0.1 - 0.35 * np.clip(_Y - 0.6, 0, 0.3), 0.6 - _Y)
     _paint(stage, body, shirt)
     _paint(stage, np.maximum(np.abs(_X - cx) - 0.07, np.abs(_Y - cy - ry) - 0.08), skin * 0.9)
     _paint(stage, _oval(cx, cy - 0.05, rx + 0.03, ry * 0.98), hair)
     _paint(stage, _oval(cx, cy, rx, ry), skin)
-    pictures = np.repeat(stage[None], len(time), axis=0)  # [T, H, W, 3]
-    _draw_face(pictures, FACES[clip.shows["expression"]], clip.profile(time), clip.beats(time), (cx, cy, rx, ry), hair)
-    _draw_arms(pictures, clip, time, cx, skin, shirt, rng)
+    pictures = np.repeat(stage[None], len(clip.times), axis=0)  # [T, H, W, 3]
+    _draw_face(pictures, clip, (cx, cy, rx, ry), hair)
+    _draw_arms(pictures, clip, cx, (skin, shirt), rng)
     pictures *= rng.uniform(0.9, 1.1)
     box = (cx - rx - 0.04, cy - ry - 0.04, cx + rx + 0.04, cy + ry + 0.04)
     return _disturbed(pictures, GRAIN[clip.noise["picture"]], rng), tuple(round(float(b), 4) for b in box)  # type: ignore[return-value]
@@ -139,22 +134,16 @@ def _scene(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     return stage
 
 
-def _draw_face(
-    pictures: np.ndarray,
-    face: Face,
-    strength: np.ndarray,
-    speech: np.ndarray,
-    head: tuple[float, float, float, float],
-    hair: np.ndarray,
-) -> None:
-    """Draws brows, eyes and mouth on pictures [T, H, W, 3]: face times strength [T], mouth open with speech [T]."""
+def _draw_face(pictures: np.ndarray, clip: Clip, head: tuple[float, float, float, float], hair: np.ndarray) -> None:
+    """Draws brows, eyes and mouth on pictures [T, H, W, 3]; the mouth opens with the syllables."""
+    face = FACES[clip.shows["expression"]]
     cx, cy, rx, ry = head
     top, bottom, left, right = (int(v * SIZE) for v in (cy - ry, cy + ry, cx - rx, cx + rx))
     part = pictures[:, top:bottom, left:right]  # [T, h, w, 3], a view
     x, y = ((grid[top:bottom, left:right] - c) / r for grid, c, r in ((_X, cx, rx), (_Y, cy, ry)))  # -1..1
     unit = min(rx, ry)
-    amount = strength[:, None, None].astype(np.float32)  # [T, 1, 1]
-    talk = speech[:, None, None].astype(np.float32)
+    amount = clip.profile(clip.times)[:, None, None].astype(np.float32)  # [T, 1, 1]
+    talk = clip.beats(clip.times)[:, None, None].astype(np.float32)
     for side in (-1, 1):
         ex = x - side * 0.42
         eye_y = 0.13 * (1 + face.eyes * amount)
@@ -172,15 +161,10 @@ def _draw_face(
 
 
 def _draw_arms(
-    pictures: np.ndarray,
-    clip: Clip,
-    time: np.ndarray,
-    cx: float,
-    skin: np.ndarray,
-    shirt: np.ndarray,
-    rng: np.random.Generator,
+    pictures: np.ndarray, clip: Clip, cx: float, colours: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> None:
-    """Draws both arms on pictures [T, H, W, 3]; hands strike with every syllable as the gesture says."""
+    """Draws both arms on pictures [T, H, W, 3] in skin and shirt colours; hands strike with every syllable."""
+    (skin, shirt), time = colours, clip.times
     left, right, tremble = GESTURES[clip.shows["motion"]]
     beat = clip.beats(time)[:, None]  # [T, 1]
     for side, stroke in ((-1, left), (1, right)):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hero_lightning.data.datamodule import CorpusDataModule
-from hero_lightning.data.folder import read_json, read_record, read_records, to_record
+from hero_lightning.data.folder import CLASSES, SPLITS, TREE, read_json, read_record, to_record
 from hero_lightning.data.types import Sample, link_dialogues
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.streams.npydict import HERO_KEYS, SUFFIXES, load_features, sequence, write_npydict
@@ -29,13 +29,7 @@ BESIDE = ("time", "measures")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong in a feature folder.
-
-    Attributes:
-        id: the clip, or the file where it is nobody's in particular.
-        problem: what is wrong.
-        mend: what cures it.
-    """
+    """One thing that is wrong in a feature folder; id = the clip, or the file where it is nobody's in particular."""
 
     id: str
     problem: str
@@ -43,15 +37,12 @@ class Fault:
 
 
 def write_folder(corpus: CorpusDataModule, out: Path, features: bool = True) -> Counter[str]:
-    """Writes all samples of an indexed corpus, and what its streams have stored, as the feature-only layout.
+    """Writes a corpus as the feature-only layout, with what its streams have stored; how many clips have each.
 
     Args:
         corpus: after `prepare_data`, so that streams in mode auto are stored.
         out: a new or empty folder.
         features: False = labels.json and the lists alone, into a folder without a labels.json; no stream is looked at.
-
-    Returns:
-        How many clips have each stream.
 
     Raises:
         DataError: the folder is in use, an id cannot be a file name, or a sample does not read back equal.
@@ -65,7 +56,10 @@ def write_folder(corpus: CorpusDataModule, out: Path, features: bool = True) -> 
         written.update(name for name in corpus.streams if HERO_KEYS.get(name, name) in content)
         records.append(record)
     _write_json(out / "labels.json", records)
-    _write_json(out / "splits.json", split_lists(corpus.gathered))
+    lists: dict[str, list[str]] = defaultdict(list)
+    for s in corpus.gathered:
+        lists[s.split].append(s.id)
+    _write_json(out / "splits.json", lists)
     write_classes(corpus, out)
     return written
 
@@ -112,14 +106,6 @@ def write_classes(corpus: CorpusDataModule, out: Path) -> None:
         _write_json(out / "classes.json", list(emotion.classes))
 
 
-def split_lists(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """Split -> ids, as splits.json holds them."""
-    lists: dict[str, list[str]] = defaultdict(list)
-    for s in samples:
-        lists[s.split].append(s.id)
-    return dict(lists)
-
-
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
     """As JSON holds it: tuples are lists, numpy's numbers Python's, sets sorted lists."""
     return json.loads(
@@ -137,13 +123,12 @@ def _write_json(path: Path, content: Any) -> None:
 def check_folder(root: Path) -> list[Fault]:
     """Everything that is wrong in a feature folder; an empty list says that all of it can be used."""
     try:
-        records = read_records(root / "labels.json") if (root / "labels.json").is_file() else None
+        records = read_json(root / "labels.json", TREE, list)
     except DataError as error:
         return [_fault("labels.json", error)]
-    if records is None:
-        return [
-            Fault("labels.json", "the label file is missing", "python -m hero_lightning.convert dataset=... out=DIR")
-        ]
+    except FileNotFoundError:
+        mend = "python -m hero_lightning.convert dataset=... out=DIR"
+        return [Fault("labels.json", "the label file is missing", mend)]
     samples: dict[str, Sample] = {}
     faults = []
     for number, record in enumerate(records, start=1):
@@ -167,29 +152,25 @@ def _fault(name: str, error: DataError) -> Fault:
 
 def _lists(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
     """Faults of classes.json and splits.json."""
-    for name, kind in (("classes.json", list), ("splits.json", dict)):
-        if not (root / name).is_file():
-            continue
+    for name, form, kind, inner in (("classes.json", CLASSES, list, object), ("splits.json", SPLITS, dict, list)):
         try:
-            content: Any = read_json(root / name)
+            content: Any = read_json(root / name, form, kind, inner)
+        except FileNotFoundError:
+            continue
         except DataError as error:
             yield _fault(name, error)
             continue
-        if not isinstance(content, kind) or (
-            isinstance(content, dict) and not all(isinstance(v, list) for v in content.values())
-        ):
-            yield Fault(name, "it has another form", '["neutral", ...]' if kind is list else '{"train": [ids], ...}')
-        elif isinstance(content, list):
+        if kind is list:
+            known = set(map(str, content))
             for s in samples.values():
-                if (label := s.labels.get("emotion")) is not None and str(label) not in map(str, content):
+                if (label := s.labels.get("emotion")) is not None and str(label) not in known:
                     yield Fault(s.id, f"emotion {label!r} is not in classes.json", "add it, or correct the label")
         else:
             listed = Counter(str(i) for ids in content.values() for i in ids)
             yield from (Fault(i, "splits.json lists it twice", "keep one") for i, n in listed.items() if n > 1)
-            yield from (
-                Fault(i, "splits.json lists it, but it has no record", "add one") for i in listed.keys() - samples
-            )
-            yield from (Fault(i, "no list of splits.json names it", "list it") for i in samples.keys() - listed.keys())
+            bare, left = listed.keys() - samples, samples.keys() - listed.keys()
+            yield from (Fault(i, "splits.json lists it, but it has no record", "add one") for i in bare)
+            yield from (Fault(i, "no list of splits.json names it", "list it") for i in left)
 
 
 def _features(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:

@@ -37,6 +37,7 @@ STREAM_WORDS: dict[str, str] = {key: stream for stream, key in HERO_KEYS.items()
     "transcript": "text",
 }
 """What evidence written for HERO calls our streams."""
+CLASSES, SPLITS = '["neutral", "happy", ...]', '{"train": [ids], ...}'
 TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optional classes.json and splits.json"
 
 
@@ -75,25 +76,18 @@ class FolderDataModule(CorpusDataModule):
         path = self.labels_file.with_name("classes.json")
         if target != "emotion" or not path.is_file():
             return ()
-        names = read_json(path)
-        if not isinstance(names, list) or len({str(n) for n in names}) != len(names) or len(names) < 2:
-            raise DataError(
-                "classes.json is not a list of class names.", expected='["neutral", "happy", ...]', where=path
-            )
-        return [str(n) for n in names]
+        names = [str(n) for n in read_json(path, CLASSES, list)]
+        if len(set(names)) < max(2, len(names)):
+            raise DataError("classes.json does not list two or more classes.", expected=CLASSES, got=names, where=path)
+        return names
 
     def samples(self) -> list[Sample]:
         """One sample per record of the label file."""
         path = self.labels_file
         if not path.is_file():
-            raise DataError(
-                "The label file is missing.",
-                expected=TREE,
-                got=f"no {path}",
-                where=self.root,
-                mend="paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE",
-            )
-        records = read_records(path)
+            mend = "paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE"
+            raise DataError("The label file is missing.", expected=TREE, got=f"no {path}", where=self.root, mend=mend)
+        records = read_json(path, TREE, list)
         places = [f"{path}, record {n}" for n in range(1, len(records) + 1)]
         keys = {*LABELS, *(t.name for t in self.targets.values())}
         needed = ["video_id", *(["emotion"] if "emotion" in self.targets else [])]
@@ -108,9 +102,7 @@ class FolderDataModule(CorpusDataModule):
         path = self.labels_file.with_name("splits.json")
         if not path.is_file():
             return samples
-        lists = read_json(path)
-        if not isinstance(lists, dict) or not all(isinstance(v, list) for v in lists.values()):
-            raise DataError("splits.json is not a mapping of lists.", expected='{"train": [ids], ...}', where=path)
+        lists = read_json(path, SPLITS, dict, list)
         if in_records:
             self._note(f"splits come from {path.name}, not from the records' `split`")
         check_unique((str(i), f"{path}, list {split}") for split, ids in lists.items() for i in ids)
@@ -132,10 +124,13 @@ class FolderDataModule(CorpusDataModule):
         return [replace(s, text=_text(said[s.id])) if said.get(s.id) else s for s in samples]
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; DataError with line and column where it is not legal JSON."""
+def read_json(path: Path, form: str = "", kind: type = object, inner: type = object) -> Any:
+    """A JSON file; DataError with line and column where it is not legal JSON, or where it has another form.
+
+    `kind` is the type of the whole, which then must not be empty, `inner` of every value, `form` both in words.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError("The file is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -148,15 +143,11 @@ def read_json(path: Path) -> Any:
             where=f"{path}, line {error.lineno}, column {error.colno}",
             mend="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
         ) from error
-
-
-def read_records(path: Path) -> list[Any]:
-    """The label file's list of records. DataError where it is something else."""
-    records = read_json(path)
-    if not isinstance(records, list) or not records:
-        got = f"{type(records).__name__} of {len(records)}" if isinstance(records, (list, dict)) else type(records)
-        raise DataError("The label file is not a list of records.", expected=TREE, got=got, where=path)
-    return records
+    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    fits = isinstance(content, kind) and all(isinstance(v, inner) for v in values)
+    if kind is not object and not (fits and values):
+        raise DataError(f"{path.name} has another form.", expected=form, got=str(content)[:100], where=path)
+    return content
 
 
 def read_record(
@@ -169,7 +160,6 @@ def read_record(
     """One record of labels.json as a Sample.
 
     Args:
-        record: what the file holds.
         place: file and number, for messages.
         label_keys: keys that are labels, beside those of the record's own `labels`.
         needed: keys that must be there.
@@ -223,9 +213,7 @@ def read_record(
 def to_record(s: Sample, turns: bool = False) -> dict[str, Any]:
     """A Sample as a record of labels.json, from which `read_record` makes an equal one; media by absolute path.
 
-    Args:
-        s: the Sample.
-        turns: whether its turns are written, although its dialogue could tell them.
+    `turns` writes its turns although its dialogue could tell them.
     """
     words = ("caption", "rationale")
     out = {

@@ -16,12 +16,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import CorpusDataModule
 from hero_lightning.data.rows import clean, first_existing, label_file, normal_samples
 from hero_lightning.data.types import Box, Media, Sample, link_dialogues
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +63,9 @@ class IemocapDataModule(CorpusDataModule):
     keep_unlabelled: bool = False
 
     name = "iemocap"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._extra: frozenset[str] = frozenset()
-        self._whole = False
-        for key, got, allowed in (("protocol", self.protocol, list(ORDERS)), ("fold", self.fold, [1, 2, 3, 4, 5])):
-            if got not in allowed:
-                where = f"dataset.{key}"
-                raise ConfigError(f"{key} has a wrong value.", expected=allowed, got=got, where=where)
+    choices: ClassVar[Mapping[str, Sequence[Any]]] = {"protocol": tuple(ORDERS), "fold": range(1, 6)}
+    _extra = frozenset[str]()
+    _whole = False
 
     def class_order(self, target: str) -> Sequence[str]:
         """The classes of the protocol."""

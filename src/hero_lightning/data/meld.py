@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import CorpusDataModule
-from hero_lightning.data.rows import clean, first_existing, label_file, normal_samples, read_csv
+from hero_lightning.data.rows import clean, first_existing, label_file, normal_samples
 from hero_lightning.data.splits import check_unique
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import DataError
+from hero_lightning.streams.tables import read_csv
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +31,8 @@ PARTS = {
 }
 """Our split -> label file and clip folder."""
 PLACES = (
-    "",
-    "MELD.Raw",
-    "MELD",
-    "MELD-RAW/MELD.Raw",
-    "data/MELD",
-    "train",
-    "dev",
-    "test",
-    "MELD.Raw/train",
-    "MELD.Raw/dev",
-    "MELD.Raw/test",
+    *("", "MELD.Raw", "MELD", "MELD-RAW/MELD.Raw", "data/MELD", "train", "dev", "test"),
+    *("MELD.Raw/train", "MELD.Raw/dev", "MELD.Raw/test"),
 )
 """Where below root the archives are unpacked in practice."""
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
@@ -98,9 +90,7 @@ class MeldDataModule(CorpusDataModule):
 def _sample(split: str, row: Mapping[str, str], folder: Path | None, place: str) -> Sample:
     numbers = row["Dialogue_ID"].strip(), row["Utterance_ID"].strip()
     if not all(n.isdecimal() for n in numbers):
-        raise DataError(
-            "A MELD row has no number of dialogue and utterance.", expected="integers", got=numbers, where=place
-        )
+        raise DataError("A row has no number of dialogue or utterance.", expected="integers", got=numbers, where=place)
     dialogue, utterance = map(int, numbers)
     return Sample(
         id=f"{split}_dia{dialogue}_utt{utterance}",

@@ -17,18 +17,18 @@ from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import CorpusDataModule
 from hero_lightning.data.rows import (
-    ABSENT,
     TRANSCRIPTS,
     clean,
     first_existing,
     label_file,
     media_in,
-    read_csv,
     read_normal_form,
+    score_of,
 )
 from hero_lightning.data.types import Sample
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import DataError
 from hero_lightning.media.face import face_file
+from hero_lightning.streams.tables import read_csv
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 NORMAL = "label-6way.npz"
@@ -57,13 +57,9 @@ class Mer2023DataModule(CorpusDataModule):
     language: str = "english"
 
     name = "mer2023"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"language": ("english", "chinese")}
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {"emotion": EMOTIONS}
     official_counts: ClassVar[Mapping[str, int]] = {"train": 3373, "test1": 411, "test2": 412, "test3": 834}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (got := self.language) not in (known := ("english", "chinese")):
-            raise ConfigError("Unknown language.", expected=" or ".join(known), got=got, where="dataset.language")
 
     def samples(self) -> list[Sample]:
         """Labelled clips of all parts found, then the pool where it is asked for; csv files come before the npz."""
@@ -76,7 +72,7 @@ class Mer2023DataModule(CorpusDataModule):
         for part in parts:
             path = first_existing(root, files[part])
             for place, row in read_csv(path, ("name", "discrete"), self.name) if path else ():
-                labels = {"emotion": row["discrete"].strip(), "valence": _valence(row.get("valence"), place)}
+                labels = {"emotion": row["discrete"].strip(), "valence": score_of(row.get("valence"), place)}
                 samples.append(clip[part](row["name"].strip(), part, labels))
         seen, normal = {s.split for s in samples}, root / NORMAL
         for entry in read_normal_form(normal) if normal.is_file() else ():
@@ -123,10 +119,8 @@ def read_words(root: Path, files: Sequence[str], columns: Sequence[str]) -> dict
 def clip_maker(root: Path, folders: Sequence[str], texts: Mapping[str, str]) -> Callable[..., Sample]:
     """(name, split, labels, descriptions, text) -> the Sample with the files that MERTools' layout has for it.
 
-    Args:
-        root: of the corpus.
-        folders: where its pictures lie, the first one there.
-        texts: name -> what is said, for clips without a text of their own. Labels that are None or empty are left out.
+    Its picture lies in the first of `folders` that is there; `texts` serve clips without a text of their own. Labels
+    that are None or empty are left out.
     """
     video, sound = media_in(root, folders), media_in(root, ("audio",))
 
@@ -142,11 +136,3 @@ def clip_maker(root: Path, folders: Sequence[str], texts: Mapping[str, str]) -> 
         return Sample(name, split, video(name), sound(name), files, text=text or None, labels=known, descriptions=said)
 
     return clip
-
-
-def _valence(cell: str | None, place: str) -> float | None:
-    try:
-        value = float(cell) if cell and cell.strip() else ABSENT
-    except ValueError:
-        raise DataError("A valence is no number.", expected="a number, or nothing", got=cell, where=place) from None
-    return None if value == ABSENT else value

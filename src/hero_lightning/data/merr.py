@@ -18,7 +18,7 @@ from hero_lightning.data.folder import read_json
 from hero_lightning.data.mer import clip_maker, read_words
 from hero_lightning.data.rows import TRANSCRIPTS, label_file
 from hero_lightning.data.types import Sample
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import DataError
 
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise", "fear", "contempt", "doubt")
 """In the order of the official numbers 0..8."""
@@ -45,11 +45,7 @@ class MerrDataModule(CorpusDataModule):
     name = "merr"
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {"emotion": EMOTIONS}
     counts: ClassVar[Mapping[str, int]] = {"fine": 4487, "coarse": 28618}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.grain not in self.counts:
-            raise ConfigError("MERR has two grains.", expected="fine or coarse", got=self.grain, where="dataset.grain")
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"grain": ("fine", "coarse")}
 
     def official(self) -> Mapping[str, int]:
         """The count of the chosen grain."""
@@ -58,9 +54,7 @@ class MerrDataModule(CorpusDataModule):
     def samples(self) -> list[Sample]:
         """One sample per clip of the description file; it may lack any key but the label."""
         root, path = Path(self.root), label_file(self.root, (f"MERR_{self.grain}_grained.json",), self.name)
-        records = read_json(path)
-        if not isinstance(records, dict) or not all(isinstance(r, dict) for r in records.values()):
-            raise DataError("The MERR file is no object of objects.", expected="{name: {...}}", where=path)
+        records = read_json(path, "{name: {...}}", dict, dict)
         columns = ("sentence", "sentence_en", "english")
         texts = read_words(root, ("transcription_en_all.csv", *TRANSCRIPTS), columns)
         make = clip_maker(root, ("video", "videos", "test3"), texts)

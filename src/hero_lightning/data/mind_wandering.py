@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import CorpusDataModule
-from hero_lightning.data.rows import label_file, media_in, read_csv
+from hero_lightning.data.rows import label_file, media_in
 from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.streams.tables import read_csv
 
 CLASSES = ("non-mind wandering", "mind wandering")
 CODES = {"nonmw": CLASSES[0], "mw": CLASSES[1]}
@@ -28,7 +29,6 @@ class MindWanderingDataModule(CorpusDataModule):
 
     Attributes:
         fold: the test fold, as the table numbers it (from 1).
-        table: the csv.
         id_column, label_column, fold_column, participant_column: what its columns are called. Without a participant
             column leaks cannot be checked, and the run says so.
         val_fraction: share of train that is validation, whole participants.

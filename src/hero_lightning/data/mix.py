@@ -24,8 +24,7 @@ from hero_lightning.targets import Target
 class MixedStream(Stream):
     """One stream of several corpora: what is stored is read by the corpus' own Stream, under the clip's own id.
 
-    Args:
-        parts: corpus -> its Stream; the first one batches and encodes for all.
+    The first part batches and encodes for all.
     """
 
     def __init__(self, parts: Mapping[str, Stream]) -> None:
@@ -140,8 +139,7 @@ class MixDataModule(CorpusDataModule):
         """All samples of all corpora."""
         return [_keyed(n, s) for n, corpus in self.corpora.items() for s in corpus.gathered]
 
-    def _gather(self) -> list[Sample]:
-        return self.samples()
+    _gather = samples
 
     def prepare_data(self) -> None:
         """Every corpus writes what its own stores lack."""

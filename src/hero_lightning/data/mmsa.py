@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import CorpusDataModule
-from hero_lightning.data.rows import clean, first_existing, label_file, media_in, read_csv, read_normal_form
+from hero_lightning.data.rows import clean, first_existing, label_file, media_in, read_normal_form, score_of
 from hero_lightning.data.splits import SPLIT_NAMES
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import DataError
 from hero_lightning.streams.npydict import load_features
+from hero_lightning.streams.tables import read_csv
 
 log = logging.getLogger(__name__)
 
@@ -130,13 +131,3 @@ class MmsaDataModule(CorpusDataModule):
             return Media(path, span) if span or "{clip}" in template else None
 
         return media if there else lambda s: mertools(s.id)
-
-
-def score_of(cell: str | None, place: str) -> float | None:
-    """A cell's number; None where it is blank or nan. DataError where it is no number."""
-    if (cell or "").strip().lower() in ("", "nan", "none"):
-        return None
-    try:
-        return float(cell or "")
-    except ValueError:
-        raise DataError("A score is no number.", expected="a number, or nothing", got=cell, where=place) from None

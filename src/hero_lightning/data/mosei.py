@@ -15,7 +15,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from hero_lightning.data.coverage import Entry
-from hero_lightning.data.mmsa import MmsaDataModule, Spans, score_of
-from hero_lightning.data.rows import clean, first_existing, label_file, read_csv
+from hero_lightning.data.mmsa import MmsaDataModule, Spans
+from hero_lightning.data.rows import clean, first_existing, label_file, score_of
 from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.streams.tables import read_csv
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class MoseiDataModule(MmsaDataModule):
     Emotions are in CMU_MOSEI_Labels.csd alone; beside another table they are found by the transcripts' spans.
 
     Attributes:
-        labels_csd, words_csd, folds: the SDK's files.
+        labels_csd: the SDK's labels; its words and folds are called after the corpus.
         fold_counts: official number of videos by split.
         transcripts, line: folder of raw transcripts, and how a line of them reads.
         emotional: whether the .csd holds emotions.
@@ -68,8 +69,6 @@ class MoseiDataModule(MmsaDataModule):
     clips: ClassVar[tuple[str, ...]] = ("Raw/Videos/Full/Combined/{video}.mp4", "Raw/{video}/{clip}.mp4")
     sounds: ClassVar[tuple[str, ...]] = ("Raw/Audio/Full/WAV_16000/{video}.wav",)
     labels_csd: ClassVar[str] = "CMU_MOSEI_Labels.csd"
-    words_csd: ClassVar[str] = "CMU_MOSEI_TimestampedWords.csd"
-    folds: ClassVar[str] = "cmu_mosei_std_folds.py"
     fold_counts: ClassVar[Mapping[str, int]] = {"train": 2249, "val": 300, "test": 678}
     transcripts: ClassVar[str] = "Raw/Transcript/Segmented/Combined"
     line: ClassVar[re.Pattern[str]] = MOSEI_LINE
@@ -112,7 +111,7 @@ class MoseiDataModule(MmsaDataModule):
 
     def _from_csd(self, labels: Mapping[str, Track]) -> Iterator[Sample]:
         """One Sample per labelled interval; clips are numbered as in the transcripts, else in order of the file."""
-        split_of, words = self._folds(), self._file(self.words_csd)
+        split_of, words = self._folds(), self._file(f"{self.name.upper()}_TimestampedWords.csd")
         spoken = read_csd(words) if words else {}
         numbers: dict[str, list[tuple[float, str]]] = {}
         for name, (span, _) in self._said.items():
@@ -121,7 +120,7 @@ class MoseiDataModule(MmsaDataModule):
                 numbers.setdefault(video, []).append((span[0], clip))
         for video, track in labels.items():
             if split_of and video not in split_of:
-                self._ledger.append(Entry(video, "", "", "dropped", f"the video is not in {self.folds}"))
+                self._ledger.append(Entry(video, "", "", "dropped", "the video is in no fold"))
                 continue
             known = numbers.get(video, [])
             for n, ((start, end), value) in enumerate(zip(track.spans.tolist(), track.values, strict=True)):
@@ -136,17 +135,17 @@ class MoseiDataModule(MmsaDataModule):
 
     def _folds(self) -> dict[str, str]:
         """Video -> split by the SDK's fold lists; empty where they are not there."""
-        path = self._file(self.folds)
+        path = self._file(folds := f"{self.name}_std_folds.py")
         if path is None:
-            self._note(f"no {self.folds} beside {self.labels_csd}: every video is train, validation comes from a seed")
+            self._note(f"no {folds} beside {self.labels_csd}: every video is train, validation comes from a seed")
             return {}
         lists = {name: ast.literal_eval(ids) for name, ids in FOLD.findall(path.read_text(encoding="utf-8"))}
         if set(lists) != {"train", "valid", "test"}:
             expected = "standard_{train,valid,test}_fold = [...]"
             raise DataError("The fold file lacks a list.", expected=expected, got=sorted(lists), where=path)
         for split, official in self.fold_counts.items():
-            if (count := len(lists["valid" if split == "val" else split])) != official:
-                self._note(f"{path.name} lists {count} {split} videos; the official count is {official}")
+            count = len(lists["valid" if split == "val" else split])
+            self._count(f"{path.name} lists", count, f"{split} videos", official)
         return {str(video): split for split, ids in lists.items() for video in ids}
 
 
@@ -162,6 +161,7 @@ class MosiDataModule(MoseiDataModule):
     split: str = "standard"
 
     name = "cmu_mosi"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"split": ("standard", "bclstm")}
     official_counts: ClassVar[Mapping[str, int]] = {"train": 1284, "val": 229, "test": 686}
     tables: ClassVar[tuple[str, ...]] = (
         "labels.csv",
@@ -171,18 +171,10 @@ class MosiDataModule(MoseiDataModule):
     clips: ClassVar[tuple[str, ...]] = ("Raw/Video/Segmented/{video}_{clip}.mp4", "Raw/{video}/{clip}.mp4")
     sounds: ClassVar[tuple[str, ...]] = ("Raw/Audio/WAV_16000/Segmented/{video}_{clip}.wav",)
     labels_csd: ClassVar[str] = "CMU_MOSI_Opinion_Labels.csd"
-    words_csd: ClassVar[str] = "CMU_MOSI_TimestampedWords.csd"
-    folds: ClassVar[str] = "cmu_mosi_std_folds.py"
     fold_counts: ClassVar[Mapping[str, int]] = {"train": 52, "val": 10, "test": 31}
     transcripts: ClassVar[str] = "Raw/Transcript/Segmented"
     line: ClassVar[re.Pattern[str]] = MOSI_LINE
     emotional: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.split not in ("standard", "bclstm"):
-            expected = "standard or bclstm"
-            raise ConfigError("split has a wrong value.", expected=expected, got=self.split, where="dataset.split")
 
     def official(self) -> Mapping[str, int]:
         """Counts of the split in use."""

@@ -19,8 +19,9 @@ from typing import ClassVar
 from hero_lightning.data.coverage import Entry
 from hero_lightning.data.datamodule import CorpusDataModule
 from hero_lightning.data.mer import clip_maker, read_words
-from hero_lightning.data.rows import TRANSCRIPTS, label_file, read_csv
+from hero_lightning.data.rows import TRANSCRIPTS, label_file
 from hero_lightning.data.types import Sample
+from hero_lightning.streams.tables import read_csv
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

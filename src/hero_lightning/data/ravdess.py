@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import ClassVar
 from hero_lightning.data.datamodule import CorpusDataModule
 from hero_lightning.data.rows import label_file
 from hero_lightning.data.types import Media, Sample
-from hero_lightning.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +45,9 @@ class RavdessDataModule(CorpusDataModule):
     fold: int = 0
 
     name = "ravdess"
+    choices: ClassVar[Mapping[str, Sequence[int]]] = {"fold": range(len(FOLDS))}
     class_orders: ClassVar[Mapping[str, tuple[str, ...]]] = {"emotion": EMOTIONS, "intensity": ("normal", "strong")}
     apart: ClassVar[tuple[str, ...]] = ("speaker",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fold not in range(len(FOLDS)):
-            raise ConfigError("fold has a wrong value.", expected="0 to 4", got=self.fold, where="dataset.fold")
 
     def official(self) -> Mapping[str, int]:
         """60 clips of every actor."""

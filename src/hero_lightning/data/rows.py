@@ -5,8 +5,7 @@ Data flow: root, candidate names -> path -> rows with their place (for messages)
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from hero_lightning.data.splits import SPLIT_NAMES
 from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import DataError
 from hero_lightning.streams.npydict import load_features
+from hero_lightning.streams.tables import read_csv
 
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "–": "-", "—": "-", "\xa0": " "})
 TRANSCRIPTS = ("transcription-engchi-polish.csv", "transcription_merge.csv", "subtitle_chieng.csv")
@@ -55,46 +55,6 @@ def media_in(root: Path | str, folders: Iterable[str]) -> Callable[[str], Media 
     found = {path.stem: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     usual = next(iter(Counter(path.suffix for path in found.values()).most_common(1)), (".mp4", 0))[0]
     return lambda name: Media(found.get(name, folder / f"{name}{usual}"))
-
-
-def read_csv(path: Path, columns: Sequence[str], corpus: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place ("file, line n") and cells of every row of a label file.
-
-    Args:
-        path: UTF-8, with or without BOM; cp1252 where a spreadsheet program saved it.
-        columns: those that must be there.
-        corpus: for messages.
-
-    Raises:
-        DataError: an empty file, a missing column, a row cut off, or no row.
-    """
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", errors="replace")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if [c for c in columns if c not in (reader.fieldnames or ())]:
-        raise DataError(
-            f"The {corpus} label file is empty." if not raw.strip() else f"The {corpus} label file lacks a column.",
-            expected=", ".join(columns),
-            got=", ".join(reader.fieldnames or ()) or "nothing",
-            where=path,
-            mend="fetch the official file again",
-        )
-    empty = True
-    for row in reader:
-        empty = False
-        place = f"{path}, line {reader.line_num}"
-        if any(row[c] is None for c in columns):
-            raise DataError(
-                f"A {corpus} row is cut off.", expected=f"{len(reader.fieldnames or ())} cells", where=place
-            )
-        yield place, row
-    if empty:
-        raise DataError(
-            f"The {corpus} label file has no rows.", expected="one per utterance", where=path, mend="fetch it again"
-        )
 
 
 class NormalRow(NamedTuple):
@@ -141,11 +101,7 @@ def read_normal_form(path: Path) -> list[NormalRow]:
 
 
 def normal_samples(path: Path, order: Sequence[str]) -> Iterator[Sample]:
-    """Samples of MERTools' normal form whose emotions are numbers, with the cut clips beside the label file.
-
-    Args:
-        path: the label file.
-        order: what the numbers mean.
+    """Samples of MERTools' normal form with the cut clips beside it; emotions are numbers that mean `order`.
 
     Raises:
         DataError: another number.
@@ -158,6 +114,15 @@ def normal_samples(path: Path, order: Sequence[str]) -> Iterator[Sample]:
         labels = {"emotion": order[int(row.emo)]}
         text = row.words.get("english")
         yield Sample(row.name, row.split, video(row.name), sound(row.name), text=text, labels=labels)
+
+
+def score_of(cell: str | None, place: str) -> float | None:
+    """A cell's number; None where it is blank, nan or ABSENT. DataError where it is no number."""
+    try:
+        value = float(cell or "nan") if (cell or "").strip().lower() not in ("", "none") else ABSENT
+    except ValueError:
+        raise DataError("A score is no number.", expected="a number, or nothing", got=cell, where=place) from None
+    return None if value == ABSENT or math.isnan(value) else value
 
 
 def clean(text: str) -> str:

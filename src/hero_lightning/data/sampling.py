@@ -156,12 +156,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
 class EvalBatchSampler(Sampler[list[Draw]]):
     """Every item in order; the last batch is padded by repetition so that all ranks have equally many rows.
 
-    Metrics are keyed by the sample's index, so a repeated one counts once.
-
-    Args:
-        count: number of items.
-        batch_size: b, items of one rank's batch.
-        rank, world: this process and W.
+    Metrics are keyed by the sample's index, so a repeated one counts once. Arguments as in EpochBatchSampler.
     """
 
     def __init__(self, count: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:

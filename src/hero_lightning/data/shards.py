@@ -51,12 +51,7 @@ def write_shards(corpus: CorpusDataModule, out: Path) -> Counter[str]:
 
     Media go along where a clip has files of its own; of a file that several clips share, the record keeps the path.
 
-    Args:
-        corpus: after `prepare_data`.
-        out: a new or empty folder.
-
-    Returns:
-        How many clips have each stream.
+    `prepare_data` comes before, `out` is new or empty. Returns how many clips have each stream.
     """
     written: Counter[str] = Counter(dict.fromkeys(corpus.streams, 0))
     counts: Counter[str] = Counter()
@@ -185,8 +180,7 @@ class ShardFeatures(NamedSource):
 
     Args:
         root: folder of the shards.
-        key: entry of the dict: clip, video_mae, hubert, bert, au.
-        patch_reduce: see ArraySource.
+        key, patch_reduce: see ArraySource; an entry of the dict (clip, video_mae, hubert, bert, au).
     """
 
     def __init__(self, root: Path | str, key: str, patch_reduce: str = "cls") -> None:

@@ -25,14 +25,7 @@ UNITS: dict[str, Callable[[Sample], Hashable]] = {
 
 
 def check_unique(places: Iterable[tuple[str, str]]) -> None:
-    """Refuses an id that is given twice.
-
-    Args:
-        places: sample id and where it is written.
-
-    Raises:
-        DataError: naming the id and both places.
-    """
+    """Refuses a sample id that is given twice (id, where it is written): DataError with both places."""
     seen: dict[str, str] = {}
     for name, place in places:
         if name in seen:
@@ -49,7 +42,6 @@ def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",)) 
     """Looks for dialogues, speakers and videos that stand in more than one split.
 
     Args:
-        samples: of all splits that must be apart.
         by: units of UNITS that no two splits may share; the others are only counted.
 
     Returns:
@@ -95,7 +87,6 @@ def make_splits(
     several samples share a file; otherwise single samples, stratified by `label`.
 
     Args:
-        samples: of all splits.
         fractions: val and test -> share of train to cut off where the split is missing; 0 = leave it missing.
         seed: which groups are taken. The choice does not depend on the samples' order.
         test_from: split that serves as test where the corpus has none.

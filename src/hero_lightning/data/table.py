@@ -13,9 +13,10 @@ from pathlib import Path
 
 from hero_lightning.data.clips import SOUND
 from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.folder import read_record
 from hero_lightning.data.rows import read_normal_form
-from hero_lightning.data.splits import SPLIT_NAMES, check_unique
-from hero_lightning.data.types import Media, Sample
+from hero_lightning.data.splits import check_unique
+from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.streams.tables import read_csv
 
@@ -83,10 +84,9 @@ class TableDataModule(CorpusDataModule):
 
     def _csv(self, path: Path) -> Iterator[tuple[str, Sample]]:
         named: dict[str, str] | None = None
-        for line, row in read_csv(path, ()):
+        for place, row in read_csv(path):
             named = self._named(list(row), path) if named is None else named
-            cells = {ours: row[theirs].strip() for ours, theirs in named.items()}
-            yield f"{path}, line {line}", self._sample(cells, f"{path}, line {line}")
+            yield place, self._sample({ours: row[theirs].strip() for ours, theirs in named.items()}, place)
 
     def _named(self, header: list[str], path: Path) -> dict[str, str]:
         """Our name -> the table's column."""
@@ -102,33 +102,25 @@ class TableDataModule(CorpusDataModule):
         return named | given
 
     def _sample(self, cells: Mapping[str, str], place: str) -> Sample:
-        def path(name: str) -> Path | None:
-            return Path(self.root) / cells[name] if cells.get(name) else None
-
-        media = path("path")
-        if media is None and self.clips is not None:
-            media = Path(self.root) / self.clips.format(id=cells["id"])
-        times = [_seconds(cells[k], place) if cells.get(k) else None for k in ("start", "end")]
-        span = None if times[0] is None or times[1] is None else (times[0], times[1])
-        if not cells["id"] or (span is not None and span[0] >= span[1]) or times.count(None) == 1:
-            got = f"id {cells['id']!r}, start and end {times}"
+        cells = {k: v for k, v in cells.items() if v}
+        picture, sound = cells.get("path"), cells.get("audio")
+        if picture is None and self.clips is not None and "id" in cells:
+            picture = self.clips.format(id=cells["id"])
+        if picture is not None and Path(picture).suffix.lower() in SOUND:
+            picture, sound = None, sound or picture
+        times = [_seconds(cells[k], place) for k in ("start", "end") if k in cells]
+        if "id" not in cells or len(times) == 1 or (times and times[0] >= times[1]):
+            got = f"id {cells.get('id')!r}, start and end {times}"
             raise DataError("A row makes no clip.", expected="an id; start before end", got=got, where=place)
-        split, sound = cells.get("split", "").lower() or "train", path("audio")
-        if media is not None and media.suffix.lower() in SOUND:
-            media, sound = None, sound or media
-        labels = {t.name: (t.kind, cells[t.name]) for t in self.targets.values() if cells.get(t.name)}
-        return Sample(
-            id=cells["id"],
-            split=SPLIT_NAMES.get(split, split),
-            video=Media(media, span) if media else None,
-            audio=Media(sound, span) if sound else None,
-            files={k: file for k in FILES if (file := path(k)) is not None},
-            text=cells.get("text") or None,
-            speaker=cells.get("speaker") or None,
-            dialogue=cells.get("dialogue") or None,
-            turn=int(cells["turn"]) if cells.get("turn", "").isdecimal() else None,
-            labels={name: _label(kind, cell) for name, (kind, cell) in labels.items()},
-        )
+        span = {"span": times} if times else {}
+        record = {
+            **{"video_id": cells["id"], "dialogue_id": cells.get("dialogue"), "utterance_id": cells.get("turn")},
+            **{"video": picture and {"path": picture, **span}, "audio": sound and {"path": sound, **span}},
+            **{k: cells.get(k) for k in ("split", "text", "speaker")},
+            "files": {k: cells[k] for k in FILES if k in cells},
+            "labels": {t.name: _label(t.kind, cells[t.name]) for t in self.targets.values() if t.name in cells},
+        }
+        return read_record(record, place, root=Path(self.root))
 
 
 def _label(kind: str, cell: str) -> str | float | list[str]:

@@ -210,15 +210,7 @@ class Batch:
 
 
 def pad(rows: list[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Stacks rows of different length.
-
-    Args:
-        rows: B tensors [T_b, ...] that agree in all axes but the first.
-        value: what fills the rest.
-
-    Returns:
-        [B, T, ...] and the mask [B, T], T = the longest row.
-    """
+    """B rows [T_b, ...] of different length -> [B, T, ...] filled up with `value`, and the mask [B, T]."""
     length = max((r.shape[0] for r in rows), default=0)
     out = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), value)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)

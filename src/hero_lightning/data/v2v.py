@@ -46,6 +46,7 @@ class V2vDataModule(CorpusDataModule):
     coverage: str = "error"
 
     name = "v2v"
+    group: ClassVar[str] = "cluster"
     official_counts: ClassVar[Mapping[str, int]] = {"train": 16_125, "test": 6_223, "test_listwise": 4_322}
     official_comparisons: ClassVar[Mapping[str, int]] = {"train": 11_038, "test": 3_189, "test_listwise": 1_758}
 
@@ -59,9 +60,7 @@ class V2vDataModule(CorpusDataModule):
         number = 0
         for split, path in found.items():
             comparisons = read_comparisons(path)
-            official = self.official_comparisons[split]
-            if len(comparisons) != official:
-                self._note(f"v2v {split} has {len(comparisons)} comparisons; the official count is {official}")
+            self._count(f"v2v {split} has", len(comparisons), "comparisons", self.official_comparisons[split])
             places: dict[str, list[list[int]]] = defaultdict(list)
             for members in comparisons:
                 for place, video in enumerate(members):

@@ -51,9 +51,7 @@ class VceDataModule(CorpusDataModule):
         found = {k: path for k, name in PARTS.items() if (path := Path(self.root) / name).is_file()}
         samples = []
         for split, path in found.items():
-            records = read_json(path)
-            if not isinstance(records, dict):
-                raise DataError("A VCE label file is no object.", expected="{id: {emotions, ...}}", where=path)
+            records = read_json(path, "{id: {emotions, ...}}", dict)
             samples += [self._sample(split, name, record, path) for name, record in records.items()]
         return samples
 

@@ -21,7 +21,7 @@ from hero_lightning.data.types import Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.h264 import needed
 from hero_lightning.media.sound import laid_out, mono
-from hero_lightning.media.stills import EPSILON, Stills, is_stills, pixels, rgb
+from hero_lightning.media.stills import EPSILON, Stills, is_stills, rgb
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 
 SLACK = 0.5
@@ -59,7 +59,7 @@ class ClipReader:
 
     @property
     def info(self) -> ClipInfo:
-        """What the file's header says of this clip. Nothing is decoded, so width and height are before rotation."""
+        """What the file's header says of this clip. Nothing is decoded."""
         self._open()
         if self._stills is not None:
             return self._stills.info
@@ -70,8 +70,7 @@ class ClipReader:
         fps = float(video.average_rate or video.guessed_rate or 0)
         lasting = max(round(duration * fps), 1)
         counted = video.frames if abs(video.frames - lasting) <= 1 else 0  # an edit list or a span hides pictures
-        x0, y0, x1, y1 = pixels(self.media.crop, video.width, video.height)
-        return ClipInfo(duration, fps, counted or lasting, x1 - x0, y1 - y0, True, sound)
+        return ClipInfo(duration, fps, counted or lasting, True, sound)
 
     def read(
         self,

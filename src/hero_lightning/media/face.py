@@ -20,7 +20,8 @@ import torch
 from hero_lightning.data.types import Box, Media, Sample
 from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.stills import IMAGES, is_stills
+from hero_lightning.media.openface import read_face_boxes
+from hero_lightning.media.stills import EPSILON, IMAGES, RATE, is_stills
 from hero_lightning.media.types import Frames
 
 log = logging.getLogger(__name__)
@@ -88,9 +89,9 @@ class Faces:
         if "face" in sample.files:
             seen = frames.pixels.flatten(1).amax(dim=1) > 0  # OpenFace writes a black picture where it lost the face
             return Frames(frames.pixels[seen], frames.time[seen]) if seen.any() else None
-        return self._detected(frames)
+        return self._detected(frames, sample)
 
-    def _detected(self, frames: Frames) -> Frames | None:
+    def _detected(self, frames: Frames, sample: Sample) -> Frames | None:
         return None
 
 
@@ -135,9 +136,9 @@ class Detector(Faces):
     def find(self, picture: np.ndarray) -> np.ndarray:
         """One picture [H, W, 3] uint8 RGB, longer side at most `longest` -> boxes [N, 4] in its pixels."""
 
-    def boxes(self, pictures: np.ndarray) -> list[np.ndarray | None]:
-        """Pictures [T, H, W, 3] -> the chosen face's box in pixels, or None, of each."""
-        cv2 = opencv()
+    def boxes(self, frames: Frames, sample: Sample) -> list[np.ndarray | None]:
+        """The chosen face's box in pixels, or None, of each picture."""
+        cv2, pictures = opencv(), frames.pixels.numpy()
         height, width = pictures.shape[1:3]
         scale = min(self.longest / max(height, width), 1.0)
         size = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -147,9 +148,8 @@ class Detector(Faces):
             found.append(self.find(np.ascontiguousarray(small)) / scale)
         return tracked(found) if self.pick == "tracked" else [max(f, key=_area, default=None) for f in found]
 
-    def _detected(self, frames: Frames) -> Frames | None:
-        pictures = frames.pixels.numpy()
-        chosen = self.boxes(pictures)
+    def _detected(self, frames: Frames, sample: Sample) -> Frames | None:
+        pictures, chosen = frames.pixels.numpy(), self.boxes(frames, sample)
         kept = [k for k, box in enumerate(chosen) if box is not None]
         if not kept:
             return None
@@ -237,6 +237,26 @@ class Haar(Detector):
             self._net = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
         found = self._net.detectMultiScale(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(24, 24))
         return _corners(np.asarray(found, dtype=float).reshape(-1, 4))
+
+
+@dataclass(kw_only=True, eq=False)
+class TableFaces(Detector):
+    """Boxes that the clip's AU table holds (py-feat's, or of OpenFace's landmarks): nothing is sought in the pictures.
+
+    A picture whose row is missing (the face was lost) is left out; a row counts for half a step before and after it.
+    """
+
+    def media(self, sample: Sample) -> Media | None:
+        """See Faces."""
+        known = {"au", "face"} & sample.files.keys() or "face" in sample.boxes
+        return super().media(sample) if known else None
+
+    def boxes(self, frames: Frames, sample: Sample) -> list[np.ndarray | None]:
+        """See Detector."""
+        time, corners = read_face_boxes(sample.files["au"], lambda: picture_rate(sample.video) or 0.0)
+        away = np.abs(time - frames.time.numpy()[:, None])  # [pictures, rows]
+        reach = (float(np.median(np.diff(time))) if len(time) > 1 else 1 / RATE) / 2 + EPSILON
+        return [corners[row.argmin()] if row.min(initial=np.inf) <= reach else None for row in away]
 
 
 def tracked(found: list[np.ndarray]) -> list[np.ndarray | None]:

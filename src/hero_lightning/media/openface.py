@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,13 @@ AU_COLUMNS = INTENSITIES + PRESENCES
 """The 35 columns of a Table, in OpenFace's order."""
 PYFEAT = {name[:4]: name[:4] for name in AU_COLUMNS} | {"AU45": "AU43"}
 """Our unit -> py-feat's column: it sees closed eyes (AU43), not the blink."""
+LANDMARKS = tuple(f"{axis}_{k}" for axis in "xy" for k in range(68))
+RECTANGLE = ("FaceRectX", "FaceRectWidth", "FaceRectY", "FaceRectHeight")
+"""Where OpenFace (points) and py-feat say the face is: first what lies along x, then along y."""
 PEAKS = "au_info"
 """Folder below features_root/<corpus> of the peaks that `python -m hero_lightning.peaks` found."""
+AU_INFO = re.compile(r'"au_info"\s*:\s*')
+JSON = json.JSONDecoder()
 TRACKED = 0.5
 """Least confidence of a tracked face in a table without a `success` column."""
 
@@ -56,48 +62,77 @@ def read_au_table(path: Path, fps: Callable[[], float] | None = None) -> Table:
     if path.suffix == ".json":
         time, x = _listed(path)
     else:
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                names = [name.strip() for name in next(csv.reader(file), [])]
-        except OSError as error:
-            expected = "an OpenFace or py-feat csv"
-            raise MediaError("The AU table cannot be read.", expected=expected, got=error, where=path) from error
-        time, x = (_pyfeat if "FaceScore" in names else _openface)(path, names, fps)
+        expected = "timestamp, 17 AU.._r and 18 AU.._c columns (OpenFace); frame, FaceScore and 20 AU.. (py-feat)"
+        units = [PYFEAT[name[:4]] for name in AU_COLUMNS]
+        time, x, pyfeat = _tracked(path, AU_COLUMNS, units, fps, expected, "OpenFace FeatureExtraction -aus")
+        if pyfeat:
+            x[:, :17], x[:, 17:] = x[:, :17] * 5, x[:, 17:] >= 0.5
     if len(x) == 0:
         expected = "a row with success = 1"
         raise MediaError("The AU table holds no tracked face.", expected=expected, got="none", where=path)
     return Table(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(time.astype(np.float32)), AU_COLUMNS)
 
 
-def _openface(path: Path, names: Sequence[str], fps: Callable[[], float] | None) -> tuple[np.ndarray, np.ndarray]:
-    sure = next((n for n in ("success", "confidence") if n in names), "timestamp")
-    rows = _numbers(path, names, ("timestamp", *AU_COLUMNS, sure, "confidence" if "confidence" in names else sure))
-    tracked = rows[:, -2] > (TRACKED if sure == "confidence" else 0) if sure != "timestamp" else slice(None)
-    return _surest(rows[tracked])
+def read_face_boxes(path: Path, fps: Callable[[], float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Where the face is in the pictures in which it was tracked, by the table that also holds its action units.
+
+    py-feat: FaceRectX, -Y, -Width, -Height. OpenFace: what its 68 landmarks x_0 .. y_67 span (FeatureExtraction -2Dfp).
+
+    Args:
+        path, fps: see `read_au_table`.
+
+    Returns:
+        Seconds [T] and corners x0, y0, x1, y1 [T, 4] in pixels of the video.
+
+    Raises:
+        MediaError: the file is missing, or lacks columns or a clock.
+    """
+    expected = "x_0 .. x_67, y_0 .. y_67 (OpenFace) or FaceRectX, -Y, -Width, -Height (py-feat)"
+    time, x, pyfeat = _tracked(path, LANDMARKS, RECTANGLE, fps, expected, "OpenFace FeatureExtraction -aus -2Dfp")
+    x, y = np.split(x, 2, axis=1)
+    if pyfeat:  # start, length
+        x, y = np.cumsum(x, axis=1), np.cumsum(y, axis=1)
+    return time, np.stack([x.min(axis=1), y.min(axis=1), x.max(axis=1), y.max(axis=1)], axis=1)
 
 
-def _pyfeat(path: Path, names: Sequence[str], fps: Callable[[], float] | None) -> tuple[np.ndarray, np.ndarray]:
-    rows = _numbers(path, names, ("frame", *(PYFEAT[name[:4]] for name in AU_COLUMNS), "FaceScore"))
-    rate = fps() if fps is not None else 0.0
-    if not rate:
-        expected = "the clip that it was made from"
-        raise MediaError("A py-feat table counts pictures, not seconds.", expected=expected, where=path)
-    rows[:, 0] /= rate
-    rows[:, 1:18] *= 5
-    rows[:, 18:36] = rows[:, 18:36] >= 0.5
-    return _surest(rows)
+def _tracked(
+    path: Path, openface: Sequence[str], pyfeat: Sequence[str], fps: Callable[[], float] | None, *said: str
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Seconds [T], columns [T, C] of a csv's pictures with a face, of several the surest; whether py-feat made it."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            names = [name.strip() for name in next(csv.reader(file), [])]
+    except OSError as error:
+        expected = "an OpenFace or py-feat csv"
+        raise MediaError("The AU table cannot be read.", expected=expected, got=error, where=path) from error
+    if "FaceScore" in names:
+        rows = _numbers(path, names, ("frame", *pyfeat, "FaceScore"), *said)
+        if not (rate := fps() if fps is not None else 0.0):
+            expected = "the clip that it was made from"
+            raise MediaError("A py-feat table counts pictures, not seconds.", expected=expected, where=path)
+        rows[:, 0] /= rate
+    else:
+        sure = next((n for n in ("success", "confidence") if n in names), "timestamp")
+        best = "confidence" if "confidence" in names else sure
+        rows = _numbers(path, names, ("timestamp", *openface, sure, best), *said)
+        if sure != "timestamp":
+            rows = rows[rows[:, -2] > (TRACKED if sure == "confidence" else 0)]
+        rows = np.delete(rows, -2, axis=1)
+    rows = rows[np.lexsort((-rows[:, -1], rows[:, 0]))]
+    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
+    return rows[:, 0], rows[:, 1:-1], "FaceScore" in names
 
 
-def _numbers(path: Path, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+def _numbers(path: Path, names: Sequence[str], wanted: Sequence[str], expected: str, maker: str) -> np.ndarray:
     """[rows, wanted] of a csv, rows without a number left out."""
     lacking = [name for name in wanted if name not in names]
     if lacking:
         raise MediaError(
             "The AU table lacks columns.",
-            expected="timestamp, 17 AU.._r and 18 AU.._c columns (OpenFace); frame, FaceScore and 20 AU.. (py-feat)",
+            expected=expected,
             got=f"no {', '.join(lacking[:4])}{' ...' if len(lacking) > 4 else ''}",
             where=path,
-            mend="write it with OpenFace FeatureExtraction -aus, or py-feat",
+            mend=f"write it with {maker}, or py-feat",
         )
     try:
         rows = np.loadtxt(
@@ -113,13 +148,6 @@ def _numbers(path: Path, names: Sequence[str], wanted: Sequence[str]) -> np.ndar
     except ValueError as error:
         raise MediaError("The AU table is broken.", expected="numbers", got=error, where=path) from error
     return rows[np.isfinite(rows).all(axis=1)]
-
-
-def _surest(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [R, time, 35 units, ..., how sure] -> times [T] and units [T, 35], one row per time."""
-    rows = rows[np.lexsort((-rows[:, -1], rows[:, 0]))]
-    rows = rows[np.unique(rows[:, 0], return_index=True)[1]]
-    return rows[:, 0], rows[:, 1:36]
 
 
 def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +169,12 @@ def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, 0], rows[:, 1:]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, alone: bool = False) -> dict[str, Any]:
+    """The file; with `alone` only its {"au_info": ...} where it has one: a list of all pictures costs far more."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        part = AU_INFO.search(text) if alone else None
+        found = {"au_info": JSON.raw_decode(text, part.end())[0]} if part else json.loads(text)
     except (OSError, ValueError) as error:
         raise MediaError("The au_info file cannot be read.", expected="json", got=error, where=path) from error
     if not isinstance(found, dict):
@@ -171,11 +202,12 @@ def read_au_info(path: Path) -> dict[str, Any]:
     Returns:
         {total_frames?, fps?, peak_frames: [{peak_index from 0, time? in seconds, intensity?, ...}]}.
     """
-    found = _json(path)
+    found = _json(path, alone=True)
     info = found.get("au_info", found)
     if not isinstance(info, dict):
         raise _shape(path, type(info).__name__)
     if "peak_frames" not in info:
+        found = _json(path) if "au_info" in found else found
         marked = [p for p in found.get("per_frame_au_descriptions") or () if p.get("is_peak_frame")]
         best = found.get("overall_peak_frame_info")
         info = {**info, "peak_frames": [_from_one(p) for p in marked or ([best] if best else [])]}

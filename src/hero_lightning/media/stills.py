@@ -57,12 +57,11 @@ class Stills:
 
     @property
     def info(self) -> ClipInfo:
-        """What is known of the pictures; the first one of a folder is looked at for the size."""
+        """What is known of the pictures; none is read."""
         count = max(self.last - self.first, 0)
         if count == 0:
             return ClipInfo(0.0)
-        height, width = self._picture(self.first, None).shape[:2]
-        return ClipInfo(count / self.rate, self.rate, count, width, height, has_video=True)
+        return ClipInfo(count / self.rate, self.rate, count, has_video=True)
 
     def read(self, times: Sequence[float], size: int | None = None) -> tuple[np.ndarray, list[float]]:
         """Pictures at these times (any order): [T, H, W, 3] uint8 RGB, and when each appears in seconds."""

@@ -24,15 +24,12 @@ class ClipInfo:
         duration: seconds (of the span).
         fps: mean picture rate; 0 without pictures.
         num_frames: pictures in the clip, counted or duration x fps; 0 without pictures.
-        width, height: pixels as shown (after rotation and crop).
         has_video, has_audio: what the file holds.
     """
 
     duration: float
     fps: float = 0.0
     num_frames: int = 0
-    width: int = 0
-    height: int = 0
     has_video: bool = False
     has_audio: bool = False
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 Figures = Callable[[Tensor], Mapping[str, Tensor]]
 """Summed statistics [R, S] -> figure name -> [R]; `Target.figures_of`."""
+Groups = Sequence[Hashable] | None
 
 CELLS = 4_000_000
 """Draws held in memory at once (32 MB)."""
@@ -26,10 +27,8 @@ CELLS = 4_000_000
 class Paired:
     """How much better or worse a is than b on the same rows.
 
-    Attributes:
-        difference: figure of a minus figure of b.
-        low, high: interval of the difference.
-        p: two-sided; twice the smaller share of resamples on one side of zero.
+    Difference: figure of a minus figure of b, with its interval. p: two-sided, twice the smaller share of resamples on
+    one side of zero.
     """
 
     difference: float
@@ -39,53 +38,25 @@ class Paired:
 
 
 def intervals(
-    rows: Tensor,
-    figures: Figures,
-    *,
-    groups: Sequence[Hashable] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    rows: Tensor, figures: Figures, *, groups: Groups = None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Interval of every figure.
+    """95 % interval (low, high) of every figure; nan where it is undefined in every resample.
 
     Args:
         rows: [N, S] statistics of the labelled rows.
-        figures: what makes figures of sums.
         groups: N names; rows of one name are drawn together. None = every row on its own.
-        resamples: R.
-        level: share of resamples inside the interval.
         seed: same seed, same interval.
-
-    Returns:
-        Figure -> (low, high); nan where the figure is undefined in every resample.
     """
     drawn = [figures(sums) for (sums,) in _resamples((rows,), groups, resamples, seed)]
-    return {k: _quantiles(torch.cat([d[k] for d in drawn]), level) for k in drawn[0]}
+    return {k: _quantiles(torch.cat([d[k] for d in drawn])) for k in drawn[0]}
 
 
 def paired_bootstrap(
-    a: Tensor,
-    b: Tensor,
-    figures: Figures,
-    *,
-    groups: Sequence[Hashable] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    a: Tensor, b: Tensor, figures: Figures, *, groups: Groups = None, resamples: int = 1000
 ) -> dict[str, Paired]:
-    """Compares two systems on the same rows, drawn together.
-
-    Args:
-        a: [N, S] statistics of the one.
-        b: [N, S] statistics of the other, rows in the same order.
-        figures, groups, resamples, level, seed: see `intervals`.
-
-    Returns:
-        Figure -> Paired.
-    """
+    """Compares two systems by their statistics [N, S] of the same rows, drawn together; the rest as in `intervals`."""
     drawn: dict[str, list[Tensor]] = {}
-    for of_a, of_b in _resamples((a, b), groups, resamples, seed):
+    for of_a, of_b in _resamples((a, b), groups, resamples, seed=0):
         fa, fb = figures(of_a), figures(of_b)
         for k in fa:
             drawn.setdefault(k, []).append(fa[k] - fb[k])
@@ -94,15 +65,13 @@ def paired_bootstrap(
     for k, parts in drawn.items():
         d = torch.cat(parts)
         side = min(int((d <= 0).sum()), int((d >= 0).sum()))
-        low, high = _quantiles(d, level)
+        low, high = _quantiles(d)
         p = min(1.0, 2 * (side + 1) / (resamples + 1))  # + 1: the sample itself is one of the possible draws
         out[k] = Paired(float(whole_a[k] - whole_b[k]), low, high, p)
     return out
 
 
-def _resamples(
-    tables: tuple[Tensor, ...], groups: Sequence[Hashable] | None, resamples: int, seed: int
-) -> Iterator[tuple[Tensor, ...]]:
+def _resamples(tables: tuple[Tensor, ...], groups: Groups, resamples: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
     """Sums of every table over blocks of resamples, each [block, S]; all tables see the same draws."""
     tables = tuple(t.double().cpu() for t in tables)
     if groups is not None:
@@ -120,8 +89,7 @@ def _resamples(
         yield tuple(weight @ t for t in tables)
 
 
-def _quantiles(values: Tensor, level: float) -> tuple[float, float]:
+def _quantiles(values: Tensor) -> tuple[float, float]:
     """Lower and upper quantile of [R], undefined resamples left out."""
-    tail = (1 - level) / 2
-    low, high = torch.nanquantile(values.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.nanquantile(values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

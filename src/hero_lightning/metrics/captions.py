@@ -103,7 +103,6 @@ class SentenceVectors:
 
     Args:
         name: local folder or hub id, e.g. of all-MiniLM-L6-v2.
-        batch_size: texts read together.
     """
 
     def __init__(self, name: str, batch_size: int = 64) -> None:

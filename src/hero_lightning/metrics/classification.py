@@ -24,6 +24,11 @@ from torch.nn import functional as F
 BINS = 15
 
 
+def votes(said: Sequence[str | None], classes: Sequence[str]) -> Tensor:
+    """N class names -> [N, C], 1 where it is said; None, no answer, is a row of zeros."""
+    return torch.tensor([[float(name == c) for c in classes] for name in said]).reshape(-1, len(classes))
+
+
 def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     """What every row adds to the figures.
 
@@ -46,9 +51,8 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
 
 def figures(sums: Tensor, classes: int) -> dict[str, Tensor]:
     """Summed statistics [..., C*(C+1) + BINS] -> figure name -> [...]."""
-    cells = sums[..., : classes * (classes + 1)]
-    table = cells.unflatten(-1, (classes, classes + 1))  # [..., C, C+1] truth down
-    total = cells.sum(dim=-1)
+    table = sums[..., :-BINS].unflatten(-1, (classes, classes + 1))  # [..., C, C+1] truth down
+    total = table.sum(dim=(-1, -2))
     hits, support, answers = table.diagonal(dim1=-2, dim2=-1), table.sum(dim=-1), table[..., :-1].sum(dim=-2)
     f1 = _ratio(2 * hits, support + answers)
     return {
@@ -57,7 +61,7 @@ def figures(sums: Tensor, classes: int) -> dict[str, Tensor]:
         "accuracy": _ratio(hits.sum(dim=-1), total),
         "uar": _ratio(_ratio(hits, support).sum(dim=-1), (support > 0).sum(dim=-1)),
         "weighted_precision": _ratio((_ratio(hits, answers) * support).sum(dim=-1), total),
-        "ece": _ratio(sums[..., classes * (classes + 1) :].abs().sum(dim=-1), total),
+        "ece": _ratio(sums[..., -BINS:].abs().sum(dim=-1), total),
     }
 
 
@@ -71,13 +75,14 @@ def weighted_f1(cells: Tensor) -> Tensor:
 def confusion(prediction: Tensor, truth: Tensor) -> Tensor:
     """Probabilities [N, C], truth [N] -> counts [C, C+1] long, truth down, answer across, no answer last."""
     classes = prediction.shape[-1]
-    cells = statistics(prediction, truth)[:, : classes * (classes + 1)].sum(dim=0)
+    cells = statistics(prediction, truth)[:, :-BINS].sum(dim=0)
     return cells.long().reshape(classes, classes + 1)
 
 
-def per_class(table: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Confusion counts [C, C+1] -> class name -> precision, recall, f1, support."""
-    hits, support, answers = table.diagonal().double(), table.sum(dim=1).double(), table[:, :-1].sum(dim=0).double()
+def per_class(sums: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Summed statistics [C*(C+1) + BINS] -> class name -> precision, recall, f1, support."""
+    table = sums[:-BINS].reshape(len(names), -1)
+    hits, support, answers = table.diagonal(), table.sum(dim=1), table[:, :-1].sum(dim=0)
     columns = {
         "precision": _ratio(hits, answers),
         "recall": _ratio(hits, support),
@@ -87,13 +92,13 @@ def per_class(table: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]
     return {name: {k: float(v[i]) for k, v in columns.items()} for i, name in enumerate(names)}
 
 
-def chance(support: Tensor) -> dict[str, float]:
-    """Figures of the expected confusion matrix of uniform guessing, given the support [C] of every class.
+def chance(truth: Tensor, classes: int) -> dict[str, float]:
+    """Figures of the expected confusion matrix of uniform guessing, given truth [N].
 
     Calibration is left out: it depends on the confidence a guesser would state.
     """
-    classes = len(support)
-    cells = F.pad((support.double() / classes).unsqueeze(1).expand(-1, classes), (0, 1)).flatten()
+    support = truth.bincount(minlength=classes).double()
+    cells = F.pad((support / classes).unsqueeze(1).expand(-1, classes), (0, 1)).flatten()
     out = figures(F.pad(cells, (0, BINS)), classes)
     return {k: float(v) for k, v in out.items() if k != "ece"}
 

@@ -60,7 +60,6 @@ class Lexicon:
     """Looks words up in the forms of the wheel tables.
 
     Args:
-        wheels: the tables.
         stop: forms that count for nothing; None = `STOP`.
         window: a form within so many words behind a negation, inside its clause, is denied.
     """
@@ -98,8 +97,6 @@ class LocalLLM:
 
     Args:
         name: local folder or hub id of an instruction-tuned model.
-        batch_size: texts read together.
-        max_new_tokens: length of the answer.
     """
 
     PROMPT = (

@@ -58,11 +58,11 @@ def auc(prediction: Tensor, truth: Tensor) -> float:
     return sum(areas) / len(areas) if areas else float("nan")
 
 
-def chance(truth: Tensor) -> dict[str, float]:
+def chance(truth: Tensor, labels: int) -> dict[str, float]:
     """Figures of the expected hits and misses of tossing a coin, given truth [N, C]."""
     positives = (truth > THRESHOLD).double().sum(dim=0)
     negatives = len(truth) - positives
-    out = figures(torch.cat([positives, negatives, positives, negatives]) / 2, truth.shape[-1])
+    out = figures(torch.cat([positives, negatives, positives, negatives]) / 2, labels)
     return {**{k: float(v) for k, v in out.items()}, "auc": 0.5}
 
 

@@ -45,7 +45,6 @@ def statistics(said: Sequence[Collection[str]], true: Sequence[Collection[str]],
     Args:
         said: N label sets of the answers; empty = no label.
         true: N label sets of the corpus.
-        wheels: V forms, W wheels.
 
     Returns:
         [N, 2 + 12 W] float64: 1, labels said; per rule, wheel and level: counted, precision, recall.

@@ -71,7 +71,7 @@ def figures(sums: Tensor, outputs: int) -> dict[str, Tensor]:
     }
 
 
-def chance(truth: Tensor) -> dict[str, float]:
+def chance(truth: Tensor, outputs: int) -> dict[str, float]:
     """Figures expected of random utilities, given packed places [N, M]: a list of n is right in 1 of n! cases."""
     number, _, size = unpack(truth[truth >= 0].sort().values)
     _, count = number.unique_consecutive(return_counts=True)

@@ -39,10 +39,7 @@ TREE = "format.csv, synonym.xlsx or .csv, wheel1.xlsx or .csv and so on"
 
 
 class Wheels:
-    """The tables of a folder.
-
-    Args:
-        folder: holds format, synonym and wheel tables, each as .xlsx or .csv.
+    """The format, synonym and wheel tables of a folder, each as .xlsx or .csv.
 
     Attributes:
         forms: word form -> its number, V of them.

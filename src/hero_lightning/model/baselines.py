@@ -5,11 +5,13 @@ Data flow: Features by stream -> Standardise -> mean and spread over time -> one
 
 Shapes: B rows, E streams, T steps, D feature width, d width, C outputs of a Target, P pooled width.
 An absent stream is a learnt token or has no weight: what its rows hold changes nothing. docs/baselines.md names papers.
+Each is a dataclass whose fields are its configuration; layers are made once, in the order base, `_build`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -29,38 +31,46 @@ Fused = tuple[Tensor, Tensor, Tensor | None]
 """Pooled [B, P], summaries [B, E, d], weights."""
 
 
+@dataclass(eq=False, repr=False)
 class Baseline(nn.Module):
-    """Base: takes streams in, standardises them, reads one linear head per Target. A subclass writes `_fuse`.
+    """Base: takes streams in, standardises them, reads one linear head per Target.
 
-    Args:
-        dims: stream -> feature width.
-        outputs: Target name -> number of outputs C.
-        pooled: P, width of what the heads read.
-        parts: what the objectives need (`model.hero.PARTS`); refused where the model does not offer it.
+    A subclass says in `_pooled` what the heads read, makes its layers in `_build` and writes `_fuse`.
 
     Attributes:
+        dims: stream -> feature width.
+        outputs: Target name -> number of outputs C.
+        parts: what the objectives need (`model.hero.PARTS`); refused where the model does not offer it.
         synergy: none has a synergy expert.
         offers: parts it can give.
     """
 
+    dims: Mapping[str, int]
+    outputs: Mapping[str, int]
+    parts: Collection[str] = ()
+
     synergy: ClassVar[None] = None
     offers: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(
-        self, dims: Mapping[str, int], outputs: Mapping[str, int], pooled: int, parts: Collection[str] = ()
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.dims = {s: dims[s] for s in STREAMS if s in dims}
-        self.outputs = dict(outputs)
-        self.streams = tuple(self.dims)
-        if not set(parts) <= self.offers:
+        self.dims = {s: self.dims[s] for s in STREAMS if s in self.dims}
+        self.outputs, self.streams = dict(self.outputs), tuple(self.dims)
+        if not set(self.parts) <= self.offers:
             expected = f"objectives that need {' or '.join(self.offers) or 'no part of the model'}"
             mend = "objective@objectives.sync=none objective@objectives.anchor=none"
-            raise ConfigError(
-                "A baseline lacks what an objective needs.", expected=expected, got=parts, where="objectives", mend=mend
-            )
+            problem, got = "A baseline lacks what an objective needs.", self.parts
+            raise ConfigError(problem, expected=expected, got=got, where="objectives", mend=mend)
         self.norms = nn.ModuleDict({s: Standardise(d) for s, d in self.dims.items()})
-        self.heads = nn.ModuleDict({t: nn.Linear(pooled, n) for t, n in outputs.items()})
+        self.heads = nn.ModuleDict({t: nn.Linear(self._pooled(), n) for t, n in self.outputs.items()})
+        self._build()
+
+    def _pooled(self) -> int:
+        """P, width of what the heads read."""
+        return 1
+
+    def _build(self) -> None:
+        """Makes the layers of `_fuse`, where it has any."""
 
     def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         """Standardised steps, present [B, E] -> Fused."""
@@ -105,39 +115,33 @@ class Baseline(nn.Module):
 class Majority(Baseline):
     """The best constant answer: class shares or mean score of the train split, learnt by the heads' biases."""
 
-    def __init__(self, dims: Mapping[str, int], outputs: Mapping[str, int], parts: Collection[str] = ()) -> None:
-        super().__init__(dims, outputs, 1, parts)
-
     def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         none = present.new_zeros(present.shape, dtype=torch.float32)
         return none[:, :1], none[..., None], None
 
 
+@dataclass(eq=False, repr=False)
 class EarlyFusion(Baseline):
     """Pooled statistics of all streams side by side, then `layers` hidden layers; 0 layers = a linear probe.
 
-    Args:
-        dims, outputs, parts: see Baseline.
+    Attributes:
         width: d of the hidden layers.
         layers: of them.
         dropout: on the statistics and on hidden layers.
     """
 
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: Mapping[str, int],
-        width: int = 128,
-        layers: int = 1,
-        dropout: float = 0.1,
-        parts: Collection[str] = (),
-    ) -> None:
-        size = sum(2 * d + 1 for d in dims.values())
-        super().__init__(dims, outputs, width if layers else size, parts)
-        self.hidden = nn.Sequential(nn.Dropout(dropout))
-        for _ in range(layers):
-            self.hidden.extend([nn.Linear(size, width), nn.ReLU(), nn.Dropout(dropout)])
-            size = width
+    width: int = 128
+    layers: int = 1
+    dropout: float = 0.1
+
+    def _pooled(self) -> int:
+        return self.width if self.layers else sum(2 * d + 1 for d in self.dims.values())
+
+    def _build(self) -> None:
+        self.hidden, size = nn.Sequential(nn.Dropout(self.dropout)), sum(2 * d + 1 for d in self.dims.values())
+        for _ in range(self.layers):
+            self.hidden.extend([nn.Linear(size, self.width), nn.ReLU(), nn.Dropout(self.dropout)])
+            size = self.width
 
     def _fuse(self, steps: Steps, present: Tensor) -> Fused:
         seen = [torch.where(m.any(dim=1, keepdim=True), statistics(x, m), 0.0) for x, m in steps.values()]
@@ -145,38 +149,28 @@ class EarlyFusion(Baseline):
         return pooled, present.to(pooled.dtype)[..., None], None
 
 
+@dataclass(eq=False, repr=False)
 class Pooled(Baseline):
     """Base of those that fuse one vector per stream: statistics -> layer -> [B, E, d], learnt tokens where absent.
 
     A subclass writes `_mix`.
 
-    Args:
-        dims, outputs, parts: see Baseline.
+    Attributes:
         width: d.
         dropout: on the statistics and on the vectors.
-        pooled: P; None = d.
     """
 
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: Mapping[str, int],
-        width: int = 128,
-        dropout: float = 0.1,
-        parts: Collection[str] = (),
-        pooled: int | None = None,
-    ) -> None:
-        super().__init__(dims, outputs, pooled or width, parts)
-        self.width = width
-        self.drop = nn.Dropout(dropout)
-        self.project = nn.ModuleDict(
-            {s: nn.Sequential(self.drop, nn.Linear(2 * d, width), nn.ReLU(), self.drop) for s, d in self.dims.items()}
-        )
-        self.missing = nn.Parameter(torch.randn(len(self.dims), width) * 0.02)
-        self._build()
+    width: int = 128
+    dropout: float = 0.1
+
+    def _pooled(self) -> int:
+        return self.width
 
     def _build(self) -> None:
-        """Makes the layers of `_mix`, where it has any."""
+        self.drop = nn.Dropout(self.dropout)
+        layers = {s: (self.drop, nn.Linear(2 * d, self.width), nn.ReLU(), self.drop) for s, d in self.dims.items()}
+        self.project = nn.ModuleDict({s: nn.Sequential(*layer) for s, layer in layers.items()})
+        self.missing = nn.Parameter(torch.randn(len(self.dims), self.width) * 0.02)
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         """Vectors [B, E, d] of the streams, present [B, E] -> Mixed."""
@@ -193,6 +187,7 @@ class UtteranceAttention(Pooled):
     """MERBench's attention: all vectors together say how much each stream weighs (Lian et al. 2024)."""
 
     def _build(self) -> None:
+        super()._build()
         n = len(self.dims)
         hidden = nn.Sequential(nn.Linear(n * self.width, self.width), nn.ReLU(), self.drop)
         self.score = nn.Sequential(hidden, nn.Linear(self.width, n))
@@ -206,6 +201,7 @@ class GatedFusion(Pooled):
     """Gated multimodal unit (Arevalo et al. 2017): every number of a stream's vector has a gate of its own."""
 
     def _build(self) -> None:
+        super()._build()
         self.value = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.dims)
         self.gate = nn.Linear(len(self.dims) * self.width, len(self.dims) * self.width)
 
@@ -217,32 +213,23 @@ class GatedFusion(Pooled):
         return (gates * values).sum(dim=1), weights / weights.sum(dim=1, keepdim=True).clamp(min=EPS)
 
 
+@dataclass(eq=False, repr=False)
 class LowRankFusion(Pooled):
-    """Low-rank multimodal fusion (Liu et al. 2018): the outer product of all vectors through factors of rank R.
+    """Low-rank multimodal fusion (Liu et al. 2018): the outer product of all vectors through factors of rank `rank`."""
 
-    Args:
-        dims, outputs, width, dropout, parts: see Pooled.
-        rank: R.
-    """
+    rank: int = 4
 
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: Mapping[str, int],
-        width: int = 128,
-        dropout: float = 0.1,
-        rank: int = 4,
-        parts: Collection[str] = (),
-    ) -> None:
-        super().__init__(dims, outputs, width, dropout, parts)
-        self.factors = nn.ModuleList(nn.Linear(width, rank * width) for _ in self.dims)  # the bias is the appended 1
+    def _build(self) -> None:
+        super()._build()
+        size = self.rank * self.width
+        self.factors = nn.ModuleList(nn.Linear(self.width, size) for _ in self.dims)  # the bias is the appended 1
         for factor in self.factors:
             assert isinstance(factor, nn.Linear)
             nn.init.ones_(factor.bias)  # a product of E small numbers would start at zero
-        self.blend = nn.Linear(rank, 1)
+        self.blend = nn.Linear(self.rank, 1)
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
-        product = torch.stack([f(x[:, i]) for i, f in enumerate(self.factors)], dim=1)  # [B, E, R * d]
+        product = torch.stack([f(x[:, i]) for i, f in enumerate(self.factors)], dim=1)  # [B, E, rank * d]
         product = torch.where(present[..., None], product, 1.0).prod(dim=1)
         return self.blend(product.unflatten(1, (-1, self.width)).transpose(1, 2)).squeeze(2), None
 
@@ -253,6 +240,7 @@ class LateFusion(Pooled):
     offers = frozenset({"anchor"})
 
     def _build(self) -> None:
+        super()._build()
         self.alone = own_heads(self.outputs, len(self.dims), self.width)
         self.heads = nn.ModuleDict()
         self.trust = nn.Parameter(torch.zeros(len(self.dims)))

@@ -7,7 +7,9 @@ Shapes: B rows, E streams, T steps, d width, G items (dialogues) of the batch, N
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +22,29 @@ from hero_lightning.model.layers import EPS, Block, Positions, masked_mean
 from hero_lightning.model.outputs import Outputs
 
 
+@dataclass(eq=False, repr=False)
 class MultiTask(Pooled):
     """Self-MM's form (Yu et al. 2021): vectors side by side -> head, and a head per stream that the objective
     `self_labels` teaches beside it.
 
-    Args:
-        dims, outputs, width, dropout, parts: see Pooled.
-        momentum: share of the old centres that a batch leaves.
-
     Attributes:
+        momentum: share of the old centres that a batch leaves.
         centres: [E + 1, 2, d] running means of the streams' vectors, then the merged one, above and below score zero.
         known: [2] whether each side was seen.
     """
 
-    offers = frozenset({"anchor"})
-    centres: Tensor
-    known: Tensor
+    momentum: float = 0.95
+    centres: Tensor = field(init=False)
+    known: Tensor = field(init=False)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: Mapping[str, int],
-        width: int = 128,
-        dropout: float = 0.1,
-        momentum: float = 0.95,
-        parts: Collection[str] = (),
-    ) -> None:
-        super().__init__(dims, outputs, width, dropout, parts)
-        self.merge = nn.Sequential(nn.Linear(len(self.dims) * width, width), nn.ReLU(), self.drop)
-        self.alone = own_heads(outputs, len(self.dims), width) if "anchor" in parts else nn.ModuleDict()
-        self.momentum = momentum
-        self.register_buffer("centres", torch.zeros(len(self.dims) + 1, 2, width))
+    offers = frozenset({"anchor"})
+
+    def _build(self) -> None:
+        super()._build()
+        n, width = len(self.dims), self.width
+        self.merge = nn.Sequential(nn.Linear(n * width, width), nn.ReLU(), self.drop)
+        self.alone = own_heads(self.outputs, n, width) if "anchor" in self.parts else nn.ModuleDict()
+        self.register_buffer("centres", torch.zeros(n + 1, 2, width))
         self.register_buffer("known", torch.zeros(2, dtype=torch.bool))
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
@@ -100,45 +94,39 @@ class MultiTask(Pooled):
         return (0.5 * y * a / of_all + 0.5 * (y + a - of_all)).clamp(-bound, bound)
 
 
+@dataclass(eq=False, repr=False)
 class MulT(Baseline):
     """Multimodal transformer (Tsai et al. 2019): every stream reads every other one, step by step.
 
-    Args:
-        dims, outputs, parts: see Baseline.
+    Attributes:
         width: d.
         layers: of each cross-modal transformer.
         num_heads: attention heads.
         dropout: of every block.
     """
 
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: Mapping[str, int],
-        width: int = 128,
-        layers: int = 2,
-        num_heads: int = 4,
-        dropout: float = 0.1,
-        parts: Collection[str] = (),
-    ) -> None:
-        super().__init__(dims, outputs, len(dims) * width, parts)
-        if width % num_heads or width % 2:
-            expected = f"an even multiple of num_heads={num_heads}"
+    width: int = 128
+    layers: int = 2
+    num_heads: int = 4
+    dropout: float = 0.1
+
+    def _pooled(self) -> int:
+        return len(self.dims) * self.width
+
+    def _build(self) -> None:
+        width, heads, dropout = self.width, self.num_heads, self.dropout
+        if width % heads or width % 2:
+            expected = f"an even multiple of num_heads={heads}"
             raise ConfigError("No MulT can be built.", expected=expected, got=width, where="model.width")
         self.project = nn.ModuleDict({s: nn.Linear(d, width) for s, d in self.dims.items()})
         self.missing = nn.Parameter(torch.randn(len(self.dims), width) * 0.02)
-        self.positions = Positions("sinusoidal", width)
-        self.cross = nn.ModuleDict(
-            {
-                f"{a}_from_{b}": nn.ModuleList(Block(width, num_heads, dropout, ("cross",)) for _ in range(layers))
-                for a in self.streams
-                for b in self.streams
-                if a != b
-            }
-        )
+        self.positions, self.cross = Positions("sinusoidal", width), nn.ModuleDict()
+        for a, b in permutations(self.streams, 2):
+            blocks = (Block(width, heads, dropout, ("cross",)) for _ in range(self.layers))
+            self.cross[f"{a}_from_{b}"] = nn.ModuleList(blocks)
         wide = max(1, len(self.dims) - 1) * width
         self.merge = nn.ModuleDict({s: nn.Linear(wide, width) for s in self.streams})
-        self.within = nn.ModuleDict({s: Block(width, num_heads, dropout, ("self",)) for s in self.streams})
+        self.within = nn.ModuleDict({s: Block(width, heads, dropout, ("self",)) for s in self.streams})
         self.drop = nn.Dropout(dropout)
 
     def _fuse(self, steps: Steps, present: Tensor) -> Fused:
@@ -150,9 +138,7 @@ class MulT(Baseline):
         found = []
         for a, (x, mask) in seen.items():
             read = []
-            for b in self.streams:
-                if a == b:
-                    continue
+            for b in (s for s in seen if s != a):
                 y, blocks = x, self.cross[f"{a}_from_{b}"]
                 assert isinstance(blocks, nn.ModuleList)
                 for block in blocks:
@@ -164,34 +150,31 @@ class MulT(Baseline):
         return self.drop(summaries.flatten(1)), summaries, None
 
 
+@dataclass(eq=False, repr=False)
 class DialogueGRU(Pooled):
-    """bc-LSTM's form with GRUs (Poria et al. 2017): a recurrent net over the turns of a dialogue.
+    """bc-LSTM's form with GRUs (Poria et al. 2017): a recurrent net over the turns of a dialogue; d is even.
 
     Items must be dialogues (`dataset.unit=dialogue`); without items every row is a dialogue of one turn.
 
-    Args:
-        dims, outputs, width, dropout, parts: see Pooled; width is even.
+    Attributes:
         bidirectional: later turns are read too, as most published systems do; false = only what was said before.
         residual: heads read the turn's own vector beside its context.
     """
 
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: Mapping[str, int],
-        width: int = 128,
-        dropout: float = 0.1,
-        bidirectional: bool = True,
-        residual: bool = True,
-        parts: Collection[str] = (),
-    ) -> None:
-        super().__init__(dims, outputs, width, dropout, parts, pooled=(1 + residual) * width)
+    bidirectional: bool = True
+    residual: bool = True
+
+    def _pooled(self) -> int:
+        return (1 + self.residual) * self.width
+
+    def _build(self) -> None:
+        super()._build()
+        width, problem = self.width, "The two directions share the width."
         if width % 2:
-            raise ConfigError("The two directions share the width.", expected="even", got=width, where="model.width")
-        self.residual = residual
+            raise ConfigError(problem, expected="even", got=width, where="model.width")
         self.merge = nn.Sequential(nn.Linear(len(self.dims) * width, width), nn.ReLU(), self.drop)
-        size = width // 2 if bidirectional else width
-        self.gru = nn.GRU(width, size, batch_first=True, bidirectional=bidirectional)
+        size = width // 2 if self.bidirectional else width
+        self.gru = nn.GRU(width, size, batch_first=True, bidirectional=self.bidirectional)
         self._places: tuple[Tensor, Tensor] | None = None
 
     def forward(

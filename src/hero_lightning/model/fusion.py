@@ -48,7 +48,10 @@ class Fused:
 
 
 class Fusion(nn.Module):
-    """Base of the fusions. `model.hero.Hero` builds one with width, experts, num_heads, dropout and context_tokens.
+    """Base of the fusions.
+
+    `model.hero.Hero` builds one with width d, names of the E experts in canonical order, num_heads, dropout and
+    context_tokens O; what a fusion does not use stands in its signature all the same.
 
     Args:
         pooled: P, width of `Fused.pooled`.
@@ -78,14 +81,7 @@ class Fusion(nn.Module):
 
 
 class PanoramicAttention(nn.Module):
-    """Context queries, led by the global query, look at the whole K-bank (`spec/hero.md` 3.3).
-
-    Args:
-        width: d.
-        context_tokens: O.
-        num_heads: attention heads.
-        dropout: of the block.
-    """
+    """O context queries, led by the global query, look at the whole K-bank (`spec/hero.md` 3.3)."""
 
     def __init__(self, width: int, context_tokens: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -107,17 +103,8 @@ class EvidenceIntegration(Fusion):
     the loss, the context holds the details.
 
     Args:
-        width: d.
-        experts: names of the E experts in canonical order.
-        num_heads: attention heads.
-        dropout: of its layers.
-        context_tokens: O.
-        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the K-bank.
-        strategy: dynamic, audio or concat; with the next three, see `query.AdaptiveQuery`.
-        temperature: of the dynamic gate.
-        learnable_temperature: learn it.
-        top_k: how many experts pass the dynamic gate; None = all.
+        source, include_synergy: see Fusion.
+        strategy: dynamic, audio or concat; with the rest, see `query.AdaptiveQuery`.
     """
 
     def __init__(
@@ -167,17 +154,7 @@ def _even(evidence: Evidence) -> Tensor:
 
 
 class ConcatFusion(Fusion):
-    """No integration layer: the K-bank itself is the context, heads read all summaries side by side.
-
-    Args:
-        width: d.
-        experts: names of the E experts in canonical order.
-        num_heads: unused, as `context_tokens`: the context is as long as the K-bank.
-        dropout: before the heads.
-        context_tokens: unused.
-        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the K-bank.
-    """
+    """No integration layer: the K-bank itself is the context, heads read all summaries side by side."""
 
     def __init__(
         self,
@@ -208,15 +185,7 @@ class ConcatFusion(Fusion):
 
 
 class MeanFusion(Fusion):
-    """No integration layer and no slots: one token per expert as context, heads read their mean.
-
-    Args:
-        width: d.
-        experts: unused, as the rest: a mean has no parameters.
-        num_heads: unused.
-        dropout: unused.
-        context_tokens: unused.
-    """
+    """No integration layer and no slots: one token per expert as context, heads read their mean."""
 
     def __init__(
         self, *, width: int, experts: tuple[str, ...], num_heads: int, dropout: float, context_tokens: int

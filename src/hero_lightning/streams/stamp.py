@@ -40,28 +40,28 @@ class Stamp:
             turns = sample.turns[-self.context_turns :] if self.context_turns else ()
             used = (sample.text or "", sample.speaker if turns else None, turns)
         elif self.stream == "au":
-            there = sample.video is not None and _print(sample.video.path) is not None
-            used = (_print(sample.files.get("au")) or ("no table" if there else None),)
+            there = sample.video is not None and _fingerprint(sample.video.path) is not None
+            used = (_fingerprint(sample.files.get("au")) or ("no table" if there else None),)
         else:
             media = (sample.audio or sample.video) if self.stream == "audio" else sample.video
             crops = sample.files.get("face") if self.stream == "face" and "face" not in sample.boxes else None
             media = Media(crops) if crops is not None else media
             used = (
-                _print(media.path if media else None),
+                _fingerprint(media.path if media else None),
                 media and (media.span, media.crop, media.part)[: 3 if media.part else 2],
             )
             if self.stream != "audio":  # a sampler may follow the peaks of au_info
                 used = (
                     *used,
-                    _print(au_info_file(sample, self.peaks_folder)),
+                    _fingerprint(au_info_file(sample, self.peaks_folder)),
                     sample.boxes.get("face") if self.stream == "face" else 0,
                 )
-                still = _print(sample.files.get("peak_frame"))
+                still = _fingerprint(sample.files.get("peak_frame"))
                 used = (*used, still) if still is not None else used
         return None if used[0] is None else f"{zlib.crc32(repr(used).encode()):08x}"
 
 
-def _print(path: Path | None) -> str | None:
+def _fingerprint(path: Path | None) -> str | None:
     """Size and end of a file, names and sizes of a folder, or None where there is none."""
     try:
         stat = os.stat(path) if path is not None else None

@@ -22,7 +22,7 @@ from hero_lightning.data.types import STREAMS, Features, Media, Raw, Ready, Row,
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, FeatureError, MediaError
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.face import Faces
+from hero_lightning.media.face import Faces, TableFaces
 from hero_lightning.media.openface import PEAKS
 from hero_lightning.media.samplers import Sampler
 from hero_lightning.media.types import ClipInfo
@@ -107,6 +107,9 @@ class Stream:
         if self.factory is not None and name in PICTURES and self.sampler is None:
             mend = f"sampler@modalities.{name}.sampler=uniform"
             raise self._wrong(f"Stream {name} needs a sampler.", "a sampler", "none", "sampler", mend)
+        if self.size and isinstance(self.detector, TableFaces):
+            problem, mend = "Boxes of a table are pixels of the video.", f"modalities.{name}.size=null"
+            raise self._wrong(problem, "pictures as they are", self.size, "size", mend)
         if self.computes and name == "face":
             self.detector.check()
 

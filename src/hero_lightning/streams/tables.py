@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hero_lightning.data.types import Sample
-from hero_lightning.errors import ConfigError, FeatureError
+from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.streams.npydict import DAMAGE, ArraySource, Finding, load_features, sequence
 
 log = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class CsvTable(TableSource):
     def pairs(self) -> Iterable[tuple[str, Any]]:
         """See TableSource. An empty cell is NaN: such a clip counts as broken."""
         steps: dict[str, list[list[float]]] = {}
-        for line, cells in read_csv(self.at, [self.ids]):
+        for place, cells in read_csv(self.at, [self.ids]):
             if not steps:
                 wanted = {p: [c for c in cells if fnmatchcase(c.strip(), p)] for p in self.columns}
                 if bare := [p for p, found in wanted.items() if not found]:
@@ -292,28 +292,41 @@ class CsvTable(TableSource):
             try:
                 row = [float(cells[c].strip() or "nan") for found in wanted.values() for c in found]
             except ValueError as error:
-                raise self._wrong(f"A cell in line {line} is no number.", "numbers", error) from error
+                raise self._wrong(f"A cell of {place} is no number.", "numbers", error) from error
             steps.setdefault(cells[self.ids].strip(), []).append(row)
         return ((name, np.array(rows, dtype=np.float32)) for name, rows in steps.items())
 
 
-def read_csv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells of every row of a csv; the separator is the header's most frequent of , ; and tab.
+def read_csv(path: Path, needed: Sequence[str] = (), corpus: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """Place ("file, line n") and cells of every row; the separator is the header's most frequent of , ; and tab.
+
+    Args:
+        path: UTF-8, with or without BOM.
+        needed: columns that must be there.
+        corpus: whose official file it is: cp1252 where it is not UTF-8 (a spreadsheet program saved it), and only the
+            needed cells count. Without it every cell does.
 
     Raises:
-        FeatureError: not UTF-8, a column missing, or a row of another length.
+        DataError: not UTF-8, an empty file, a column missing, a row of another length, or no row.
     """
+    what, raw, place = f"{corpus} label file" if corpus else "table", path.read_bytes(), ""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FeatureError("The table is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+        if not corpus:
+            raise DataError("The table is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+        text = raw.decode("cp1252", errors="replace")
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    names = reader.fieldnames or []
-    if missing := [c for c in needed if c not in names]:
-        raise FeatureError("The table lacks a column.", expected=", ".join(missing), got=", ".join(names), where=path)
+    names = list(reader.fieldnames or ())
+    if not set(needed) <= set(names):
+        problem = f"The {what} lacks a column." if text.strip() else f"The {what} is empty."
+        raise DataError(problem, expected=", ".join(needed), got=", ".join(names) or "nothing", where=path)
     for row in reader:
-        if None in row or None in row.values():
-            expected, place = f"{len(names)} cells", f"{path}, line {reader.line_num}"
-            raise FeatureError("A row has another number of cells.", expected=expected, got=row, where=place)
-        yield reader.line_num, row
+        place = f"{path}, line {reader.line_num}"
+        if any(row[c] is None for c in (needed if corpus else names)) or (None in row and not corpus):
+            problem, expected = f"A row of the {what} has another number of cells.", f"{len(names)} cells"
+            raise DataError(problem, expected=expected, got=row, where=place)
+        yield place, row
+    if not place:
+        raise DataError(f"The {what} has no rows.", expected="one per clip", where=path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ class Target(ABC):
     Attributes:
         kind: class, multilabel, score, distribution, pair or open.
         metric: the module of hero_lightning.metrics that scores it.
+        squash: logits -> prediction.
         primary: name of the figure that selects a checkpoint; `higher_is_better` says which way.
         name: key in Sample.labels and Batch.labels.
         weight: factor of its loss in the sum.
@@ -53,6 +55,7 @@ class Target(ABC):
 
     kind: ClassVar[str]
     metric: ClassVar[ModuleType]
+    squash: ClassVar[Literal["softmax", "sigmoid", "none"]] = "softmax"
     primary: str
     higher_is_better: bool = True
 
@@ -79,20 +82,19 @@ class Target(ABC):
     def row_loss(self, logits: Tensor, value: Tensor) -> Tensor:
         """Loss of every row [B] from logits [B, C] and Label.value."""
 
-    @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
         """Logits [B, C] -> probabilities or scores [B, C], float32."""
+        x = logits.float()
+        return x.softmax(dim=-1) if self.squash == "softmax" else x.sigmoid() if self.squash == "sigmoid" else x
 
-    @abstractmethod
     def words(self, row: Tensor) -> str | float:
-        """One prediction [C] -> the answer in the corpus' words."""
+        """One prediction [C] -> the answer in the corpus' words: the strongest class."""
+        return self.classes[int(row.argmax())]
 
     def encode(self, value: Any, where: object, unknown: Literal["error", "drop"] = "error") -> Any:
         """A label in the corpus' words -> its code.
 
         Args:
-            value: the label; never None.
-            where: sample id or file, for the message.
             unknown: what becomes of a label that does not fit; dropped = None, counted by the caller.
 
         Raises:
@@ -127,7 +129,6 @@ class Target(ABC):
 
         Args:
             logits: [B, C].
-            label: the batch's labels.
             group: [B] item of every row; read by Targets that compare the rows of an item.
 
         Returns:
@@ -157,12 +158,16 @@ class Target(ABC):
         return self.figures(self.prior.expand(len(label.mask), -1), label)
 
     def chance(self, label: Label) -> dict[str, float]:
-        """Figures expected of uniform guessing; empty where that is not defined."""
-        return {}
+        """Figures expected of uniform guessing; empty where that is not defined, or nothing is labelled."""
+        guess = getattr(self.metric, "chance", None)
+        return guess(label.value[label.mask], self.outputs) if guess and bool(label.mask.any()) else {}
 
     def per_class(self, prediction: Tensor, label: Label) -> dict[str, dict[str, float]]:
         """Class name -> its figures over the labelled rows; empty where there are no classes to tell apart."""
-        return {}
+        if (tell := getattr(self.metric, "per_class", None)) is None:
+            return {}
+        rows = self.statistics(prediction[label.mask], label.value[label.mask])
+        return tell(rows.sum(dim=0), self.classes)
 
     def columns(self, prediction: Tensor, label: Label) -> dict[str, list[Any]]:
         """Columns of the prediction file, N long: truth (None without a label), prediction, p_<class>."""
@@ -177,7 +182,8 @@ class Target(ABC):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, classes as fitted, in builtins."""
-        return {"name": self.name, "classes": list(self.classes) or None, "weight": self.weight}
+        given = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return given | ({"classes": list(self.classes) or None} if "classes" in given else {})
 
     def state(self) -> dict[str, Any]:
         """Everything the Target is, in builtins, for the checkpoint."""

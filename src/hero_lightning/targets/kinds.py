@@ -25,9 +25,8 @@ class ClassTarget(Target):
     """One of C classes: softmax cross-entropy; weighted F1 decides.
 
     Args:
-        name: key of the label.
+        name, weight: see Target.
         classes: class names in output order; None = those of the train split, sorted.
-        weight: factor of the loss.
         class_weights: `balanced` weighs class c by N / (C' N_c), counted over the C' classes of the train split.
         label_smoothing: share of the truth spread over all classes.
     """
@@ -82,36 +81,13 @@ class ClassTarget(Target):
             weight = torch.where(seen, 1.0 / (seen.sum() * self.prior), 1.0).to(logits)
         return F.cross_entropy(logits, value, weight, reduction="none", label_smoothing=self.label_smoothing)
 
-    def predict(self, logits: Tensor) -> Tensor:
-        """Class probabilities [B, C]."""
-        return logits.float().softmax(dim=-1)
-
-    def words(self, row: Tensor) -> str:
-        """The most probable class."""
-        return self.classes[int(row.argmax())]
-
-    def chance(self, label: Label) -> dict[str, float]:
-        """Figures of guessing uniformly over the C classes."""
-        support = torch.bincount(label.value[label.mask], minlength=self.outputs)
-        return classification.chance(support) if bool(label.mask.any()) else {}
-
     def confusion(self, prediction: Tensor, label: Label) -> Tensor:
         """[C, C] counts over the labelled rows that have an answer, truth down, prediction across."""
         return classification.confusion(prediction[label.mask], label.value[label.mask])[:, :-1]
 
-    def per_class(self, prediction: Tensor, label: Label) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1 and support of every class."""
-        table = classification.confusion(prediction[label.mask], label.value[label.mask])
-        return classification.per_class(table, self.classes)
-
     def columns(self, prediction: Tensor, label: Label) -> dict[str, list[Any]]:
         """truth, prediction, p_<class>, confidence (the probability of the prediction)."""
         return {**super().columns(prediction, label), "confidence": prediction.amax(dim=-1).tolist()}
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, classes as fitted, in builtins."""
-        own = {"class_weights": self.class_weights, "label_smoothing": self.label_smoothing}
-        return {**super().settings(), **own}
 
     def _blank(self) -> int:
         return 0
@@ -128,15 +104,11 @@ class MultilabelTarget(Target):
 
     A label is a collection of names, a mapping name -> intensity (present where > 0, as in CMU-MOSEI), or C
     intensities. An empty collection says that no label applies, which is not the same as having no label.
-
-    Args:
-        name: key of the label.
-        classes: label names in output order.
-        weight: factor of the loss.
     """
 
     kind = "multilabel"
     metric: ClassVar[ModuleType] = multilabel
+    squash = "sigmoid"
     primary = "macro_f1"
 
     def __init__(self, name: str, classes: Iterable[object], weight: float = 1.0) -> None:
@@ -152,10 +124,6 @@ class MultilabelTarget(Target):
         """Binary cross-entropy [B], mean over the labels; logits and value [B, C]."""
         return F.binary_cross_entropy_with_logits(logits, value, reduction="none").mean(dim=-1)
 
-    def predict(self, logits: Tensor) -> Tensor:
-        """Label probabilities [B, C]."""
-        return logits.float().sigmoid()
-
     def words(self, row: Tensor) -> str:
         """The labels above the threshold, joined by |."""
         return "|".join(c for c, v in zip(self.classes, row.tolist(), strict=True) if v > multilabel.THRESHOLD)
@@ -165,15 +133,6 @@ class MultilabelTarget(Target):
         out = super().figures(prediction, label)
         return {**out, "auc": multilabel.auc(prediction[label.mask], label.value[label.mask])} if out else {}
 
-    def chance(self, label: Label) -> dict[str, float]:
-        """Figures of tossing a coin for every label."""
-        return multilabel.chance(label.value[label.mask]) if bool(label.mask.any()) else {}
-
-    def per_class(self, prediction: Tensor, label: Label) -> dict[str, dict[str, float]]:
-        """F1, weighted accuracy and support of every label."""
-        rows = self.statistics(prediction[label.mask], label.value[label.mask])
-        return multilabel.per_class(rows.sum(dim=0), self.classes)
-
 
 class ScoreTarget(Target):
     """A number between `low` and `high`; mean absolute error decides.
@@ -181,10 +140,7 @@ class ScoreTarget(Target):
     The output lives on the scale where low..high is -1..1, so that the loss weighs alike whatever the range.
 
     Args:
-        name: key of the label.
-        low: least score of the corpus.
-        high: greatest score of the corpus.
-        weight: factor of the loss.
+        low, high: range of the corpus.
         loss: mse, mae or huber (quadratic up to half the range).
         figures: plain, ccc (which then decides), mosi, sims or mer2023: see `metrics.regression`.
     """
@@ -262,11 +218,6 @@ class DistributionTarget(Target):
     """Shares of C emotions that sum to one (VCE intensities, rater votes); KL divergence decides.
 
     A label is a mapping name -> intensity or C intensities; they are divided by their sum.
-
-    Args:
-        name: key of the label.
-        classes: emotion names in output order.
-        weight: factor of the loss.
     """
 
     kind = "distribution"
@@ -289,14 +240,6 @@ class DistributionTarget(Target):
     def row_loss(self, logits: Tensor, value: Tensor) -> Tensor:
         """KL divergence from the prediction to the truth [B], in nats; logits and value [B, C]."""
         return F.kl_div(logits.log_softmax(dim=-1), value, reduction="none").sum(dim=-1)
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """Shares [B, C]."""
-        return logits.float().softmax(dim=-1)
-
-    def words(self, row: Tensor) -> str:
-        """The emotion with the greatest share."""
-        return self.classes[int(row.argmax())]
 
     def majority(self, label: Label) -> dict[str, float]:
         """Every figure of the constant answer that is best for it on the train split; empty before `fit`."""

@@ -28,15 +28,14 @@ class OpenTarget(Target):
     predicted and costs recall.
 
     Args:
-        name: key of the label.
         classes: the vocabulary; None = words of the train split, most frequent first.
-        weight: factor of the loss.
         least: how often the train split must hold a word.
         most: greatest size of the vocabulary.
     """
 
     kind = "open"
     metric: ClassVar[ModuleType] = labelsets
+    squash = "sigmoid"
     primary = "set_f1"
 
     def __init__(
@@ -73,10 +72,6 @@ class OpenTarget(Target):
         """Binary cross-entropy [B], mean over the vocabulary; logits [B, C], value [B, C + 1]."""
         return F.binary_cross_entropy_with_logits(logits, value[:, :-1], reduction="none").mean(dim=-1)
 
-    def predict(self, logits: Tensor) -> Tensor:
-        """Word probabilities [B, C]."""
-        return logits.float().sigmoid()
-
     def words(self, row: Tensor) -> str:
         """The words said, joined by |."""
         return "|".join(c for c, said in zip(self.classes, labelsets.named(row[None])[0].tolist(), strict=True) if said)
@@ -88,10 +83,6 @@ class OpenTarget(Target):
             said = [c for c, v in zip(self.classes, row, strict=False) if v] + [f"+{row[-1]:.0f}"] * bool(row[-1])
             truth.append("|".join(said) if labelled else None)
         return {"truth": truth, "prediction": [self.words(p) for p in prediction]}
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, vocabulary as fitted, in builtins."""
-        return {**super().settings(), "least": self.least, "most": self.most}
 
     def _blank(self) -> list[float]:
         return [0.0] * (self.outputs + 1)

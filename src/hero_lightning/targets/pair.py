@@ -28,13 +28,12 @@ class PairTarget(Target):
     items of the batch instead: the clips of one item, least preferred first, so a list counts with all its pairs.
 
     Args:
-        name: key of the label.
-        weight: factor of the loss.
         most: M, the most comparisons one clip stands in.
     """
 
     kind = "pair"
     metric: ClassVar[ModuleType] = ranking
+    squash = "none"
     primary = "pair_accuracy"
 
     def __init__(self, name: str, weight: float = 1.0, most: int = 64) -> None:
@@ -86,17 +85,9 @@ class PairTarget(Target):
         """The loss of all rows as one item, the same for each [B]: a clip alone has none."""
         return self.loss(logits, Label(value, (value >= 0).any(dim=-1))).expand(len(value))
 
-    def predict(self, logits: Tensor) -> Tensor:
-        """Utilities [B, 1]."""
-        return logits.float()
-
     def words(self, row: Tensor) -> float:
         """The utility."""
         return float(row)
-
-    def chance(self, label: Label) -> dict[str, float]:
-        """Figures of random utilities."""
-        return ranking.chance(label.value[label.mask]) if bool(label.mask.any()) else {}
 
     def columns(self, prediction: Tensor, label: Label) -> dict[str, list[Any]]:
         """truth (comparison:place/size, joined by |) and prediction (the utility)."""
@@ -105,10 +96,6 @@ class PairTarget(Target):
             "truth": ["|".join(f"{n}:{p}/{s}" for n, p, s in row if n >= 0) or None for row in parts],
             "prediction": prediction.flatten().tolist(),
         }
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, in builtins."""
-        return {"name": self.name, "weight": self.weight, "most": self.most}
 
     def _blank(self) -> list[int]:
         return [-1] * self.most
