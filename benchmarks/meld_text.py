@@ -1,22 +1,25 @@
 """MELD from words alone: HERO's runs beside logistic regression on the same samples.
 
-    python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD]
+    python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD] [--write FOLDER]
 
 Reads the split (splits.json) and the figures (metrics.json) of finished runs on dataset=meld, fits logistic regression
 on TF-IDF and on the frozen encoder's mean vectors of the utterance (its penalty and class weights chosen on the same
 validation dialogues), scores the same test rows, and prints one table in markdown, runs of one name as mean +- std.
+--write leaves the test answers of each regression, its setting fitted again on train + validation, as csv for
+`compare experiment=meld external={TF-IDF: FILE}`, whose models learn from both parts too.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.sparse import hstack
+from scipy.sparse import csr_matrix, hstack, vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -39,8 +42,8 @@ def sentence_vectors(encoder: TextEncoder, texts: list[str], batch: int = 64) ->
     return torch.cat(out).numpy()
 
 
-def logistic(x: dict, y: dict) -> tuple[np.ndarray, str]:
-    """Test predictions of the setting that validation prefers, and the setting."""
+def logistic(x: dict, y: dict) -> tuple[np.ndarray, str, LogisticRegression]:
+    """Test predictions of the setting that validation prefers, the setting, and the model."""
     found = []
     for weights in (None, "balanced"):
         for c in (0.1, 0.3, 1.0, 3.0, 10.0):
@@ -48,7 +51,7 @@ def logistic(x: dict, y: dict) -> tuple[np.ndarray, str]:
             score = f1_score(y["val"], model.predict(x["val"]), average="weighted")
             found.append((score, f"C={c:g}, class weights {weights}", model))
     _, setting, model = max(found, key=lambda f: f[0])
-    return model.predict(x["test"]), setting
+    return model.predict(x["test"]), setting, model
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--root", type=Path, default=None)
+    parser.add_argument("--write", type=Path, default=None)
     options = parser.parse_args()
     plan = json.loads((options.runs[0] / "plan.json").read_text())
     config = (options.runs[0] / "config.yaml").read_text()
@@ -80,9 +84,16 @@ def main() -> None:
     print(f"train {len(ids['train'])}, val {len(ids['val'])}, test {len(ids['test'])}: {plan['split_origin']}\n")
     print("| system | weighted F1 | macro F1 | accuracy |\n|---|---|---|---|")
     for name, x in {"TF-IDF": tfidf, "frozen encoder": vectors, "both": both}.items():
-        guess, setting = logistic(x, y)
+        guess, setting, model = logistic(x, y)
         scores = [f1_score(y["test"], guess, average=a) for a in ("weighted", "macro")]
         scores.append(accuracy_score(y["test"], guess))
+        if options.write:
+            model.fit(vstack([csr_matrix(x["train"]), csr_matrix(x["val"])]), [*y["train"], *y["val"]])
+            options.write.mkdir(parents=True, exist_ok=True)
+            with (options.write / f"{name.replace(' ', '_')}.csv").open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(["id", "emotion_prediction"])
+                table.writerows(zip(ids["test"], model.predict(x["test"]), strict=True))
         print(f"| logistic regression, {name} ({setting}) | " + " | ".join(f"{100 * s:.2f}" for s in scores) + " |")
     groups = defaultdict(list)
     for run in options.runs:
