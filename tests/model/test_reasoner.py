@@ -260,6 +260,14 @@ def test_an_answer_says_all_a_report_needs(made: Reasoner, monkeypatch: pytest.M
     assert "The written answer says glad; the scores say upset." in render(first)
 
 
+def test_a_written_label_is_read_by_the_words_of_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, batch = seen(1)
+    for synonyms, label in ((None, None), ({"terror": "afraid"}, "afraid")):
+        made = reasoner(tmp_path, synonyms=synonyms)
+        monkeypatch.setattr(made.llm, "generate", lambda *_: ['{"rationale": "so", "final_emotion": "Terror!"}'])
+        assert made.answer(outputs, batch)[0]["generated"] == label
+
+
 def test_inferred_evidence_is_marked(tmp_path: Path) -> None:
     made = reasoner(None, evidence__absent="infer", evidence__min_confidence=0.0)
     outputs, batch = seen(2, absent=(("audio", 0),))
@@ -344,6 +352,7 @@ def test_lora_trains_in_train_mode(tmp_path: Path) -> None:
         ({"explain": -1}, "reasoner.explain"),
         ({"max_answer": 0}, "reasoner.max_answer"),
         ({"prompt__mode": "label"}, "reasoner.answer.mode"),
+        ({"synonyms": {"joyous": "gladness"}}, "reasoner.synonyms.joyous"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], where: str) -> None:

@@ -108,7 +108,7 @@ def test_a_label_is_scored_on_the_answer_that_is_trained() -> None:
     for name in ("joy", 'a"b', "愤怒"):
         text = writer.scoring_answer(name)
         assert text == AnswerWriter("label").target(name, ITEMS, WORDS).text
-        assert text.startswith(writer.scoring_prefix())
+        assert text.startswith('{"final_emotion": "')
         assert parse(text, (name,)).label == name
 
 

@@ -74,6 +74,7 @@ class Reasoner(nn.Module):
         max_answer: tokens of an answer; longer ones are cut.
         context_dropout: share of training clips whose context tokens are withheld, so that the evidence is read: a
             small model otherwise learns the clips of its train split by their context.
+        synonyms: other words -> class, where a written label is read; common word forms are known without.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Reasoner(nn.Module):
         max_prompt: int = 1024,
         max_answer: int = 256,
         context_dropout: float = 0.0,
+        synonyms: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         one_of("reasoner.importance", importance, ("kbank_sum", "kbank_density", "gate"))
@@ -116,7 +118,9 @@ class Reasoner(nn.Module):
         if not 0 <= context_dropout < 1:
             where = "reasoner.context_dropout"
             raise ConfigError("context_dropout is no share.", expected="0 <= p < 1", got=context_dropout, where=where)
-        self.context_dropout = context_dropout
+        for word, name in (synonyms or {}).items():
+            one_of(f"reasoner.synonyms.{word}", name, classes)
+        self.context_dropout, self.synonyms = context_dropout, synonyms
         self.llm, self.target, self.classes = llm, target, tuple(classes)
         self.evidence, self.prompt, self.answers, self.decoder = evidence, prompt, answer, decoder
         self.mode: Mode = prompt.mode
@@ -291,7 +295,7 @@ class Reasoner(nn.Module):
     def _record(
         self, b: int, id: str, outputs: Outputs, reading: Reading, prompt: Prompt, text: str, probability: list[float]
     ) -> dict[str, Any]:
-        parsed = parse(text, self.classes, need=prompt.keys[-1])
+        parsed = parse(text, self.classes, self.synonyms, prompt.keys[-1])
         scores = {c: round(p, 4) for c, p in zip(self.classes, probability, strict=True)}
         label = max(scores, key=lambda c: scores[c])
         gate = {} if outputs.gate is None else dict(zip(outputs.experts, outputs.gate[b].tolist(), strict=True))

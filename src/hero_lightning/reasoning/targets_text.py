@@ -119,10 +119,6 @@ class AnswerWriter:
         source: Source = "template" if templated else "label" if tuple(keys) == KEYS["label"] else "description"
         return TargetAnswer("".join(text for text, _ in pieces), tuple(spans), source)
 
-    def scoring_prefix(self) -> str:
-        """What the label answers of all classes share; scores are taken over what follows."""
-        return '{"final_emotion": "'
-
     def scoring_answer(self, label: str) -> str:
         """The label answer of a class, character for character the one that is trained."""
         return self.target(label, (), None, KEYS["label"]).text
