@@ -58,7 +58,7 @@ def train_in_process(folder: Path, *overrides: str) -> None:
     """`python -m hero_lightning.train` without a new process; the run folder is `folder`."""
     from hero_lightning.train import train
 
-    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "callbacks.progress=null", "dataset.num_workers=0"]
+    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "dataset.num_workers=0"]
     train(in_process("train", folder, *quiet, *overrides))
 
 

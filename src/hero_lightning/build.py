@@ -282,8 +282,12 @@ def module(
 
 
 def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
-    """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it."""
+    """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it.
+
+    Callbacks that the trainer's own switches (enable_progress_bar, enable_checkpointing) turn off are left out.
+    """
     import torch
+    from pytorch_lightning.callbacks import Checkpoint, ProgressBar
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     node = plain(cfg.trainer)
@@ -291,6 +295,9 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
         cuda = node["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         node["precision"] = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
     callbacks = [make(n, f"callbacks.{k}") for k, n in (cfg.get("callbacks") or {}).items() if n and "_target_" in n]
+    switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+    off = tuple(kind for key, kind in switches.items() if node.get(key) is False)
+    callbacks = [c for c in callbacks if not isinstance(c, off)]
     loggers = [make(n, f"logger.{k}") for k, n in (cfg.get("logger") or {}).items() if n and "_target_" in n]
     try:
         return make(

@@ -25,9 +25,8 @@ from hero_lightning.cli import command
 log = logging.getLogger(__name__)
 
 QUIET = (
-    "name=compare", "logger=none", "trainer=cpu", "trainer.enable_progress_bar=false", "callbacks.checkpoint=null",
-    "+trainer.enable_checkpointing=false", "callbacks.last=null", "callbacks.progress=null", "callbacks.record=null",
-    "callbacks.stop=null",
+    "name=compare", "logger=none", "trainer=cpu", "trainer.enable_progress_bar=false",
+    "+trainer.enable_checkpointing=false", "callbacks.record=null", "callbacks.stop=null",
 )  # fmt: skip
 """A fit leaves its result and nothing else; how many epochs it has is one of the settings."""
 BOTH = "train+val"
