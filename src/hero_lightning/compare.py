@@ -319,7 +319,7 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
         f"Splits: {splits}.\n",
         f"Commit {', '.join(facts['commits'])}.\n",
         comparison.markdown(lines, plain, list(cfg.figures)) + "\n",
-        *(f"Published: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
+        *(f"Elsewhere: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
     ]  # fmt: skip
     return "\n".join(text), {"title": node.title, "rows": lines, "constants": plain, **facts}
 
