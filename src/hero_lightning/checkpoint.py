@@ -107,6 +107,7 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
     """Copies weights into `module`.
 
     Args:
+        module: what receives them.
         state: name -> tensor of a checkpoint.
         where: the checkpoint, for messages.
         strict: every trainable parameter must be there; else what is missing is logged (a later stage adds parts).
@@ -149,6 +150,11 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
 
 def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
     """Refuses a checkpoint whose feature widths or identities are not those of the data at hand.
+
+    Args:
+        saved: facts of the checkpoint.
+        now: facts of the model just built.
+        where: the checkpoint.
 
     Raises:
         CheckpointError: names stream, expected and found.

@@ -47,11 +47,15 @@ class EmotionModule(pl.LightningModule):
     """Trains and scores a model on the Targets of a corpus.
 
     Args:
+        model: Features by stream -> Outputs.
         streams: the streams the model reads, in canonical order.
         dims: their feature widths.
         targets: Target name -> Target; the first one selects checkpoints (`val/score`).
+        objectives: further loss terms by name.
+        optimizer: builds optimizer and schedule.
         reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
         train_prefixes: parameters whose names start so learn; the others stay as they are.
+        stream_dropout: withholds streams while training, or None.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an undisturbed one bit for bit.
         facts: kept in every checkpoint beside classes, widths and identities (the resolved config).

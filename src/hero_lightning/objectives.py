@@ -69,6 +69,7 @@ class Sync(Objective):
     match.
 
     Args:
+        weight: of the term.
         shifted: share of the negatives made by rotation even where another clip is at hand.
     """
 
@@ -130,6 +131,7 @@ class Anchor(Objective):
     are no witnesses: the gate is to say which stream carries the label, so weight on them costs likelihood.
 
     Args:
+        weight: of the term.
         alone: factor of the mean of the streams' own losses.
     """
 
@@ -168,6 +170,9 @@ class SelfLabels(Objective):
     Classes: mean loss of the streams that are there against the clip's label (plain multi-task learning). The first
     score, under `model.baselines_large.MultiTask`: absolute error against the label that `own_scores` makes for each
     stream, weighed by tanh of how far that lies from the clip's.
+
+    Args:
+        weight: of the term.
     """
 
     needs = ("anchor",)
@@ -211,6 +216,7 @@ class GateEntropy(Objective):
     """A floor under the gate's entropy: no expert is written off early (`spec/hero.md` 5.6).
 
     Args:
+        weight: of the term.
         ratio: share of the greatest possible entropy (even weights over the available experts) that costs nothing.
     """
 

@@ -27,8 +27,9 @@ class EvidenceDecoder(nn.Module):
 
     Args:
         width: d of the experts.
-        name: hub id or folder of a T5; None = a small one, built from the sizes below and trained from scratch.
+        name: hub id or folder of a T5; None = a small one, built from the next four and trained from scratch.
         layers: of encoder and decoder.
+        num_heads: attention heads.
         hidden: h.
         vocab: entries of the tokenizer at most, made of the train split's descriptions.
         max_len: tokens of a sentence at most.

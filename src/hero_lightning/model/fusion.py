@@ -48,10 +48,7 @@ class Fused:
 
 
 class Fusion(nn.Module):
-    """Base of the fusions.
-
-    `model.hero.Hero` builds one with width d, names of the E experts in canonical order, num_heads, dropout and
-    context_tokens O; what a fusion does not use stands in its signature all the same.
+    """Base of the fusions. `model.hero.Hero` builds one with width, experts, num_heads, dropout and context_tokens.
 
     Args:
         pooled: P, width of `Fused.pooled`.
@@ -81,7 +78,14 @@ class Fusion(nn.Module):
 
 
 class PanoramicAttention(nn.Module):
-    """O context queries, led by the global query, look at the whole K-bank (`spec/hero.md` 3.3)."""
+    """Context queries, led by the global query, look at the whole K-bank (`spec/hero.md` 3.3).
+
+    Args:
+        width: d.
+        context_tokens: O.
+        num_heads: attention heads.
+        dropout: of the block.
+    """
 
     def __init__(self, width: int, context_tokens: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -103,8 +107,17 @@ class EvidenceIntegration(Fusion):
     the loss, the context holds the details.
 
     Args:
-        source, include_synergy: see Fusion.
-        strategy: dynamic, audio or concat; with the rest, see `query.AdaptiveQuery`.
+        width: d.
+        experts: names of the E experts in canonical order.
+        num_heads: attention heads.
+        dropout: of its layers.
+        context_tokens: O.
+        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
+        include_synergy: whether the synergy token joins the K-bank.
+        strategy: dynamic, audio or concat; with the next three, see `query.AdaptiveQuery`.
+        temperature: of the dynamic gate.
+        learnable_temperature: learn it.
+        top_k: how many experts pass the dynamic gate; None = all.
     """
 
     def __init__(
@@ -154,7 +167,17 @@ def _even(evidence: Evidence) -> Tensor:
 
 
 class ConcatFusion(Fusion):
-    """No integration layer: the K-bank itself is the context, heads read all summaries side by side."""
+    """No integration layer: the K-bank itself is the context, heads read all summaries side by side.
+
+    Args:
+        width: d.
+        experts: names of the E experts in canonical order.
+        num_heads: unused, as `context_tokens`: the context is as long as the K-bank.
+        dropout: before the heads.
+        context_tokens: unused.
+        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
+        include_synergy: whether the synergy token joins the K-bank.
+    """
 
     def __init__(
         self,
@@ -185,7 +208,15 @@ class ConcatFusion(Fusion):
 
 
 class MeanFusion(Fusion):
-    """No integration layer and no slots: one token per expert as context, heads read their mean."""
+    """No integration layer and no slots: one token per expert as context, heads read their mean.
+
+    Args:
+        width: d.
+        experts: unused, as the rest: a mean has no parameters.
+        num_heads: unused.
+        dropout: unused.
+        context_tokens: unused.
+    """
 
     def __init__(
         self, *, width: int, experts: tuple[str, ...], num_heads: int, dropout: float, context_tokens: int

@@ -21,6 +21,13 @@ class EvidenceImputation(nn.Module):
 
     It proposes a summary for every slot of every row, so that its parameters are in the graph at every step; the
     caller takes those of the missing slots. Nothing is changed in place.
+
+    Args:
+        width: d.
+        experts: E.
+        layers: transformer blocks.
+        num_heads: attention heads.
+        dropout: of the blocks and the output layer.
     """
 
     def __init__(self, width: int, experts: int, layers: int, num_heads: int, dropout: float) -> None:

@@ -30,6 +30,12 @@ class Attention(nn.Module):
     Scaled-dot-product kernels do the work unless weights are asked for. Cross-attention over a long memory folds its
     key and value maps onto the few queries (H * N rows attend to the raw memory) and never projects the memory: the
     same numbers, fewer operations. The key bias is dropped there; it shifts every score of a softmax row alike.
+
+    Args:
+        width: d.
+        num_heads: H.
+        dropout: on the attention weights.
+        cross: queries and memory differ.
     """
 
     def __init__(self, width: int, num_heads: int, dropout: float, *, cross: bool) -> None:
@@ -116,7 +122,11 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Post-norm transformer block: attentions in the order given, then a feed-forward layer of four times the width.
 
-    Dropout comes after every sub-layer and on the attention weights.
+    Args:
+        width: d.
+        num_heads: H.
+        dropout: after every sub-layer and on the attention weights.
+        attentions: `self` and `cross`, in order.
     """
 
     def __init__(

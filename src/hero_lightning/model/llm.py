@@ -151,6 +151,8 @@ class LLMHead(nn.Module):
         """What the language model reads, sample by sample.
 
         Args:
+            prompts: B prompts.
+            context: see `Context`.
             answers: B answers; each is followed by EOS. None = rows end where the answer begins.
 
         Raises:
@@ -171,7 +173,9 @@ class LLMHead(nn.Module):
         """Weighted cross entropy of the answers' tokens and their EOS: sum(w * ce) / sum(w).
 
         Args:
-            answers: B, with weighted character spans.
+            context: see `Context`.
+            prompts: B prompts.
+            answers: B answers with weighted character spans.
             sample_weight: B factors (class weights, counterfactuals). They scale the sum but not what it is divided
                 by: divided by themselves they would cancel in a batch of one class.
 
@@ -191,6 +195,9 @@ class LLMHead(nn.Module):
         """Sum of w * ce [B] and sum of w [B] of every row.
 
         Args:
+            context: see `Context`.
+            prompts: B prompts, at least one.
+            answers: B answers.
             clips: which clip each of the B rows asks about. Two questions about a clip share most of their prompt;
                 what they share is read once, as `score` does for its candidates.
         """
@@ -242,6 +249,8 @@ class LLMHead(nn.Module):
         but not scored; the score is the mean log p of the tokens after it.
 
         Args:
+            context: see `Context`.
+            prompts: B prompts.
             candidates: K answers; or K for each of the B rows (the label after a generated rationale).
 
         Returns:
@@ -278,6 +287,8 @@ class LLMHead(nn.Module):
         """Answers of B prompts, greedy, in one left-padded batch.
 
         Args:
+            context: see `Context`.
+            prompts: B prompts.
             max_new_tokens: an answer that is longer is cut.
             schema: JSON schema that answers must follow (extra `json`); None = free.
         """

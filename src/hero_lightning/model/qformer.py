@@ -14,7 +14,15 @@ from hero_lightning.model.layers import EPS, Block
 
 
 class QFormer(nn.Module):
-    """Learnt queries over a sequence: blocks of self-attention, cross-attention, feed-forward (`spec/hero.md` 2.2)."""
+    """Learnt queries over a sequence (`spec/hero.md` 2.2).
+
+    Args:
+        width: d.
+        queries: Q.
+        layers: blocks of self-attention, cross-attention and feed-forward.
+        num_heads: attention heads.
+        dropout: in every block and on the queries.
+    """
 
     def __init__(self, width: int, queries: int, layers: int, num_heads: int, dropout: float) -> None:
         super().__init__()

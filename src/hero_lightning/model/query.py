@@ -28,6 +28,10 @@ class AdaptiveQuery(nn.Module):
     log confidence added to its score. A row without any expert asks a learnt null query and has gate 0.
 
     Args:
+        width: d.
+        experts: names of the E experts.
+        num_heads: attention heads.
+        dropout: in the attention and feed-forward layers.
         strategy: dynamic, audio or concat.
         temperature: of the dynamic gate; below 1 sharpens it.
         learnable_temperature: learn it, starting there (kept within 0.05 ... 20).

@@ -66,6 +66,8 @@ class SmallLM:
             texts: prompts and answers of the train split, as strings; no other split's, or its words would be known.
             folder: where the model goes; written beside it and renamed, so that it is whole or absent.
 
+        Returns:
+            `folder`.
 
         Raises:
             DataError: if there is no text to learn from.

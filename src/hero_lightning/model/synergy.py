@@ -19,6 +19,10 @@ class Synergy(nn.Module):
     Both directions of a layer share their weights and run as one batch; a learnt embedding tells the two apart.
 
     Args:
+        width: d.
+        layers: blocks of cross-attention and feed-forward.
+        num_heads: attention heads.
+        dropout: in every block.
         steps: moments S both streams are resampled to.
     """
 
