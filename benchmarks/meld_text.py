@@ -1,12 +1,12 @@
 """MELD from words alone: HERO's runs beside logistic regression on the same samples.
 
-    python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD] [--write FOLDER]
+    python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD] [--layers -4 -3 -2 -1] [--write FOLDER]
 
 Reads the split (splits.json) and the figures (metrics.json) of finished runs on dataset=meld, fits logistic regression
-on TF-IDF and on the frozen encoder's mean vectors of the utterance (its penalty and class weights chosen on the same
-validation dialogues), scores the same test rows, and prints one table in markdown, runs of one name as mean +- std.
---write leaves the test answers of each regression, its setting fitted again on train + validation, as csv for
-`compare experiment=meld external={TF-IDF: FILE}`, whose models learn from both parts too.
+on TF-IDF and on the frozen encoder's mean vectors of the utterance (--layers: hidden layers that are averaged; penalty
+and class weights are chosen on the same validation dialogues), scores the same test rows, and prints one table in
+markdown, runs of one name as mean +- std. --write leaves the test answers of each regression, its setting fitted again
+on train + validation, as csv for `compare experiment=meld external={TF-IDF: FILE}`, whose models learn from both too.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--root", type=Path, default=None)
+    parser.add_argument("--layers", type=int, nargs="+", default=[-1])
     parser.add_argument("--write", type=Path, default=None)
     options = parser.parse_args()
     plan = json.loads((options.runs[0] / "plan.json").read_text())
@@ -76,7 +77,7 @@ def main() -> None:
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=3)
     fitted = [v.fit(texts["train"]) for v in (words, characters)]
     tfidf = {s: hstack([v.transform(texts[s]) for v in fitted]).tocsr() for s in SPLITS}
-    encoder = TextEncoder(options.encoder, pooling="turns")
+    encoder = TextEncoder(options.encoder, pooling="turns", layers=options.layers)
     encoder.load()
     vectors = {s: sentence_vectors(encoder.eval(), texts[s]) for s in SPLITS}
     both = {s: hstack([tfidf[s], vectors[s]]).tocsr() for s in SPLITS}

@@ -21,7 +21,7 @@ GROUPS = {
     "dataset": 21, "model": 5, "size": 3, "modes": 5, "mode": 3, "modality": 8, "sampler": 7, "encoder": 28,
     "fusion": 4, "llm": 8, "stream_dropout": 2, "objective": 5, "stage": 4, "optimizer": 1, "trainer": 5, "logger": 3,
     "callbacks": 2, "paths": 1, "launcher": 3, "debug": 3, "local": 1, "experiment": 3,
-    "evidence_decoder": 3, "corpus": 1, "detector": 4, "asr": 2,
+    "evidence_decoder": 3, "corpus": 1, "detector": 4, "asr": 2, "mixup": 2,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 11}
 PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "coverage", "report", "peaks", "compare")

@@ -256,6 +256,7 @@ def module(
         prepare: is given the reasoner, if there is one, and completes it (`Reasoner.prepare` or `restore`).
     """
     from hero_lightning.module import EmotionModule
+    from hero_lightning.objectives import SelfLabels
 
     terms = objectives(cfg)
     parts = {part for term in terms.values() for part in term.needs}
@@ -265,6 +266,14 @@ def module(
     if model.synergy is None:
         terms = {name: term for name, term in terms.items() if "sync" not in term.needs}
     thinks = reasoner(cfg, next(iter(targets.values())))
+    mixup = make(cfg.mixup, "mixup") if cfg.get("mixup") else None
+    whole = [
+        *([] if thinks is None else ["a language model, which answers one clip"]),
+        *(f"{n}, whose labels hold for one clip" for n, t in targets.items() if t.kind == "pair"),
+        *(f"{n}, which makes labels for one clip" for n, t in terms.items() if isinstance(t, SelfLabels)),
+    ]
+    if mixup is not None and whole:
+        raise ConfigError("Clips cannot be mixed.", expected="mixup=none", got=whole[0], where="mixup")
     if thinks is not None:
         prepare(thinks)
     return EmotionModule(
@@ -277,6 +286,7 @@ def module(
         reasoner=thinks,
         train_prefixes=tuple(cfg.stage.train),
         stream_dropout=make(cfg.stream_dropout, "stream_dropout") if cfg.get("stream_dropout") else None,
+        mixup=mixup,
         seed=cfg.seed,
     )
 

@@ -24,6 +24,7 @@ from hero_lightning.metrics.table import ExplanationTable, PredictionTable
 from hero_lightning.model.baselines_large import DialogueGRU
 from hero_lightning.model.dropout import StreamDropout
 from hero_lightning.model.hero import Hero
+from hero_lightning.model.mixup import Mixup, between
 from hero_lightning.model.outputs import Outputs
 from hero_lightning.model.reasoner import Reasoner
 from hero_lightning.objectives import Objective
@@ -56,6 +57,7 @@ class EmotionModule(pl.LightningModule):
         reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
         train_prefixes: parameters whose names start so learn; the others stay as they are.
         stream_dropout: withholds streams while training, or None.
+        mixup: mixes clips while training, or None.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an undisturbed one bit for bit.
         facts: kept in every checkpoint beside classes, widths and identities (the resolved config).
@@ -74,6 +76,7 @@ class EmotionModule(pl.LightningModule):
         reasoner: Reasoner | None = None,
         train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
         stream_dropout: StreamDropout | None = None,
+        mixup: Mixup | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
@@ -81,7 +84,7 @@ class EmotionModule(pl.LightningModule):
         self.encoders = nn.ModuleDict({name: StreamEncoder(stream, dims[name]) for name, stream in streams.items()})
         self.model, self.reasoner = model, reasoner
         self.targets, self.objectives = dict(targets), dict(objectives)
-        self.optimizer, self.seed, self.stream_dropout = optimizer, seed, stream_dropout
+        self.optimizer, self.seed, self.stream_dropout, self.mixup = optimizer, seed, stream_dropout, mixup
         self.main = next(iter(self.targets.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
         self.facts = {**describe(streams, self.targets, dims), **known, **(facts or {})}
@@ -137,7 +140,13 @@ class EmotionModule(pl.LightningModule):
         features = self.encode(batch)
         if self.stream_dropout is not None:
             features = self.stream_dropout(features, self.current_epoch)
-        terms = self.losses(self._outputs(features, batch), batch)
+        partners, share = batch, 1.0
+        if self.mixup is not None:
+            features, partners, share = self.mixup(features, batch)
+        outputs = self._outputs(features, batch)
+        terms = self.losses(outputs, batch)
+        if share < 1:
+            terms = between(terms, self.losses(outputs, partners), share)
         # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
         every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:

@@ -96,7 +96,7 @@ def test_csd_alone_numbers_clips_in_order_and_reads_timed_words(tmp_path):
     s = everyone(data)["98562_0"]
     assert s.text == "w18 w19 w20"  # 9.1 to 11 s, w21 is a pause
     assert any("every video is train" in n for n in data.plan.notes)
-    assert "by whole dialogues" in data.plan.split_origin["val"]
+    assert "by whole videos" in data.plan.split_origin["val"]
     parts = [{s.dialogue for s in rows} for rows in data.plan.samples.values()]
     assert len(parts) == 3
     assert sum(map(len, parts)) == 5
@@ -112,7 +112,7 @@ def test_videos_of_no_fold_are_counted(tmp_path):
 
 def test_a_video_in_two_folds_is_a_leak(tmp_path):
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, [*mmsa_rows(MODES), ("v5", 9, "x", 1, "", "", "", "", "train")])
-    with pytest.raises(DataError, match="Splits leak: 1 of 5 dialogues") as caught:
+    with pytest.raises(DataError, match="Splits leak: 1 of 5 videos") as caught:
         mosei(tmp_path, streams=options(tmp_path)["streams"]).index()
     assert "v5 in test (v5_1), train (v5_9)" in str(caught.value)
 

@@ -30,7 +30,7 @@ def test_videos_may_stand_in_several_parts_and_that_is_printed(tmp_path, caplog)
     write_table(tmp_path / "meta.csv", MMSA_COLUMNS, rows)
     with caplog.at_level("INFO"):
         SimsDataModule(**options(tmp_path, *TARGETS)).index()
-    assert "4 dialogues: 1 in test and train" in caplog.text
+    assert "4 videos: 1 in test and train" in caplog.text
 
 
 def test_v2_and_its_pool(tmp_path):

@@ -189,7 +189,7 @@ class CorpusDataModule(LightningDataModule):
         for split, origin in self._origin.items():
             self._origin[split] = origin.replace("dialogue", self.group)
             log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), self._origin[split])
-        leaks = "; ".join(check_leaks(samples, self.apart)).replace("dialogue", self.group)
+        leaks = "; ".join(check_leaks(samples, self.apart, self.group))
         log.info("leak check: %s", leaks or "nothing to share")
         if names := self.label_map:
             own = {self.targets[n].name for n in self._class_targets()}

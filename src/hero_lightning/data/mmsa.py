@@ -61,6 +61,7 @@ class MmsaDataModule(CorpusDataModule):
     clips: ClassVar[tuple[str, ...]] = ("Raw/{video}/{clip}.mp4",)
     sounds: ClassVar[tuple[str, ...]] = ()
     clip_digits: ClassVar[int] = 0
+    group: ClassVar[str] = "video"
     language: ClassVar[str] = "english"
 
     def samples(self) -> list[Sample]:

@@ -38,11 +38,12 @@ def check_unique(places: Iterable[tuple[str, str]]) -> None:
         seen[name] = place
 
 
-def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",)) -> list[str]:
+def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",), group: str = "dialogue") -> list[str]:
     """Looks for dialogues, speakers and videos that stand in more than one split.
 
     Args:
         by: units of UNITS that no two splits may share; the others are only counted.
+        group: what a dialogue of this corpus is called.
 
     Returns:
         One sentence per unit the samples name, to be printed.
@@ -57,19 +58,20 @@ def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",)) 
             places[name_of(s)].setdefault(s.split, s.id)
         places.pop(None, None)
         shared = {name: found for name, found in places.items() if len(found) > 1}
+        word = group if unit == "dialogue" else unit
         pairs = Counter(" and ".join(sorted(found)) for found in shared.values())
         if shared and unit in by:
             name, found = min(shared.items(), key=lambda item: str(item[0]))
             raise DataError(
-                f"Splits leak: {len(shared)} of {len(places)} {unit}s stand in more than one.",
-                expected=f"every {unit} in one split",
+                f"Splits leak: {len(shared)} of {len(places)} {word}s stand in more than one.",
+                expected=f"every {word} in one split",
                 got=f"{name} in {', '.join(f'{split} ({i})' for split, i in found.items())}",
                 where="the corpus' splits",
                 mend="mend the split lists, or leave them out and let a seed choose",
             )
         if places:
             words = ", ".join(f"{n} in {pair}" for pair, n in pairs.items()) or "none in two splits"
-            report.append(f"{len(places)} {unit}s: {words}")
+            report.append(f"{len(places)} {word}s: {words}")
     return report
 
 
