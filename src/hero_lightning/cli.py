@@ -48,8 +48,9 @@ def _quiet() -> None:
     """Silences what libraries tell a user who can do nothing about it."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and an advertisement
-    for message in (".*LeafSpec.*", ".*exists and is not empty.*", ".*does not have many workers.*", ".*litlogger.*"):
-        warnings.filterwarnings("ignore", message)
+    told = ("LeafSpec", "exists and is not empty", "does not have many workers", "litlogger", "no `val_dataloader`")
+    for message in told:
+        warnings.filterwarnings("ignore", f".*{message}.*")
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:

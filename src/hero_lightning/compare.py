@@ -141,7 +141,7 @@ def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, A
     """Results of all jobs; those that lie there already are read, the others computed and written."""
     out = {job.path: json.loads(job.path.read_text(encoding="utf-8")) for job in jobs if job.path.is_file()}
     todo = [job for path, job in {job.path: job for job in jobs}.items() if path not in out]
-    log.info("%s: %d fits, %d of them lie there", what, len(jobs), len(jobs) - len(todo))
+    log.info("%s: %d fits, %d of them lie there", what, len(out) + len(todo), len(out))
     start = time.monotonic()
     for count, (job, result) in enumerate(_computed(todo, workers), start=1):
         out[job.path] = result
