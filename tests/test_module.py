@@ -34,14 +34,8 @@ def curve(folder: Path) -> list[float]:
 
 
 def test_same_seed_same_run_and_resume_is_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
-    base = [
-        "dataset=folder",
-        f"dataset.root={corpus}",
-        *SMALL,
-        "trainer.max_epochs=4",
-        "callbacks.stop=null",
-        "mixup=clips",
-    ]
+    long = ["trainer.max_epochs=4", "callbacks.stop=null", "mixup=clips"]
+    base = ["dataset=folder", f"dataset.root={corpus}", *SMALL, *long]
     keep = ["callbacks.checkpoint.filename='{epoch}'", "+callbacks.checkpoint.save_top_k=-1"]
     train_in_process(tmp_path / "whole", *base, *keep)
     train_in_process(tmp_path / "again", *base)

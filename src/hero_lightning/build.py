@@ -273,7 +273,8 @@ def module(
         *(f"{n}, which makes labels for one clip" for n, t in terms.items() if isinstance(t, SelfLabels)),
     ]
     if mixup is not None and whole:
-        raise ConfigError("Clips cannot be mixed.", expected="mixup=none", got=whole[0], where="mixup")
+        expected = "targets, objectives and a model whose losses can be mixed"
+        raise ConfigError("Clips cannot be mixed.", expected=expected, got=whole[0], where="mixup", mend="mixup=none")
     if thinks is not None:
         prepare(thinks)
     return EmotionModule(

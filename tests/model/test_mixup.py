@@ -39,7 +39,7 @@ def test_shares_follow_the_beta_distribution() -> None:
     torch.manual_seed(0)
     features, batch = made(2)
     shares = torch.tensor([Mixup(0.4)(features, batch)[2] for _ in range(2000)])
-    # 2 min(s, 1 - s) has mean 2 (1/2 - E|s - 1/2|); E|s - 1/2| of Beta(0.4, 0.4) is 0.3398 (numerical integral)
+    # E max(s, 1 - s) = 1/2 + E|s - 1/2|, which is 0.3398 for Beta(0.4, 0.4) (numerical integral)
     assert shares.mean() == pytest.approx(0.5 + 0.3398, abs=0.01)
     assert Mixup(0.0)(features, batch) == (features, batch, 1.0)
 
@@ -77,5 +77,6 @@ def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
         Mixup(-1)
     corpus = feature_corpus(tmp_path / "folder")
     base = ["dataset=folder", f"dataset.root={corpus}", "size=tiny", "mixup=clips"]
-    with pytest.raises(ConfigError, match="labels for one clip"):
-        train_in_process(tmp_path / "run", *base, "baseline=self_mm")
+    for choice, problem in {"baseline=self_mm": "labels for one clip", "model=hero_cot": "a language model"}.items():
+        with pytest.raises(ConfigError, match=problem):
+            train_in_process(tmp_path / "run", *base, choice)
