@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from hero_lightning.data.types import Features
-from hero_lightning.model.hero import Hero
-from hero_lightning.model.layers import EPS
-from hero_lightning.model.qformer import QFormer
+from hero_lightning.models.hero.hero import Hero
+from hero_lightning.models.hero.qformer import QFormer
+from hero_lightning.models.layers import EPS
+from hero_lightning.types import Features
 
 STEPS = {"frame": (257, 1024), "motion": (64, 768), "audio": (375, 1024), "au": (64, 35), "text": (40, 768)}
 BATCH, CLASSES = 8, 6

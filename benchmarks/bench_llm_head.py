@@ -17,7 +17,7 @@ from benchmarks.common import measure, ratio, write
 from benchmarks.gpu import LABELS, Shape, answer, clips, language_model
 from torch import Tensor
 
-from hero_lightning.model.llm import LLMHead
+from hero_lightning.models.llm.head import LLMHead
 from hero_lightning.reasoning.prompts import Prompt
 
 SHAPE = Shape(layers=4, hidden=512, intermediate=2048, heads=8, kv_heads=8, vocab=32_000, clips=16, new_tokens=64)

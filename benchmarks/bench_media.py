@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from benchmarks.common import Timing, measure, ratio, write
 
-from hero_lightning.data.types import Media, Sample
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.samplers import EmotionPeak, Sampler, Uniform
+from hero_lightning.media.frame_samplers import EmotionPeak, Sampler, Uniform
 from hero_lightning.media.types import ClipInfo
+from hero_lightning.types import Media, Sample
 
 FPS = 25
 COUNT = 8

@@ -34,14 +34,14 @@ from benchmarks.common import write
 from benchmarks.gpu import LABELS, SHAPES, Shape, answer, clips, language_model
 from torch.utils.data import DataLoader
 
-from hero_lightning.data.types import Features, Media, Raw, Ready, Row, Sample, StreamBatch
-from hero_lightning.encoders.classical import HashedWords
+from hero_lightning.encoders.handcrafted import HashedWords
 from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyText
-from hero_lightning.media.samplers import EmotionPeak, Uniform
+from hero_lightning.features import Resolution, Stream, StreamEncoder, read_clip
+from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
-from hero_lightning.model.hero import Hero
-from hero_lightning.model.llm import LLMHead
-from hero_lightning.streams import Resolution, Stream, StreamEncoder, read_clip
+from hero_lightning.models.hero.hero import Hero
+from hero_lightning.models.llm.head import LLMHead
+from hero_lightning.types import Features, Media, Raw, Ready, Row, Sample, StreamBatch
 
 SECONDS, FPS = 5, 25
 STAGES = ("decode", "encode", "fuse", "score", "generate")

@@ -25,12 +25,12 @@ import torch
 from benchmarks.common import write
 from torch import Tensor
 
-from hero_lightning.model.causal_lm import Lora
-from hero_lightning.model.llm import LLMHead
-from hero_lightning.model.small_lm import SmallLM
-from hero_lightning.model.splice import prompt_ids
+from hero_lightning.models.llm.head import LLMHead
+from hero_lightning.models.llm.pretrained import Lora
+from hero_lightning.models.llm.small_lm import SmallLM
+from hero_lightning.models.llm.splice import prompt_ids
+from hero_lightning.reasoning.answer_targets import TargetAnswer
 from hero_lightning.reasoning.prompts import CONTEXT, Part, Prompt
-from hero_lightning.reasoning.targets_text import TargetAnswer
 
 LABELS = ("happy", "sad", "angry", "neutral", "worried", "surprise", "fear", "contempt", "doubt")
 QUESTION = "Name the emotion. Evidence: the voice is loud, the brow is lowered, the hands move fast. She says: stop it!"

@@ -24,10 +24,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
-from hero_lightning.data.meld import MeldDataModule
-from hero_lightning.encoders.bert import TextEncoder
+from hero_lightning.datasets.meld import MeldDataModule
+from hero_lightning.encoders.text import TextEncoder
 from hero_lightning.media.types import Words
-from hero_lightning.targets import ClassTarget
+from hero_lightning.tasks import ClassTarget
 
 SPLITS = ("train", "val", "test")
 

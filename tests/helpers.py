@@ -43,7 +43,7 @@ def in_process(command: str, folder: Path, *overrides: str) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    from hero_lightning.cli import CONF
+    from hero_lightning.config.cli import CONF
 
     folder.mkdir(parents=True, exist_ok=True)
     with initialize_config_dir(version_base="1.3", config_dir=CONF):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hero_lightning.media.openface import AU_COLUMNS
+from hero_lightning.media.action_units import AU_COLUMNS
 
 BITS = 8
 

@@ -15,12 +15,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from hero_lightning import build, compare, comparison
-from hero_lightning.cli import CONF
-from hero_lightning.comparison import Answers
-from hero_lightning.data.types import Ready
+from hero_lightning import compare
+from hero_lightning.config import build, instantiate
+from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.targets import ClassTarget
+from hero_lightning.evaluation import comparison
+from hero_lightning.evaluation.comparison import Answers
+from hero_lightning.tasks import ClassTarget
+from hero_lightning.types import Ready
 from tests.helpers import feature_corpus, in_process
 
 EXPERIMENTS = sorted(p.stem for p in (Path(CONF) / "experiment").glob("*.yaml"))
@@ -291,5 +293,5 @@ def test_every_experiment_composes(name):
             assert build.streams(train)
             for fold in plan["folds"]:
                 assert all(OmegaConf.select(train, key) is not None for key in fold)
-        late = [build.plain(t.late) for t in cfg.tables.values() if t.get("late")]
-    assert all(build.make(s, "late.sources") for t in late for s in t["sources"])
+        late = [instantiate.plain(t.late) for t in cfg.tables.values() if t.get("late")]
+    assert all(instantiate.make(s, "late.sources") for t in late for s in t["sources"])

@@ -14,13 +14,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from hero_lightning import build
-from hero_lightning.cli import CONF
+from hero_lightning.config import build
+from hero_lightning.config.cli import CONF
 from hero_lightning.data.datamodule import CorpusDataModule
 from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.extract import extract
-from hero_lightning.streams import StreamEncoder
-from hero_lightning.streams.npydict import load_features
+from hero_lightning.features import StreamEncoder
+from hero_lightning.features.foreign.safe_pickle import load_features
 from tests.helpers import in_process, train_in_process
 
 QUIET = ("trainer=cpu", "dataset.clips=24", "dataset.num_workers=0")

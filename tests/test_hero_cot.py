@@ -15,9 +15,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from hero_lightning import checkpoint
-from hero_lightning.cli import CONF
+from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError
+from hero_lightning.training import checkpoint
 from tests.helpers import feature_corpus, train_in_process
 
 QUIET = ["trainer=cpu", "trainer.enable_progress_bar=false"]
@@ -154,12 +154,12 @@ def test_experts_of_a_linear_run_start_a_reasoning_one_that_resumes_bit_for_bit(
         (["model=hero_cot", "llm=none"], "llm=none"),
         (["model=hero", "llm=tiny"], "does not read it"),
         (["model=hero_cot", "llm=tiny", "~dataset.targets.emotion", "+dataset.targets.valence._target_="
-          "hero_lightning.targets.ScoreTarget", "+dataset.targets.valence.low=-1", "+dataset.targets.valence.high=1"],
+          "hero_lightning.tasks.ScoreTarget", "+dataset.targets.valence.low=-1", "+dataset.targets.valence.high=1"],
          "a class target first"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_refused(overrides: list[str], words: str, tmp_path: Path) -> None:
-    from hero_lightning import build
+    from hero_lightning.config import build
 
     cfg = composed("train", tmp_path, *overrides)
     main = build.corpus(cfg).targets
@@ -168,13 +168,13 @@ def test_what_does_not_fit_together_is_refused(overrides: list[str], words: str,
 
 
 def test_a_stored_language_model_is_checked_as_the_rest(demo: tuple[Path, list[str]], tmp_path: Path) -> None:
-    from hero_lightning import build
+    from hero_lightning.config import build
     from hero_lightning.errors import CheckpointError
 
     run, _ = demo
     state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     facts = state[checkpoint.FACTS]
-    for node in ("hero_lightning.model.small_lm.SmallLM", "hero_lightning.reasoning.evidence.TemplateWriter"):
+    for node in ("hero_lightning.models.llm.small_lm.SmallLM", "hero_lightning.reasoning.evidence.TemplateWriter"):
         state[checkpoint.FACTS] = {**facts, "config": facts["config"].replace(node, "os.system")}
         assert state[checkpoint.FACTS] != facts
         torch.save(state, tmp_path / "bad.ckpt")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from hero_lightning import peaks
-from hero_lightning.data.types import Media, Sample
 from hero_lightning.media.clip import ClipReader
+from hero_lightning.media.frame_samplers import EmotionPeak
 from hero_lightning.media.peaks import PeakFinder
-from hero_lightning.media.samplers import EmotionPeak
 from hero_lightning.peaks import write_peaks
+from hero_lightning.types import Media, Sample
 from tests.media_helpers import write_au_csv, write_clip
 
 

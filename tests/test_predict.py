@@ -10,9 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from hero_lightning.cli import CONF
+from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.media import asr
+from hero_lightning.media import transcribe
 from hero_lightning.predict import predict
 from tests.helpers import feature_corpus, train_in_process
 
@@ -62,7 +62,7 @@ def test_a_folder_is_predicted_like_its_clips(root: Path, batch_size: int, caplo
 
 
 def test_words_come_from_asr(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asr.Transcriber, "__call__", lambda self, sound: f"{len(sound.x)} samples heard")
+    monkeypatch.setattr(transcribe.Transcriber, "__call__", lambda self, sound: f"{len(sound.x)} samples heard")
     (one,) = found(root, f"video={root}/mine/m1.mp4", "asr=whisper")
     assert one["streams"]["text"] == "realtime"
     assert list((root / "features" / "predict" / "transcript").rglob("m1-*.txt"))

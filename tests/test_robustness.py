@@ -14,7 +14,7 @@ def test_every_stream_is_withheld_once(tmp_path: Path, capsys: pytest.CaptureFix
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from hero_lightning.cli import CONF
+    from hero_lightning.config.cli import CONF
     from hero_lightning.evaluate import evaluate
 
     corpus = feature_corpus(tmp_path / "corpus", clips=24)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ def compare(cfg: Any) -> None:
     """Tunes, fits, scores, writes the tables."""
     from omegaconf import OmegaConf
 
-    from hero_lightning import build, comparison, runfolder
+    from hero_lightning.config import build
+    from hero_lightning.evaluation import comparison
+    from hero_lightning.reporting import run_folder
 
     folder = build.run_folder()
     plan: Any = OmegaConf.to_container(cfg, resolve=False)  # overrides keep their interpolations for `train`
@@ -94,13 +96,13 @@ def compare(cfg: Any) -> None:
         texts.append(text)
         report[table] = {**told, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
-    runfolder.write_json(folder / "table.json", {"tables": report, "settings": settings, **runfolder.provenance()})
+    run_folder.write_json(folder / "table.json", {"tables": report, "settings": settings, **run_folder.provenance()})
     log.info("%s\n%s", "\n".join(texts), folder / "table.md")
 
 
 def _rows(cfg: Any, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
     """(table, model) and its train config, not resolved."""
-    from hero_lightning import build
+    from hero_lightning.config import build
     from hero_lightning.errors import ConfigError
 
     for key in ("tables", "models"):
@@ -175,7 +177,7 @@ def _worker() -> None:
 
     import torch
 
-    from hero_lightning.cli import _quiet
+    from hero_lightning.config.cli import _quiet
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -220,7 +222,7 @@ def _corpus(key: str) -> tuple[Any, dict[str, Kept]]:
     """An indexed corpus with filled stores, and its splits as they are read."""
     from omegaconf import OmegaConf
 
-    from hero_lightning import build
+    from hero_lightning.config import build
 
     corpus = build.corpus(OmegaConf.create(json.loads(key)))
     corpus.prepare_data()
@@ -237,7 +239,8 @@ def fit(job: Job) -> dict[str, Any]:
     import pytorch_lightning as pl
     from omegaconf import OmegaConf
 
-    from hero_lightning import build, runfolder
+    from hero_lightning.config import build
+    from hero_lightning.reporting import run_folder
 
     start = time.monotonic()
     cfg = OmegaConf.create(job.config)
@@ -247,7 +250,7 @@ def fit(job: Job) -> dict[str, Any]:
     module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, lambda reasoner: None)
     trainer = build.trainer(cfg, job.path.parent)
     trainer.fit(module, _loader(corpus, kept, BOTH if job.final else "train"))
-    result: dict[str, Any] = {"epochs": trainer.current_epoch, "commit": runfolder.provenance()["commit"]}
+    result: dict[str, Any] = {"epochs": trainer.current_epoch, "commit": run_folder.provenance()["commit"]}
     if job.final:
         trainer.test(module, _loader(corpus, kept, "test"), verbose=False)
         result |= {"test": _answers(module, corpus, "test"), "target": module.main.state()}
@@ -258,7 +261,7 @@ def fit(job: Job) -> dict[str, Any]:
     result |= {"parameters": sum(p.numel() for p in module.model.parameters()), "seconds": time.monotonic() - start}
     job.path.parent.mkdir(parents=True, exist_ok=True)
     part = job.path.with_suffix(f".{os.getpid()}.part")
-    runfolder.write_json(part, result)
+    run_folder.write_json(part, result)
     part.replace(job.path)  # whole or not at all: a killed fit is made anew
     return result
 
@@ -289,8 +292,9 @@ Made = Mapping[tuple[str, int, int], tuple[Job, Any]]
 
 def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tuple[str, dict[str, Any]]:
     """A table of the experiment as markdown and as builtins; tables: name and whether its fits are final -> Made."""
-    from hero_lightning import build, comparison
-    from hero_lightning.targets import Target
+    from hero_lightning.config import instantiate
+    from hero_lightning.evaluation import comparison
+    from hero_lightning.tasks import Target
 
     node, made = cfg.tables[name], tables[name, True]
     targets = {fold: Target.from_state(r["target"]) for (_, fold, _), (_, r) in made.items()}
@@ -302,7 +306,7 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
     found = gather(name)
     facts: dict[str, Any] = {"commits": sorted({str(r["commit"]) for _, r in made.values()})}
     if node.get("late"):
-        sources = [build.make(s, "late.sources") for s in build.plain(node.late)["sources"]]
+        sources = [instantiate.make(s, "late.sources") for s in instantiate.plain(node.late)["sources"]]
         outside = functools.partial(comparison.outside, sources)
         facts["late"] = comparison.add_late(found, gather(name, False), node.late.name, outside)
     for theirs, file in (cfg.external or {}).items():
@@ -326,9 +330,8 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
 
 def _foreign(job: Job, path: Path) -> Any:
     """Answers of a prediction file to the test clips of a job."""
-    from hero_lightning.comparison import Answers
-    from hero_lightning.prediction_file import read_rows
-    from hero_lightning.score_file import answered
+    from hero_lightning.evaluation.comparison import Answers
+    from hero_lightning.evaluation.prediction_file import answered, read_rows
 
     corpus, _ = _corpus(_data_key(job.config))
     name, target = next(iter(corpus.targets.items()))

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ def main(cfg: Any) -> None:
 
 def convert(cfg: Any) -> int:
     """The number of faults found with check=DIR; else 0."""
-    from hero_lightning import build
-    from hero_lightning.data.coverage import write_rows
-    from hero_lightning.data.export import Fault, check_folder, write_folder
-    from hero_lightning.data.shards import write_shards
+    from hero_lightning.config import build
+    from hero_lightning.data.availability import write_rows
+    from hero_lightning.datasets.export import Fault, check_folder, write_folder
+    from hero_lightning.datasets.shards import write_shards
     from hero_lightning.errors import ConfigError
 
     if (cfg.out is None) == (cfg.check is None):

@@ -1,6 +1,6 @@
 """Errors a user can act on: what was expected, what came, where, and what mends it.
 
-Data flow: raised anywhere in the package -> caught once at the edge of a command (`hero_lightning.cli`), which
+Data flow: raised anywhere in the package -> caught once at the edge of a command (`hero_lightning.config.cli`), which
 shows the message without a traceback unless HYDRA_FULL_ERROR=1.
 """
 

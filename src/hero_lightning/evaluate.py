@@ -1,4 +1,4 @@
-"""Scores a finished run: `python -m hero_lightning.evaluate run=RUN`; or a prediction file or suite (`score_file`).
+"""Scores a finished run, a prediction file, or a folder of them: `python -m hero_lightning.evaluate run=RUN`.
 
 Data flow: run folder -> its config as data, this machine's paths -> corpus, model -> test -> evaluation folder.
 """
@@ -9,9 +9,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 
 log = logging.getLogger(__name__)
+
+CHOICES = {"task": ("targets", "open", "caption"), "suite": (None, "unibench")}
+KINDS = {"class": "hit", "score": "sentiment", "open": "open"}
+"""Kind of a Target -> how answers in words are scored."""
 
 
 @command("evaluate")
@@ -20,19 +24,19 @@ def main(cfg: Any) -> None:
     if cfg.predictions is None and cfg.suite is None:
         evaluate(cfg)
         return
-    from hero_lightning.score_file import score
-
-    score(cfg)
+    score_predictions(cfg)
 
 
 def evaluate(cfg: Any) -> None:
     """Rebuilds the run's model, reads the corpus again and scores one split."""
     from omegaconf import OmegaConf, open_dict
 
-    from hero_lightning import build, checkpoint, runfolder
+    from hero_lightning.config import build
     from hero_lightning.errors import ConfigError
-    from hero_lightning.module import describe
-    from hero_lightning.targets import Target
+    from hero_lightning.reporting import run_folder
+    from hero_lightning.tasks import Target
+    from hero_lightning.training import checkpoint
+    from hero_lightning.training.module import describe
 
     folder = build.run_folder()
     stored, path, state = build.load_run(cfg.run, cfg.paths)
@@ -80,7 +84,7 @@ def evaluate(cfg: Any) -> None:
             where="split",
         )
     if cfg.split == "test":
-        runfolder.note_test(checkpoint.run_folder(path))
+        run_folder.note_test(checkpoint.run_folder(path))
     trainer = build.trainer(stored, folder)
     trainer.test(module, dataloaders=corpus.loader(cfg.split), verbose=False)
     if cfg.robustness:
@@ -89,8 +93,10 @@ def evaluate(cfg: Any) -> None:
 
 def _robustness(trainer: Any, module: Any, corpus: Any, stored: Any, split: str) -> None:
     """Scores the split again without each stream, next to the figures of the whole, on the same samples."""
-    from hero_lightning import build, runfolder
-    from hero_lightning.callbacks import RunRecord
+    from hero_lightning.config import build
+    from hero_lightning.evaluation import scoring
+    from hero_lightning.reporting import run_folder, tables
+    from hero_lightning.reporting.callback import RunRecord
 
     def record(of: Any) -> Any:
         return next(c for c in of.callbacks if isinstance(c, RunRecord))
@@ -103,12 +109,82 @@ def _robustness(trainer: Any, module: Any, corpus: Any, stored: Any, split: str)
         again.test(module, dataloaders=corpus.loader(split), verbose=False)
         for name, found in record(again).records[split].predictions.items():
             theirs, ours = found.prediction, whole.records[split].predictions[name]
-            reports[name]["baselines"][f"{name} without {stream}"] = runfolder.compare(
+            reports[name]["baselines"][f"{name} without {stream}"] = scoring.compare(
                 module.targets[name], ours, theirs, resamples=whole.resamples
             )
     module.drop = always
-    runfolder.write_json(Path(trainer.default_root_dir) / "robustness.json", {"split": split, "targets": reports})
-    runfolder.show_results("what a missing stream costs", {split: reports})
+    run_folder.write_json(Path(trainer.default_root_dir) / "robustness.json", {"split": split, "targets": reports})
+    tables.show_results("what a missing stream costs", {split: reports})
+
+
+def score_predictions(cfg: Any) -> None:
+    """Scores what `cfg.predictions` names; tables and metrics.json lie in the command's run folder."""
+    from hero_lightning.config import build, instantiate
+    from hero_lightning.errors import ConfigError
+    from hero_lightning.evaluation import scoring, unibench
+    from hero_lightning.evaluation.prediction_file import answered, read_rows
+    from hero_lightning.metrics.captions import SentenceVectors
+    from hero_lightning.metrics.wheels import Wheels
+    from hero_lightning.reporting import run_folder, tables
+
+    for key, values in CHOICES.items():
+        if cfg[key] not in values:
+            raise ConfigError(f"Unknown {key}.", expected=", ".join(map(str, values)), got=cfg[key], where=key)
+    if cfg.predictions is None:
+        raise ConfigError("A suite scores prediction files.", expected="predictions=FOLDER", where="predictions")
+    path, columns, extra = Path(cfg.predictions), instantiate.plain(cfg.columns) if cfg.columns else {}, {}
+    words: Any = None
+    if cfg.suite or cfg.task == "open":
+        wheels = Wheels(cfg.wheels)
+        lexicon = str(cfg.extractor._target_).endswith(".Lexicon")
+        extract = instantiate.make(cfg.extractor, "extractor", **({"wheels": wheels} if lexicon else {}))
+
+        def words(corpus: Any, file: Path, split: str, kind: str, label: str) -> dict[str, Any]:
+            # labels as the corpus words them, from the official parts: no Target need know them, no train part be there
+            rows, own, missing = read_rows(file, columns, corpus.samples(), split)
+            found = unibench.score_words(own, kind, label, rows, columns, extract, wheels, cfg.resamples)
+            return {**found, "missing": missing}
+
+    if cfg.suite:
+
+        def one(test: Any, file: Path) -> dict[str, Any]:
+            corpus = build.corpus(build.beside("evaluate", f"dataset={test.dataset}", *test.options))
+            return words(corpus, file, test.split, test.kind, test.label)
+
+        found = unibench.run_suite(one, path)
+        reports = {name: {"open vocabulary": report} for name, report in found.pop("sets").items()}
+        title, extra = f"MER-UniBench, mean of {len(reports)} of 9 test sets: {found['mean']:.4f}", found
+    else:
+        corpus = build.corpus(cfg, **({"label_map": instantiate.plain(cfg.label_map)} if cfg.label_map else {}))
+        title = f"{corpus.name}, {path.name}"
+        if cfg.task == "open":
+            target = next(iter(corpus.targets.values()))
+            if target.kind not in KINDS:
+                expected = "a first target of kind " + ", ".join(KINDS)
+                raise ConfigError(
+                    "No answer in words fits.", expected=expected, got=target.kind, where="dataset.targets"
+                )
+            found = {target.name: words(corpus, path, cfg.split, KINDS[target.kind], target.name)}
+        else:
+            rows, own, missing = read_rows(path, columns, corpus.gathered, cfg.split)
+            if cfg.task == "caption":
+                embed = SentenceVectors(cfg.sentence_encoder) if cfg.sentence_encoder else None
+                found = unibench.score_captions(own, rows, columns, embed, cfg.resamples)
+            else:
+                said = answered(own, corpus.targets, rows, columns, cfg.label_map or {})
+                found = scoring.scores(corpus.targets, said, resamples=cfg.resamples)
+            extra = {"missing": missing}
+        reports = {cfg.split: found}
+    facts = {
+        "predictions": str(path),
+        "intervals": f"95 % percentile bootstrap, {cfg.resamples} resamples of single samples",
+        **extra,
+        **run_folder.provenance(),
+    }
+    run_folder.write_json(build.run_folder() / "metrics.json", {**facts, "splits": reports})
+    tables.show_results(title, reports)
+    for name, reason in extra.get("missing", {}).items() if cfg.suite else ():
+        log.warning("%s is not in the mean: %s", name, reason)
 
 
 if __name__ == "__main__":

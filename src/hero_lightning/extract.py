@@ -15,11 +15,11 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 
 if TYPE_CHECKING:
-    from hero_lightning.data.types import Sample
-    from hero_lightning.streams import Stream
+    from hero_lightning.features import Stream
+    from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ def extract(cfg: Any) -> None:
     """Every stream with a frozen encoder, for every sample chosen."""
     import torch
 
-    from hero_lightning import build
+    from hero_lightning.config import build
     from hero_lightning.errors import ConfigError
-    from hero_lightning.streams.extract import fill
-    from hero_lightning.streams.layouts import LAYOUTS, export
+    from hero_lightning.features.extraction import fill
+    from hero_lightning.features.foreign.affectgpt import LAYOUTS, export
 
     if cfg.layout not in ("store", *LAYOUTS):
         raise ConfigError("Unknown layout.", expected=f"store, {', '.join(LAYOUTS)}", got=cfg.layout, where="layout")
@@ -102,10 +102,10 @@ def _share(cfg: Any) -> tuple[tuple[int, int], Any]:
 
 def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
     """Name of the corpus, root of its stores, and the samples that `splits`, `ids` and `video` leave."""
-    from hero_lightning import build
-    from hero_lightning.data.clips import find_clips
-    from hero_lightning.data.types import link_dialogues
+    from hero_lightning.config import build
+    from hero_lightning.datasets.clips import find_clips
     from hero_lightning.errors import DataError
+    from hero_lightning.types import link_dialogues
 
     if cfg.video:
         corpus, root, samples = "video", Path(cfg.out), find_clips(cfg.video)
@@ -129,7 +129,7 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
 
 def _report(streams: Mapping[str, Stream], samples: Sequence[Sample], folder: Path) -> None:
     """coverage.csv (what is stored, by split and reason) and failures.csv (which clips are not, and why)."""
-    from hero_lightning.data.coverage import Coverage, describe, tabulate
+    from hero_lightning.data.availability import Coverage, describe, tabulate
 
     found = {s.id: {name: stream.extracted(s) for name, stream in streams.items()} for s in samples}
     table = tabulate(samples, found)

@@ -14,14 +14,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 from hero_lightning.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hero_lightning.data.types import Sample
     from hero_lightning.media.peaks import PeakFinder
+    from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ def main(cfg: Any) -> None:
 
 def peaks(cfg: Any) -> Counter[str]:
     """Finds and writes them; how many clips went which way."""
-    from hero_lightning import build
-    from hero_lightning.media.openface import PEAKS
+    from hero_lightning.config import build, instantiate
+    from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
 
     corpus = build.corpus(cfg)
     node = cfg.modalities.face.get("detector") or {}
-    faces = {"faces": build.make(node, "modalities.face.detector")} if "_target_" in node else {}
+    faces = {"faces": instantiate.make(node, "modalities.face.detector")} if "_target_" in node else {}
     finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
     finder.faces.check()
     folder = Path(corpus.features_root) / str(corpus.name) / PEAKS
@@ -99,7 +99,7 @@ class _Clips:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[str, str, str]:
-        from hero_lightning.media.openface import au_info_file
+        from hero_lightning.media.action_units import au_info_file
 
         sample = self.samples[index]
         path = au_info_file(sample, self.folder)

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 
 if TYPE_CHECKING:
-    from hero_lightning.data.types import Features, Sample
-    from hero_lightning.model.outputs import Outputs
-    from hero_lightning.module import EmotionModule
-    from hero_lightning.streams import Resolution, Stream
+    from hero_lightning.features import Resolution, Stream
+    from hero_lightning.models.outputs import Outputs
+    from hero_lightning.training.module import EmotionModule
+    from hero_lightning.types import Features, Sample
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,13 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
     import torch
     from torch.utils.data import DataLoader
 
-    from hero_lightning import build, checkpoint
+    from hero_lightning.config import build
+    from hero_lightning.data.availability import resolve_all
     from hero_lightning.data.collate import Collate, ItemDataset, to_device
-    from hero_lightning.data.coverage import resolve_all
     from hero_lightning.errors import DataError
-    from hero_lightning.streams import Resolution
-    from hero_lightning.targets import Target
+    from hero_lightning.features import Resolution
+    from hero_lightning.tasks import Target
+    from hero_lightning.training import checkpoint
 
     stored, path, state = build.load_run(cfg.run, cfg.paths)
     facts = state[checkpoint.FACTS]
@@ -111,12 +112,12 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
 
 def _samples(cfg: Any, stored: Any, streams: dict[str, Stream], corpus: str) -> list[Sample]:
     """The clips that the command line names; the streams are set to read them."""
-    from hero_lightning import build
-    from hero_lightning.data.clips import find_clips
-    from hero_lightning.data.types import Sample, link_dialogues
+    from hero_lightning.config import build, instantiate
+    from hero_lightning.datasets.clips import find_clips
     from hero_lightning.errors import ConfigError, DataError
-    from hero_lightning.media.asr import transcribed
-    from hero_lightning.streams import NpyDict
+    from hero_lightning.features import NpyDict
+    from hero_lightning.media.transcribe import transcribed
+    from hero_lightning.types import Sample, link_dialogues
 
     given = [k for k in ("video", "features", "id") if cfg[k] is not None]
     if len(given) != 1:
@@ -139,7 +140,7 @@ def _samples(cfg: Any, stored: Any, streams: dict[str, Stream], corpus: str) -> 
             if stream.mode != "realtime" and stream.encoder is not None:
                 stream.mode, stream.source = "auto", None
         if "text" in streams and "_target_" in (cfg.asr or {}):
-            samples = transcribed(samples, build.make(cfg.asr, "asr"), Path(cfg.paths.features), "predict")
+            samples = transcribed(samples, instantiate.make(cfg.asr, "asr"), Path(cfg.paths.features), "predict")
         if "text" in streams and (mute := sum(not s.text for s in samples)):
             log.warning("no text stream for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", mute)
         return samples
@@ -224,8 +225,8 @@ def _explain(found: dict[str, Any], folder: Path) -> None:
     """
     import torch
 
-    from hero_lightning import plots
-    from hero_lightning.reasoning.report import render
+    from hero_lightning.reporting import plots
+    from hero_lightning.reporting.explanation import render
 
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(found["predictions"].values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 from hero_lightning.errors import not_yet
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.cli import command
+from hero_lightning.config.cli import command
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(cfg: Any) -> float | None:
     """Returns the selecting figure of the best epoch on the validation split, for sweepers."""
-    from hero_lightning import launch
+    from hero_lightning.config import launch
 
     try:
         with launch.gpu_lease(cfg.get("gpu_lease", False)):
@@ -33,8 +33,10 @@ def train(cfg: Any) -> float | None:
     import pytorch_lightning as pl
     from omegaconf import OmegaConf
 
-    from hero_lightning import build, checkpoint, runfolder
-    from hero_lightning.probe import stream_probes
+    from hero_lightning.config import build
+    from hero_lightning.evaluation.probes import stream_probes
+    from hero_lightning.reporting import tables
+    from hero_lightning.training import checkpoint
 
     build.refuse_missing(cfg)
     folder = build.run_folder()
@@ -44,7 +46,7 @@ def train(cfg: Any) -> float | None:
     corpus = build.corpus(cfg)
     corpus.prepare_data()
     corpus.plan.write(folder)
-    runfolder.show_plan(corpus.plan)
+    tables.show_plan(corpus.plan)
     lm = checkpoint.copy_lm(cfg.resume or cfg.init_from, folder)
 
     def prepare(reasoner: Any) -> None:

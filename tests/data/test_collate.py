@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 
 from hero_lightning.data.collate import map_tensors, to_device
-from hero_lightning.data.types import Media, Sample
-from hero_lightning.encoders.classical import FrameHog, LogMelProsody
+from hero_lightning.encoders.handcrafted import FrameHog, LogMelProsody
 from hero_lightning.errors import DataError
-from hero_lightning.media.samplers import Uniform
-from hero_lightning.streams.stream import Stream
-from hero_lightning.targets import ScoreTarget
-from tests.data.corpora import WIDTHS, corpus, folder, talk, three_splits, write_folder
+from hero_lightning.features.modality import Stream
+from hero_lightning.media.frame_samplers import Uniform
+from hero_lightning.tasks import ScoreTarget
+from hero_lightning.types import Media, Sample
+from tests.datasets.corpora import WIDTHS, corpus, folder, talk, three_splits, write_folder
 from tests.media_helpers import write_clip
 
 

@@ -8,12 +8,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.streams.npydict import NpyDict
-from hero_lightning.streams.stream import Stream
-from hero_lightning.targets import ClassTarget, ScoreTarget, Target
-from tests.data.corpora import EMOTIONS, corpus, folder, talk, three_splits, words, write_folder
+from hero_lightning.features.foreign.hero_npy import NpyDict
+from hero_lightning.features.modality import Stream
+from hero_lightning.tasks import ClassTarget, ScoreTarget, Target
+from hero_lightning.types import Sample
+from tests.datasets.corpora import EMOTIONS, corpus, folder, talk, three_splits, words, write_folder
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,9 @@ def test_labels_of_another_corpus_are_mapped():
 
 
 def test_official_class_order_unless_configured(monkeypatch):
-    monkeypatch.setattr("tests.data.corpora.ListCorpus.class_orders", {"emotion": ("sad", "fear", "neutral", "happy")})
+    monkeypatch.setattr(
+        "tests.datasets.corpora.ListCorpus.class_orders", {"emotion": ("sad", "fear", "neutral", "happy")}
+    )
     assert corpus(three_splits()).plan.classes["emotion"] == ["sad", "fear", "neutral", "happy"]
     own = {"emotion": ClassTarget("emotion", ["neutral", "happy", "sad"])}
     assert corpus(three_splits(), targets=own).plan.classes["emotion"] == ["neutral", "happy", "sad"]
@@ -168,7 +170,7 @@ def test_without_train_classes_must_be_known():
 
 
 def test_official_counts_are_compared(monkeypatch):
-    monkeypatch.setattr("tests.data.corpora.ListCorpus.official_counts", {"train": 12, "val": 6, "test9": 1})
+    monkeypatch.setattr("tests.datasets.corpora.ListCorpus.official_counts", {"train": 12, "val": 6, "test9": 1})
     assert corpus(three_splits()).plan.notes == ["list val has 5 samples; the official count is 6"]
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.data.splits import check_leaks, check_unique, make_splits
-from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.types import Media, Sample
 
 BOTH = {"test": 0.1, "val": 0.2}
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hero_lightning.data.types import Features
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.encoders.tiny import TinyText
+from hero_lightning.types import Features
 
 
 class Counting(TinyText):

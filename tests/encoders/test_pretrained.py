@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hero_lightning.data.types import Media, Sample
-from hero_lightning.encoders.au_words import AuWords
+from hero_lightning.encoders.au_text import AuWords
 from hero_lightning.encoders.image import ImageEncoder
 from hero_lightning.encoders.speech import SpeechEncoder, WhisperEncoder
-from hero_lightning.encoders.videomae import VideoEncoder
+from hero_lightning.encoders.video import VideoEncoder
 from hero_lightning.errors import ConfigError
-from hero_lightning.media.openface import AU_COLUMNS
-from hero_lightning.media.samplers import Consecutive, Uniform
+from hero_lightning.features.device import StreamEncoder
+from hero_lightning.features.extraction import fill
+from hero_lightning.features.modality import Stream
+from hero_lightning.features.read import read_clip
+from hero_lightning.media.action_units import AU_COLUMNS
+from hero_lightning.media.frame_samplers import Consecutive, Uniform
 from hero_lightning.media.types import Frames, Table, Waveform
-from hero_lightning.streams.device import StreamEncoder
-from hero_lightning.streams.extract import fill
-from hero_lightning.streams.read import read_clip
-from hero_lightning.streams.stream import Stream
+from hero_lightning.types import Media, Sample
 from tests.media_helpers import tone, write_au_csv, write_clip
 
 # option -> family, class, options, stream

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hero_lightning.data.types import Turn
 from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyTable, TinyText
 from hero_lightning.media.types import Frames, Table, Waveform, Words
+from hero_lightning.types import Turn
 
 MATERIAL = {
     TinyFrames: Frames(torch.randint(0, 255, (3, 10, 12, 3), dtype=torch.uint8), torch.arange(3)),

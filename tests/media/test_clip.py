@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.data.types import Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.clip import ClipReader
+from hero_lightning.types import Media
 from tests.media_helpers import numbered_picture, picture_number, tone, write_clip, write_sound
 
 FPS = 10

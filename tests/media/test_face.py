@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from hero_lightning.data.types import Media, Sample
 from hero_lightning.encoders.tiny import TinyFrames
 from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.features import Stream
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.face import (
     HAAR_WARNING,
@@ -27,9 +27,9 @@ from hero_lightning.media.face import (
     face_file,
     tracked,
 )
-from hero_lightning.media.samplers import Uniform
+from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.media.types import Frames
-from hero_lightning.streams import Stream
+from hero_lightning.types import Media, Sample
 from tests.media_helpers import write_au_csv, write_clip
 
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.data.types import Media
 from hero_lightning.media import clip as clip_module
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.h264 import needed, referred_to
+from hero_lightning.types import Media
 from tests.media_helpers import write_clip
 
 

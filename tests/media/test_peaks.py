@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hero_lightning.data.types import Media, Sample
 from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.media.face import Faces
 from hero_lightning.media.peaks import PeakFinder
+from hero_lightning.types import Media, Sample
 from tests.media_helpers import write_au_csv, write_clip
 
 FPS = 10

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from hero_lightning.data.types import Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.types import ClipInfo
+from hero_lightning.types import Media
 from tests.media_helpers import numbered_picture, picture_number
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
-from hero_lightning.targets import ClassTarget, ScoreTarget
+from hero_lightning.tasks import ClassTarget, ScoreTarget
 
 
 def mean(sums: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -69,7 +69,7 @@ def test_no_answers_and_intervals() -> None:
 def test_sentence_vectors_ignore_padding(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    from tests.model.llm_helpers import word_tokenizer
+    from tests.models.llm.llm_helpers import word_tokenizer
 
     torch.manual_seed(0)
     tokenizer = word_tokenizer("he shouts she cries in the dark")

@@ -70,7 +70,7 @@ def test_76_window_and_stop_list_are_options(wheels: Wheels) -> None:
 def test_a_local_language_model_behind_the_same_call(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tests.model.llm_helpers import word_tokenizer
+    from tests.models.llm.llm_helpers import word_tokenizer
 
     tokenizer = word_tokenizer("happy sad She is glad He weeps")
     tokenizer.save_pretrained(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from hero_lightning.metrics import ranking
-from hero_lightning.targets.pair import PairTarget
+from hero_lightning.tasks.pair import PairTarget
 
 
 def measured(*lists: tuple[float, ...]) -> dict[str, float]:

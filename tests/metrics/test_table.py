@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.data.types import Label
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable, first_of_each
-from hero_lightning.model.outputs import Outputs
+from hero_lightning.models.outputs import Outputs
+from hero_lightning.types import Label
 
 
 def outputs(n: int, experts: tuple[str, ...] = ("text", "audio", "synergy")) -> Outputs:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hero_lightning.data.types import STREAMS, Sample, Turn
 from hero_lightning.errors import ConfigError
 from hero_lightning.reasoning.evidence import (
     CHANNELS,
@@ -22,6 +21,7 @@ from hero_lightning.reasoning.evidence import (
     plain,
 )
 from hero_lightning.reasoning.prompts import PromptBuilder
+from hero_lightning.types import STREAMS, Sample, Turn
 
 WEIGHTS = {"frame": 0.05, "face": 0.1, "motion": 0.15, "audio": 0.3, "au": 0.25, "text": 0.1, "synergy": 0.05}
 EMOTIONS = (

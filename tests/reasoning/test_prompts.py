@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.data.types import Turn
 from hero_lightning.errors import ConfigError
+from hero_lightning.reasoning.answer_targets import AnswerWriter
 from hero_lightning.reasoning.evidence import EXPERTS, ClipView, EvidenceItem, MeasureStatistics, TemplateWriter
 from hero_lightning.reasoning.prompts import ANSWER, CONTEXT, KEYS, Dropped, PromptBuilder, fit
-from hero_lightning.reasoning.targets_text import AnswerWriter
+from hero_lightning.types import Turn
 
 CLASSES = ("neutral", "joy", "anger")
 VIEW = ClipView("c", "Oh my god, he did it again", "Rachel", tuple(Turn(f"S{k}", f"turn {k}") for k in range(5)))

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from hero_lightning.data.coverage import Entry, Plan
+from hero_lightning.data.availability import Entry, Plan
 from hero_lightning.data.sampling import Draw, EpochBatchSampler, EvalBatchSampler
-from hero_lightning.data.types import Batch, Features, Label, Row, Sample, StreamBatch, measures_of
 from hero_lightning.errors import DataError
-from hero_lightning.streams.read import NO_FACE, read_clip
-from hero_lightning.streams.source import Resolution
-from hero_lightning.streams.stream import Stream
-from hero_lightning.targets import Target
+from hero_lightning.features.modality import Stream
+from hero_lightning.features.read import NO_FACE, read_clip
+from hero_lightning.features.source import Resolution
+from hero_lightning.tasks import Target
+from hero_lightning.types import Batch, Features, Label, Row, Sample, StreamBatch, measures_of
 
 
 @dataclass(slots=True)

@@ -20,16 +20,16 @@ from weakref import WeakSet
 import torch
 from pytorch_lightning import LightningDataModule
 
-from hero_lightning.data import coverage
+from hero_lightning.data import availability
+from hero_lightning.data.availability import POLICIES, Entry, Plan
 from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset
-from hero_lightning.data.coverage import POLICIES, Entry, Plan
 from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler, Strata
 from hero_lightning.data.splits import SPLIT_NAMES, check_leaks, check_unique, make_splits
-from hero_lightning.data.types import Sample, dialogues, link_dialogues
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.streams.extract import fill
-from hero_lightning.streams.stream import Stream
-from hero_lightning.targets import Target
+from hero_lightning.features.extraction import fill
+from hero_lightning.features.modality import Stream
+from hero_lightning.tasks import Target
+from hero_lightning.types import Sample, dialogues, link_dialogues
 
 log = logging.getLogger(__name__)
 
@@ -263,8 +263,8 @@ class CorpusDataModule(LightningDataModule):
         for stream in self.streams.values():
             stream.bind(Path(self.features_root), str(self.name))
             stream.probe(train)
-        found = coverage.resolve_all(self.streams, samples, self.known_broken)
-        table = coverage.tabulate(samples, found)
+        found = availability.resolve_all(self.streams, samples, self.known_broken)
+        table = availability.tabulate(samples, found)
         notes = list(self._notes)
         had = {name for row in found.values() for name, r in row.items() if r.present}
         gone = [name for name in self.streams if name not in had and self.coverage != "error"]
@@ -280,14 +280,14 @@ class CorpusDataModule(LightningDataModule):
                 mend="check dataset.root, paths.features and the streams' modes",
             )
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
-        kept, ledger = coverage.apply_policy(samples, found, self.coverage)
+        kept, ledger = availability.apply_policy(samples, found, self.coverage)
         splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
         for split, rows in splits.items():
             if not rows:
                 reason = next(e.reason for e in ledger if e.split == split)
                 mend = "dataset.coverage=mask, or fewer streams"
                 raise self._wrong(f"No sample of split {split} is left.", expected="some", got=reason, mend=mend)
-        for name, line in coverage.describe(table).items():
+        for name, line in availability.describe(table).items():
             log.info("%s: %s", name, line)
         if dropped := sum(e.kind == "dropped" for e in ledger):
             notes.append(f"{dropped} samples were left out, see ledger.csv")

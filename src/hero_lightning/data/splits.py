@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 
-from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.types import Sample
 
 SPLIT_NAMES = {"training": "train", "dev": "val", "valid": "val", "validation": "val", "testing": "test"}
 """Other words for our splits."""

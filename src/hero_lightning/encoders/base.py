@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.data.types import Features, pad
+from hero_lightning.types import Features, pad
 
 Material = Literal["frames", "audio", "text", "table"]
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from hero_lightning.data.types import Features, pad
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import ATTENTION, PretrainedEncoder
 from hero_lightning.media.types import Frames
+from hero_lightning.types import Features, pad
 
 SUMMARY = {"clip_vision_model": "post_layernorm", "siglip_vision_model": "head."}
 """Architectures with a summary of their own and what makes it: a norm of the class token, an attention head."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.encoders.pictures import Preparation
+from hero_lightning.encoders.image_transforms import Preparation
 from hero_lightning.errors import ConfigError
 from hero_lightning.hub import DTYPES, explained, fingerprint, matched
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hero_lightning.data.types import Features, pad
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
 from hero_lightning.media.types import SAMPLE_RATE, Waveform
+from hero_lightning.types import Features, pad
 
 HOP = SAMPLE_RATE // 50
 """Samples from one of Whisper's steps to the next."""

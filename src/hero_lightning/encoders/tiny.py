@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.data.types import Features
 from hero_lightning.encoders.base import Encoder, Material
 from hero_lightning.media.types import Frames, Table, Waveform, Words
+from hero_lightning.types import Features
 
 
 class _Tiny(Encoder):

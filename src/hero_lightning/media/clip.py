@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hero_lightning.data.types import Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.h264 import needed
 from hero_lightning.media.sound import laid_out, mono
 from hero_lightning.media.stills import EPSILON, Stills, is_stills, rgb
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
+from hero_lightning.types import Media
 
 SLACK = 0.5
 """Seconds that may be missing at the end before a file counts as cut off (labels and headers round)."""

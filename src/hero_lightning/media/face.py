@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from hero_lightning.data.types import Box, Media, Sample
 from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.media.action_units import read_face_boxes
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.openface import read_face_boxes
 from hero_lightning.media.stills import EPSILON, IMAGES, RATE, is_stills
 from hero_lightning.media.types import Frames
+from hero_lightning.types import Box, Media, Sample
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hero_lightning.data.types import Sample
 from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.media.action_units import read_au_table
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.face import Faces, picture_rate
-from hero_lightning.media.openface import au_info, find_peaks, read_au_table
-from hero_lightning.media.types import Frames
+from hero_lightning.media.types import Frames, Table
+from hero_lightning.types import Sample
 
 METHODS = ("au", "face_change", "motion")
 """From the surest to the roughest."""
@@ -136,3 +136,49 @@ def _change(frames: Frames) -> np.ndarray:
     patch = torch.nn.functional.adaptive_avg_pool2d(grey, PATCH).flatten(1)  # [S, PATCH * PATCH]
     patch = (patch - patch.mean(dim=1, keepdim=True)) / patch.std(dim=1, keepdim=True).clamp(min=1.0)
     return (patch - patch.median(dim=0).values).abs().mean(dim=1).numpy()
+
+
+def find_peaks(
+    table: Table, fps: float, total_frames: int | None = None, height: float = 0.8, distance: float = 0.5
+) -> dict[str, Any]:
+    """Finds where the face is most expressive: the highest sums of intensities, strongest first.
+
+    Blinks (AU45) do not count: they come every few seconds and mean nothing here. Neither do pictures in which the
+    face was not tracked: a Table does not hold them.
+
+    Args:
+        table: action units of the clip.
+        fps: picture rate of the clip.
+        total_frames: pictures of the clip; None = up to the last row.
+        height: least sum of intensities of a peak (MER-Factory's threshold).
+        distance: least seconds between two peaks.
+
+    Returns:
+        au_info as `read_au_info` gives it.
+    """
+    columns = [k for k, name in enumerate(table.names) if name.endswith("_r") and name != "AU45_r"]
+    total = table.x[:, columns].sum(dim=1).numpy()
+    return au_info(total, table.time.numpy(), fps, total_frames, height, distance)
+
+
+def au_info(
+    value: np.ndarray, time: np.ndarray, fps: float, total_frames: int | None, height: float, distance: float
+) -> dict[str, Any]:
+    """The local maxima of a curve as au_info, strongest first.
+
+    Args:
+        value: [S].
+        time: [S] seconds, ascending.
+        fps, total_frames, height, distance: see `find_peaks`.
+    """
+    last = round(float(time.max()) * fps) + 1 if total_frames is None else total_frames
+    walled = np.concatenate([[-np.inf], value, [-np.inf]])
+    top = np.flatnonzero((value >= walled[:-2]) & (value >= walled[2:]) & (value >= height))
+    peaks: list[dict[str, Any]] = []
+    for k in top[np.argsort(-value[top], kind="stable")]:
+        if any(abs(time[k] - p["time"]) < distance for p in peaks):
+            continue
+        at = min(max(round(float(time[k]) * fps), 0), last - 1)
+        around = {"peak_index": at, "frames_before_peak": at, "frames_after_peak": last - 1 - at}
+        peaks.append(around | {"time": round(float(time[k]), 4), "intensity": round(float(value[k]), 4)})
+    return {"total_frames": last, "fps": round(fps, 4), "peak_frames": peaks}

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hero_lightning.data.types import Box, Media
 from hero_lightning.errors import MediaError
 from hero_lightning.media.types import ClipInfo
+from hero_lightning.types import Box, Media
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 RATE = 25.0

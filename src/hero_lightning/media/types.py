@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hero_lightning.data.types import Turn
+from hero_lightning.types import Turn
 
 SAMPLE_RATE = 16_000
 """Hz; what every speech encoder of the field was trained on."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from hero_lightning.data.types import Label
+from hero_lightning.types import Label
 
 
 class Explained(Protocol):

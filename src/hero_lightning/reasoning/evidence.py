@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from hero_lightning.data.types import AU_NAMES as MUSCLES
-from hero_lightning.data.types import STREAMS, Sample, Turn
 from hero_lightning.errors import ConfigError
+from hero_lightning.types import AU_NAMES as MUSCLES
+from hero_lightning.types import STREAMS, Sample, Turn
 
 Source = Literal["observed", "inferred", "absent"]
 

@@ -1,0 +1,1 @@
+"""Command line and YAML -> objects; the only package, with the commands, that knows Hydra."""

@@ -1,0 +1,289 @@
+"""Config -> objects. The only caller of Hydra's instantiate; below it no object sees a config.
+
+Data flow: cfg.modalities -> Streams; cfg.dataset -> data module; its widths and classes + cfg.model -> EmotionModule;
+cfg.trainer, cfg.logger, cfg.callbacks -> Trainer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hero_lightning.config.instantiate import factory, make, plain
+from hero_lightning.errors import ConfigError, not_yet
+from hero_lightning.types import STREAMS
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from hero_lightning.data.datamodule import CorpusDataModule
+    from hero_lightning.features import Stream
+    from hero_lightning.models.llm.reasoner import Reasoner
+    from hero_lightning.tasks import Target
+    from hero_lightning.training.module import EmotionModule
+
+log = logging.getLogger(__name__)
+
+REBUILT = ("model", "llm", "reasoner", "modalities", "dataset", "objectives", "optimizer")
+"""Parts of a stored config that objects are built from."""
+
+
+def run_folder() -> Path:
+    """Hydra's folder of this run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def beside(command: str, *overrides: str) -> DictConfig:
+    """Another configuration of this command: its own overrides of paths and options, and these, which win."""
+    from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
+
+    given = [o for o in HydraConfig.get().overrides.task if re.split(r"[.=]", o)[0] == "paths"]
+    return compose(command, [*given, *overrides])
+
+
+def refuse_missing(cfg: DictConfig) -> None:
+    """Says at once that the engine of a chosen option is not in this version, before any clip is looked at."""
+    for node in cfg.values():
+        if isinstance(node, DictConfig) and str(node.get("_target_", "")).endswith(".not_yet"):
+            not_yet(node.what, node.here)
+
+
+def stored_config(cfg: DictConfig) -> DictConfig:
+    """The config with every interpolation resolved and without Hydra's own part: what a run is rebuilt from."""
+    return OmegaConf.create(plain(cfg))
+
+
+def load_run(where: str, paths: Mapping[str, Any]) -> tuple[DictConfig, Path, dict[str, Any]]:
+    """A finished run as data: its resolved config, checkpoint path and checkpoint.
+
+    Args:
+        where: run folder or checkpoint file.
+        paths: this machine's paths; they replace the run's.
+
+    Raises:
+        CheckpointError: no checkpoint, or a config that names anything but the admitted classes.
+    """
+    from hero_lightning.training import checkpoint
+
+    path = checkpoint.find(where)
+    state = checkpoint.load(path)
+    found = plain(OmegaConf.create(state[checkpoint.FACTS]["config"]))
+    checkpoint.check_config({k: found.get(k) for k in REBUILT}, path)
+    return OmegaConf.create(found | {"paths": plain(paths)}), path, state
+
+
+def streams(cfg: DictConfig) -> dict[str, Stream]:
+    """The streams a config asks for, in canonical order. Encoders are not built yet."""
+    asked = cfg.get("streams")
+    unknown = [s for s in asked or () if s not in STREAMS]
+    if unknown:
+        raise ConfigError("Unknown stream.", expected=", ".join(STREAMS), got=unknown[0], where="streams")
+    chosen = [s for s in STREAMS if s in cfg.modalities and "_target_" in cfg.modalities[s] and s in (asked or STREAMS)]
+    missing = [s for s in asked or () if s not in chosen]
+    if missing or not chosen:
+        raise ConfigError(
+            "A stream is asked for that the config leaves out.",
+            expected="one of " + ", ".join(chosen),
+            got=missing or "no stream",
+            where="streams",
+            mend=f"modality@modalities.{missing[0] if missing else 'text'}={missing[0] if missing else 'text'}",
+        )
+    found = {name: _stream(cfg.modalities[name], f"modalities.{name}") for name in chosen}
+    for name, stream in found.items():
+        stream.remedy = extract_command(name)
+    return found
+
+
+def extract_command(stream: str) -> str:
+    """What extracts a stream's features with the settings of this command line."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [
+        shlex.quote(o)
+        for o in given
+        if re.match(r"\+*(dataset|modes?|modality|modalities|detector|sampler|encoder|paths)\b", o)
+    ]
+    return " ".join(["python -m hero_lightning.extract", *kept, f"streams=[{stream}]"])
+
+
+def _stream(config: DictConfig, where: str) -> Stream:
+    node = plain(config)
+    given: dict[str, Any] = {}
+    for part in ("encoder", "sampler", "source", "detector"):
+        child = node.pop(part, None)
+        if child and "_target_" in child:
+            # An encoder stays a factory: its weights are read only if some clip is not stored.
+            given[part] = (factory if part == "encoder" else make)(child, f"{where}.{part}")
+    return make(node, where, **given)
+
+
+def corpus(cfg: DictConfig, targets: Mapping[str, Target] | None = None, **options: Any) -> CorpusDataModule:
+    """The corpus, not looked at yet.
+
+    Args:
+        cfg: has modalities, dataset, paths and seed.
+        targets: fitted ones (of a checkpoint) instead of the config's.
+        options: constructor arguments that are not the config's.
+    """
+    if "_target_" not in cfg.dataset:
+        raise ConfigError("No corpus is chosen.", expected="dataset=<name>", got="none", where="dataset")
+    node = plain(cfg.dataset)
+    own = {
+        name: make({**child, "name": name}, f"dataset.targets.{name}")
+        for name, child in (node.pop("targets", None) or {}).items()
+        if child and "_target_" in child
+    }
+    given = {"streams": streams(cfg), "targets": dict(targets or own), "features_root": cfg.paths.features, **options}
+    if parts := node.pop("corpora", None):  # a mix: each part is a dataset node, which may change modalities for itself
+        shared = {"paths": plain(cfg.paths), "seed": cfg.seed, "streams": cfg.get("streams")}
+        changes = {name: child.pop("modalities", None) or {} for name, child in parts.items()}
+        merged = {n: OmegaConf.merge(cfg.modalities, changes[n]) for n in parts}
+        given["corpora"] = {
+            n: corpus(OmegaConf.create({**shared, "modalities": merged[n], "dataset": parts[n]})) for n in parts
+        }
+    return make(node, "dataset", seed=cfg.seed, **given)
+
+
+def objectives(cfg: DictConfig) -> dict[str, Any]:
+    """The objectives with a weight above 0."""
+    nodes = cfg.get("objectives") or {}
+    made = {n: make(node, f"objectives.{n}") for n, node in nodes.items() if node and "_target_" in node}
+    return {name: objective for name, objective in made.items() if objective.weight > 0}
+
+
+def reasoner(cfg: DictConfig, main: Target) -> Reasoner | None:
+    """The language model of a config that has one, not loaded yet; `main` is the Target it answers for."""
+    node, llm = cfg.get("reasoner") or {}, cfg.get("llm") or {}
+    if ("_target_" in node) != ("_target_" in llm):
+        raise ConfigError(
+            "A language model and what it is for go together.",
+            expected="model=hero_cot with llm=<name>, or model=hero with llm=none",
+            got="llm=none" if "_target_" in node else "an llm, and a model that does not read it",
+            where="llm",
+        )
+    if "_target_" not in node:
+        if node.get("decoder"):
+            raise ConfigError(
+                "An evidence decoder writes for a language model.",
+                expected="model=hero_cot, or evidence_decoder=none",
+                got="evidence_decoder without a language model",
+                where="evidence_decoder",
+            )
+        return None
+    if main.kind != "class":
+        raise ConfigError(
+            "A language model names one class.", expected="a class target first", got=main.kind, where="dataset.targets"
+        )
+    head = make(llm, "llm", d=cfg.model.width)
+    return make(node, "reasoner", llm=head, target=main.name, classes=main.classes)
+
+
+def module(
+    cfg: DictConfig,
+    streams: Mapping[str, Stream],
+    targets: Mapping[str, Target],
+    dims: Mapping[str, int],
+    prepare: Callable[[Reasoner], None],
+) -> EmotionModule:
+    """Encoders, model, heads and objectives for the streams that `dims` names and fitted Targets.
+
+    Args:
+        cfg: has model, objectives, optimizer, stage, seed; perhaps llm and reasoner.
+        streams, targets, dims: see above.
+        prepare: is given the reasoner, if there is one, and completes it (`Reasoner.prepare` or `restore`).
+    """
+    from hero_lightning.training.losses import SelfLabels
+    from hero_lightning.training.module import EmotionModule
+
+    terms = objectives(cfg)
+    parts = {part for term in terms.values() for part in term.needs}
+    outputs = {name: target.outputs for name, target in targets.items()}
+    node = {k: v for k, v in plain(cfg.model).items() if v != {}}  # a group set to none leaves {} behind
+    model = make(node, "model", dims=dict(dims), outputs=outputs, parts=parts)
+    if model.synergy is None:
+        terms = {name: term for name, term in terms.items() if "sync" not in term.needs}
+    thinks = reasoner(cfg, next(iter(targets.values())))
+    mixup = make(cfg.mixup, "mixup") if cfg.get("mixup") else None
+    whole = [
+        *([] if thinks is None else ["a language model, which answers one clip"]),
+        *(f"{n}, whose labels hold for one clip" for n, t in targets.items() if t.kind == "pair"),
+        *(f"{n}, which makes labels for one clip" for n, t in terms.items() if isinstance(t, SelfLabels)),
+    ]
+    if mixup is not None and whole:
+        expected = "targets, objectives and a model whose losses can be mixed"
+        raise ConfigError("Clips cannot be mixed.", expected=expected, got=whole[0], where="mixup", mend="mixup=none")
+    if thinks is not None:
+        prepare(thinks)
+    return EmotionModule(
+        model=model,
+        streams={name: streams[name] for name in dims},
+        dims=dims,
+        targets=targets,
+        objectives=terms,
+        optimizer=make(cfg.optimizer, "optimizer"),
+        reasoner=thinks,
+        train_prefixes=tuple(cfg.stage.train),
+        stream_dropout=make(cfg.stream_dropout, "stream_dropout") if cfg.get("stream_dropout") else None,
+        mixup=mixup,
+        seed=cfg.seed,
+    )
+
+
+def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
+    """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it.
+
+    Callbacks that the trainer's own switches (enable_progress_bar, enable_checkpointing) turn off are left out.
+    """
+    import torch
+    from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    node = plain(cfg.trainer)
+    if node.get("precision") == "auto":
+        cuda = node["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        node["precision"] = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    callbacks = [make(n, f"callbacks.{k}") for k, n in (cfg.get("callbacks") or {}).items() if n and "_target_" in n]
+    switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+    off = tuple(kind for key, kind in switches.items() if node.get(key) is False)
+    callbacks = [c for c in callbacks if not isinstance(c, off)]
+    loggers = [make(n, f"logger.{k}") for k, n in (cfg.get("logger") or {}).items() if n and "_target_" in n]
+    try:
+        return make(
+            node, "trainer", default_root_dir=str(folder), callbacks=callbacks, logger=loggers or False, **given
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(
+            "The trainer cannot be set up on this machine.",
+            expected="an accelerator, device count, strategy and precision that fit it",
+            got=str(error).splitlines()[0],
+            where="trainer",
+            mend="trainer=cpu, or trainer.accelerator=auto trainer.devices=1",
+        ) from error
+
+
+def wandb_logger(project: str, name: str, group: str | None, tags: Iterable[str], folder: str) -> Any:
+    """W&B's logger, offline where no API key is known, so that a run never stops to ask for one."""
+    import netrc
+
+    from pytorch_lightning.loggers import WandbLogger
+
+    known = "WANDB_API_KEY" in os.environ
+    try:
+        known = known or netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        known = known or False
+    if not known and "WANDB_MODE" not in os.environ:
+        log.info("no W&B key known: logging offline; `wandb sync` uploads later")
+        os.environ["WANDB_MODE"] = "offline"
+    return WandbLogger(project=project, name=name, group=group, tags=list(tags), save_dir=folder)

@@ -1,0 +1,63 @@
+"""Config nodes -> objects: the only caller of Hydra's instantiate."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Collection
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from hero_lightning.errors import ConfigError, HeroError
+
+
+def make(node: Any, where: str, **given: Any) -> Any:
+    """Builds the object a config node describes.
+
+    Args:
+        node: mapping with `_target_`; its other keys are constructor arguments.
+        where: its place in the config, for messages.
+        given: objects that the config cannot name. Passed beside the node, since instantiate would copy them.
+
+    Raises:
+        ConfigError: unknown `_target_`, unknown or missing argument.
+    """
+    return factory(node, where, given)(**given)
+
+
+def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.partial:
+    """The constructor a config node describes, its arguments checked by name but not called; see `make`."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        found = instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, HeroError):
+            raise cause from None
+        got = str(cause or error).splitlines()[0]
+        raise ConfigError("A config node cannot be built.", got=got, where=where) from error
+    parameters = inspect.signature(found.func).parameters.values()
+    known = [p.name for p in parameters]
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    unknown = [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [k for k in found.keywords if k not in known]
+    missing = sorted(needed - set(found.keywords) - set(given))
+    for problem, names in (("An option is not known here.", unknown), ("An option is missing.", missing)):
+        if names:
+            raise ConfigError(
+                problem,
+                expected=", ".join(k for k in known if k not in given),
+                got=names[0] if names is unknown else "not given",
+                where=f"{where}.{names[0]}",
+                mend=f"look at the arguments of {node['_target_']}",
+            )
+    return found
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A config node as a dict with every interpolation resolved."""
+    container = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}

@@ -1,0 +1,225 @@
+"""Any corpus as the feature-only layout, and the check of such a folder.
+
+Data flow: corpus -> samples, streams' stored rows -> features/<id>.npy, labels.json, classes.json, splits.json -> read
+back and compared. Folder -> check -> Faults.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_json, read_record, to_record
+from hero_lightning.errors import DataError, FeatureError
+from hero_lightning.features.foreign.array_source import sequence
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS
+from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features, write_npydict
+from hero_lightning.types import Sample, link_dialogues
+
+log = logging.getLogger(__name__)
+
+BESIDE = ("time", "measures")
+"""What is kept with a key: <key>_time [T] seconds, <key>_measures {name: number}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong in a feature folder; id = the clip, or the file where it is nobody's in particular."""
+
+    id: str
+    problem: str
+    mend: str
+
+
+def write_folder(corpus: CorpusDataModule, out: Path, features: bool = True) -> Counter[str]:
+    """Writes a corpus as the feature-only layout, with what its streams have stored; how many clips have each.
+
+    Args:
+        corpus: after `prepare_data`, so that streams in mode auto are stored.
+        out: a new or empty folder.
+        features: False = labels.json and the lists alone, into a folder without a labels.json; no stream is looked at.
+
+    Raises:
+        DataError: the folder is in use, an id cannot be a file name, or a sample does not read back equal.
+    """
+    records, written = [], Counter(dict.fromkeys(corpus.streams, 0))
+    for s, record, content in contents(corpus, out, features):
+        if PurePosixPath(s.id).is_absolute() or ".." in PurePosixPath(s.id).parts:
+            raise DataError("An id cannot be a file name.", expected="no leading / and no ..", got=s.id, where="out")
+        if content:
+            write_npydict(out / "features" / f"{s.id}.npy", content)
+        written.update(name for name in corpus.streams if HERO_KEYS.get(name, name) in content)
+        records.append(record)
+    _write_json(out / "labels.json", records)
+    lists: dict[str, list[str]] = defaultdict(list)
+    for s in corpus.gathered:
+        lists[s.split].append(s.id)
+    _write_json(out / "splits.json", lists)
+    write_classes(corpus, out)
+    return written
+
+
+def contents(
+    corpus: CorpusDataModule, out: Path, features: bool = True
+) -> Iterator[tuple[Sample, dict[str, Any], dict[str, Any]]]:
+    """Sample, record and feature dict (empty without `features`) of every clip, for the new folder `out`."""
+    if any(out.iterdir() if features and out.exists() else out.glob("labels.json")):
+        raise DataError("The folder is not empty.", expected="a new folder", got=out, where="out", mend="another out")
+    out.mkdir(parents=True, exist_ok=True)
+    found = corpus.plan.resolutions if features else {}
+    for name in sorted({name for rows in found.values() for name, r in rows.items() if r.mode == "realtime"}):
+        log.warning("stream %s is not stored, so not written: mode@modalities.%s=auto", name, name)
+    if features and any(len(item) > 1 for split in corpus.plan.samples for item in corpus.items(split)):
+        log.warning("%s compares clips; its pairs and lists have no place here and are not written", corpus.name)
+    zeros: Counter[str] = Counter()
+    # IEMOCAP's turns are more than its samples: what nobody agreed on was said all the same
+    told = {s.id: s for s in link_dialogues([replace(s, turns=()) for s in corpus.gathered])}
+    for s in corpus.gathered:
+        content: dict[str, Any] = {}
+        for name, resolution in found.get(s.id, {}).items():
+            if resolution.mode == "preextracted":
+                key, row = HERO_KEYS.get(name, name), corpus.streams[name].stored(s)
+                zeros[name] += not row.x.any()
+                kept = {"": row.x.numpy(), "_time": None if row.time is None else row.time.numpy()}
+                content |= {key + part: v for part, v in kept.items() if v is not None}
+                content |= {f"{key}_measures": row.measures} if row.measures else {}
+        own = s.turns != told[s.id].turns
+        record = _plain(to_record(s, own))
+        back = _plain(to_record(read_record(record, s.id), own))
+        if field := next((k for k in record if back.get(k) != record[k]), None):
+            expected, got = record[field], back.get(field)
+            raise DataError("A sample does not read back.", expected=expected, got=got, where=f"{s.id}, {field}")
+        yield s, record, content
+    for name, n in zeros.items():
+        if n:
+            log.warning("%d clips have a %s feature of zeros alone, which counts as absent in this layout", n, name)
+
+
+def write_classes(corpus: CorpusDataModule, out: Path) -> None:
+    """classes.json: the emotions in the corpus' order, where it has any."""
+    if (emotion := corpus.targets.get("emotion")) is not None and emotion.classes:
+        _write_json(out / "classes.json", list(emotion.classes))
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """As JSON holds it: tuples are lists, numpy's numbers Python's, sets sorted lists."""
+    return json.loads(
+        json.dumps(record, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else v.tolist())
+    )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+# ---- check
+
+
+def check_folder(root: Path) -> list[Fault]:
+    """Everything that is wrong in a feature folder; an empty list says that all of it can be used."""
+    try:
+        records = read_json(root / "labels.json", TREE, list)
+    except DataError as error:
+        return [_fault("labels.json", error)]
+    except FileNotFoundError:
+        mend = "python -m hero_lightning.convert dataset=... out=DIR"
+        return [Fault("labels.json", "the label file is missing", mend)]
+    samples: dict[str, Sample] = {}
+    faults = []
+    for number, record in enumerate(records, start=1):
+        try:
+            s = read_record(record, f"record {number}", needed=("video_id", "emotion"), root=root)
+        except DataError as error:
+            name = record.get("video_id") if isinstance(record, dict) else None
+            faults.append(_fault(str(name or f"record {number}"), error))
+            continue
+        if s.id in samples:
+            faults.append(Fault(s.id, "the id occurs twice", "remove or rename one of the records"))
+        samples[s.id] = s
+    return [*faults, *_lists(root, samples), *_features(root, samples), *_media_files(samples)]
+
+
+def _fault(name: str, error: DataError) -> Fault:
+    got = error.details["got"]
+    mend = error.details["mend"] or f"expected: {error.details['expected']}"
+    return Fault(name, error.problem if got is None else f"{error.problem} ({got})", str(mend))
+
+
+def _lists(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
+    """Faults of classes.json and splits.json."""
+    for name, form, kind, inner in (("classes.json", CLASSES, list, object), ("splits.json", SPLITS, dict, list)):
+        try:
+            content: Any = read_json(root / name, form, kind, inner)
+        except FileNotFoundError:
+            continue
+        except DataError as error:
+            yield _fault(name, error)
+            continue
+        if kind is list:
+            known = set(map(str, content))
+            for s in samples.values():
+                if (label := s.labels.get("emotion")) is not None and str(label) not in known:
+                    yield Fault(s.id, f"emotion {label!r} is not in classes.json", "add it, or correct the label")
+        else:
+            listed = Counter(str(i) for ids in content.values() for i in ids)
+            yield from (Fault(i, "splits.json lists it twice", "keep one") for i, n in listed.items() if n > 1)
+            bare, left = listed.keys() - samples, samples.keys() - listed.keys()
+            yield from (Fault(i, "splits.json lists it, but it has no record", "add one") for i in bare)
+            yield from (Fault(i, "no list of splits.json names it", "list it") for i in left)
+
+
+def _features(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
+    """Faults of the feature files: missing, unreadable, bad arrays, widths that differ from the majority's."""
+    folder = root / "features"
+    files = {
+        p.relative_to(folder).with_suffix("").as_posix(): p for p in sorted(folder.rglob("*")) if p.suffix in SUFFIXES
+    }
+
+    def look(name: str) -> tuple[str, dict[str, int], list[Fault]]:
+        widths: dict[str, int] = {}
+        faults: list[Fault] = []
+        try:
+            content = load_features(files[name])
+        except FeatureError as error:
+            return name, {}, [_fault(name, error)]
+        for key, value in content.items():
+            if key != "transcript" and not key.endswith(tuple(f"_{b}" for b in BESIDE)):
+                try:
+                    array = sequence(value, key, "cls", files[name])
+                except FeatureError as error:
+                    faults.append(_fault(name, error))
+                else:
+                    widths |= {key: array.shape[1]} if array is not None else {}
+        return name, widths, faults
+
+    for s in samples:
+        if s not in files:
+            yield Fault(s, "there is no feature file", f"extract it, or remove the record ({folder / s}.npy)")
+    with ThreadPoolExecutor(8) as pool:
+        looked = list(pool.map(look, files))
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for name, widths, faults in looked:
+        yield from faults
+        if name not in samples:
+            yield Fault(name, "the feature file has no record", "add one to labels.json, or delete the file")
+        for key, width in widths.items():
+            counts[key][width] += 1
+    usual = {key: found.most_common(1)[0][0] for key, found in counts.items()}
+    for name, widths, _ in looked:
+        for key, width in widths.items():
+            if width != usual[key]:
+                yield Fault(name, f"{key} has width {width}, the others {usual[key]}", "extract it anew")
+
+
+def _media_files(samples: Mapping[str, Sample]) -> Iterator[Fault]:
+    for s in samples.values():
+        for path in [*(m.path for m in (s.video, s.audio) if m), *s.files.values()]:
+            if not path.exists():
+                yield Fault(s.id, f"file missing: {path}", "copy it there, or correct the record")

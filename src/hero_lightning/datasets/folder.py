@@ -1,0 +1,279 @@
+"""The feature-only layout: one file of features per clip, labels in one JSON list.
+
+Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` writes them); features/<id>.npy
+are read by the streams' own sources (NpyDict).
+
+    root/ features/<video_id>.npy   labels.json   classes.json (optional)   splits.json (optional)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hero_lightning.data.availability import Entry
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.splits import SPLIT_NAMES, check_unique
+from hero_lightning.errors import DataError
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
+from hero_lightning.types import Media, Sample, Turn
+
+log = logging.getLogger(__name__)
+
+LABELS = ("emotion", "sentiment", "sentiment_score")
+KNOWN_KEYS = {
+    *("video_id", "text", "split", "speaker", "dialogue_id", "utterance_id", "caption", "evidence", "rationale"),
+    *("source", "is_counterfactual", "video", "audio", "files", "boxes", "turns", "labels", "truth", *LABELS),
+}
+STREAM_WORDS: dict[str, str] = {key: stream for stream, key in HERO_KEYS.items()} | {
+    "vis_global": "frame",
+    "visual": "frame",
+    "vis_motion": "motion",
+    "transcript": "text",
+}
+"""What evidence written for HERO calls our streams."""
+CLASSES, SPLITS = '["neutral", "happy", ...]', '{"train": [ids], ...}'
+TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optional classes.json and splits.json"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FolderDataModule(CorpusDataModule):
+    """A corpus of stored features.
+
+    Classes stand in the order of classes.json, else sorted. Splits come from splits.json ({split: [ids]}), else the
+    records' `split`, else a seed. What is said is the record's `text`, else the feature file's transcript.
+
+    Attributes:
+        feature_root: folder of the feature files; None = root/features.
+        ann_path: the label file; None = root/labels.json. classes.json and splits.json lie beside it.
+        transcripts: whether to read the feature file for the transcript of a record without `text`.
+    """
+
+    feature_root: Path | str | None = None
+    ann_path: Path | str | None = None
+    transcripts: bool = True
+    test_fraction: float = 0.1
+
+    name = "folder"
+
+    @property
+    def labels_file(self) -> Path:
+        """The label file."""
+        return Path(self.ann_path) if self.ann_path else Path(self.root) / "labels.json"
+
+    @property
+    def features(self) -> Path:
+        """The folder of feature files."""
+        return Path(self.feature_root) if self.feature_root else Path(self.root) / "features"
+
+    def class_order(self, target: str) -> Sequence[str]:
+        """classes.json names the emotions."""
+        path = self.labels_file.with_name("classes.json")
+        if target != "emotion" or not path.is_file():
+            return ()
+        names = [str(n) for n in read_json(path, CLASSES, list)]
+        if len(set(names)) < max(2, len(names)):
+            raise DataError("classes.json does not list two or more classes.", expected=CLASSES, got=names, where=path)
+        return names
+
+    def samples(self) -> list[Sample]:
+        """One sample per record of the label file."""
+        path = self.labels_file
+        if not path.is_file():
+            mend = "paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE"
+            raise DataError("The label file is missing.", expected=TREE, got=f"no {path}", where=self.root, mend=mend)
+        records = read_json(path, TREE, list)
+        places = [f"{path}, record {n}" for n in range(1, len(records) + 1)]
+        keys = {*LABELS, *(t.name for t in self.targets.values())}
+        needed = ["video_id", *(["emotion"] if "emotion" in self.targets else [])]
+        samples = [read_record(r, place, keys, needed, path.parent) for r, place in zip(records, places, strict=True)]
+        check_unique(zip((s.id for s in samples), places, strict=True))
+        if unknown := {k for r in records for k in r} - KNOWN_KEYS - keys:
+            log.debug("%s: ignored keys %s", path, sorted(unknown))
+        return self._said(self._split(samples, any(r.get("split") for r in records)))
+
+    def _split(self, samples: list[Sample], in_records: bool) -> list[Sample]:
+        """Splits from splits.json; a sample that it does not list is left out and counted."""
+        path = self.labels_file.with_name("splits.json")
+        if not path.is_file():
+            return samples
+        lists = read_json(path, SPLITS, dict, list)
+        if in_records:
+            self._note(f"splits come from {path.name}, not from the records' `split`")
+        check_unique((str(i), f"{path}, list {split}") for split, ids in lists.items() for i in ids)
+        split_of = {str(i): _split_name(split) for split, ids in lists.items() for i in ids}
+        if strange := split_of.keys() - {s.id for s in samples}:
+            self._note(f"{path.name} lists {len(strange)} ids without a record, e.g. {min(strange)}")
+        left = [s for s in samples if s.id not in split_of]
+        self._ledger += [Entry(s.id, "", "", "dropped", f"not in {path.name}") for s in left]
+        if left:
+            self._note(f"{len(left)} records are not in {path.name} and are left out, e.g. {left[0].id}")
+        return [replace(s, split=split_of[s.id]) for s in samples if s.id in split_of]
+
+    def _said(self, samples: list[Sample]) -> list[Sample]:
+        """Fills in the feature files' transcripts where the record has no text."""
+        bare = [s for s in samples if s.text is None] if self.transcripts else []
+        source = NpyDict(self.features, HERO_KEYS["text"])
+        with ThreadPoolExecutor(8) as pool:
+            said = dict(zip((s.id for s in bare), pool.map(source.transcript, bare), strict=True))
+        return [replace(s, text=_text(said[s.id])) if said.get(s.id) else s for s in samples]
+
+
+def read_json(path: Path, form: str = "", kind: type = object, inner: type = object) -> Any:
+    """A JSON file; DataError with line and column where it is not legal JSON, or where it has another form.
+
+    `kind` is the type of the whole, which then must not be empty, `inner` of every value, `form` both in words.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError("The file is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        line = error.doc.split("\n")[error.lineno - 1].strip()
+        comment = "#" in line or "//" in line
+        raise DataError(
+            f"The file is not legal JSON: {error.msg}.",
+            expected="JSON without comments" if comment else "JSON",
+            got=line[:100] or "nothing",
+            where=f"{path}, line {error.lineno}, column {error.colno}",
+            mend="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
+        ) from error
+    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    fits = isinstance(content, kind) and all(isinstance(v, inner) for v in values)
+    if kind is not object and not (fits and values):
+        raise DataError(f"{path.name} has another form.", expected=form, got=str(content)[:100], where=path)
+    return content
+
+
+def read_record(
+    record: Any,
+    place: str,
+    label_keys: Collection[str] = LABELS,
+    needed: Sequence[str] = ("video_id",),
+    root: Path = Path(),
+) -> Sample:
+    """One record of labels.json as a Sample.
+
+    Args:
+        place: file and number, for messages.
+        label_keys: keys that are labels, beside those of the record's own `labels`.
+        needed: keys that must be there.
+        root: what relative media paths start from.
+
+    Raises:
+        DataError: no object, a key missing, or a value of a wrong form.
+    """
+    if not isinstance(record, dict):
+        raise DataError(
+            "A record is not an object.", expected='{"video_id": ..., "emotion": ...}', got=record, where=place
+        )
+    for key in needed:
+        if key not in record or (key == "video_id" and record[key] in (None, "")):
+            raise DataError(
+                f"A record lacks {key!r}.",
+                expected=", ".join(needed),
+                got=", ".join(map(str, record)) or "an empty object",
+                where=place,
+                mend='add it; "emotion": null says that the clip is not labelled',
+            )
+    turn = str(record.get("utterance_id", ""))
+    counterfactual = {"is_counterfactual": True} if record.get("is_counterfactual") else {}
+    try:
+        return Sample(
+            id=str(record["video_id"]),
+            split=_split_name(record.get("split") or "train"),
+            video=_media(record.get("video"), root),
+            audio=_media(record.get("audio"), root),
+            files={str(k): root / v for k, v in (record.get("files") or {}).items()},
+            boxes={str(k): _numbers(v, 4) for k, v in (record.get("boxes") or {}).items()},
+            text=_text(record.get("text")),
+            speaker=_text(record.get("speaker")),
+            dialogue=_text(record.get("dialogue_id")),
+            turn=int(turn) if turn.isdecimal() else None,
+            turns=tuple(Turn(_text(speaker), str(text)) for speaker, text in record.get("turns") or ()),
+            labels={k: record[k] for k in label_keys if record.get(k) is not None} | dict(record.get("labels") or {}),
+            descriptions=_descriptions(record),
+            truth={**(record.get("truth") or {}), **counterfactual},
+        )
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise DataError(
+            "A record has a value of a wrong form.",
+            expected='"video": {"path": FILE, "span": [s, s], "crop": [x0, y0, x1, y1]}, "boxes": {"face": [...]}, '
+            '"files": {"au": FILE}, "turns": [[speaker, text]], "labels": {name: value}',
+            got=error,
+            where=place,
+        ) from error
+
+
+def to_record(s: Sample, turns: bool = False) -> dict[str, Any]:
+    """A Sample as a record of labels.json, from which `read_record` makes an equal one; media by absolute path.
+
+    `turns` writes its turns although its dialogue could tell them.
+    """
+    words = ("caption", "rationale")
+    out = {
+        "video_id": s.id,
+        "split": s.split,
+        "video": s.video and _bare(asdict(replace(s.video, path=s.video.path.absolute()))),
+        "audio": s.audio and _bare(asdict(replace(s.audio, path=s.audio.path.absolute()))),
+        "files": {k: str(path.absolute()) for k, path in s.files.items() if k != "features"},
+        "boxes": s.boxes,
+        "text": _text(s.text),
+        "speaker": s.speaker,
+        "dialogue_id": s.dialogue,
+        "utterance_id": s.turn,
+        "turns": [[t.speaker, t.text] for t in s.turns] if turns or s.dialogue is None else None,
+        **{k: s.labels[k] for k in LABELS if k in s.labels},
+        "labels": {k: v for k, v in s.labels.items() if k not in LABELS},
+        **{k: s.descriptions[k] for k in words if k in s.descriptions},
+        "evidence": {k: v for k, v in s.descriptions.items() if k not in words},
+        "truth": s.truth,
+    }
+    return {"emotion": None, **_bare(out)}
+
+
+def _bare(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing; paths as text."""
+    kept = {k: v for k, v in record.items() if v is not None and v is not False and v != {} and v != []}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
+
+
+def _media(value: Any, root: Path) -> Media | None:
+    if value is None:
+        return None
+    given: dict[str, Any] = {"path": value} if isinstance(value, str) else dict(value)
+    for key, count in (("span", 2), ("crop", 4), ("part", 2)):
+        if key in given:
+            given[key] = _numbers(given[key], count)
+    return Media(**{**given, "path": root / given["path"]})
+
+
+def _numbers(value: Any, count: int) -> Any:
+    """`count` numbers as a tuple."""
+    if len(value) != count:
+        raise ValueError(f"{value}, not {count} numbers")
+    return tuple(v if isinstance(v, int) else float(v) for v in value)
+
+
+def _split_name(name: object) -> str:
+    word = str(name).strip().lower()
+    return SPLIT_NAMES.get(word, word)
+
+
+def _text(value: object) -> str | None:
+    return str(value).strip() or None if value is not None else None
+
+
+def _descriptions(record: Mapping[str, Any]) -> dict[str, str]:
+    """Caption, rationale and evidence as words: evidence per stream where it is an object."""
+    out = {key: record[key] for key in ("caption", "rationale") if record.get(key)}
+    evidence = record.get("evidence") or {}
+    if not isinstance(evidence, Mapping):
+        evidence = {"evidence": " ".join(map(str, evidence)) if isinstance(evidence, list) else evidence}
+    out |= {STREAM_WORDS.get(str(key), str(key)): text for key, text in evidence.items() if text}
+    return {key: str(text) for key, text in out.items()}

@@ -1,0 +1,96 @@
+"""MERR (Emotion-LLaMA, Cheng et al. 2024): coarse and fine descriptions of clips from MER2023's pool.
+
+Data flow: MERR_<grain>_grained.json + transcripts -> Samples with label, peak frame and descriptions.
+
+    root/ MERR_fine_grained.json MERR_coarse_grained.json   {name: {pseu_emotion, peak_index, ...}}
+          transcription_en_all.csv (name, sentence)         video/<name>.mp4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.datasets.folder import read_json
+from hero_lightning.datasets.mer import clip_maker, read_words
+from hero_lightning.datasets.readers import TRANSCRIPTS, label_file
+from hero_lightning.errors import DataError
+from hero_lightning.types import Sample
+
+EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise", "fear", "contempt", "doubt")
+"""In the order of the official numbers 0..8."""
+DESCRIPTIONS = {
+    "caption": ("caption",),
+    "rationale": ("smp_reason_caption", "reason_caption"),
+    "au": ("visual_prior_list",),
+    "audio": ("audio_prior_list",),
+}
+"""Our name -> MERR's keys, the first one found."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MerrDataModule(CorpusDataModule):
+    """MERR; one pool, from which a seed cuts validation and test.
+
+    Attributes:
+        grain: fine (4 487 clips with reasons) or coarse (28 618 with templated captions).
+    """
+
+    grain: str = "fine"
+    test_fraction: float = 0.1
+
+    name = "merr"
+    class_orders: ClassVar[Mapping[str, Sequence[str]]] = {"emotion": EMOTIONS}
+    counts: ClassVar[Mapping[str, int]] = {"fine": 4487, "coarse": 28618}
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"grain": ("fine", "coarse")}
+
+    def official(self) -> Mapping[str, int]:
+        """The count of the chosen grain."""
+        return {"train": self.counts[self.grain]}
+
+    def samples(self) -> list[Sample]:
+        """One sample per clip of the description file; it may lack any key but the label."""
+        root, path = Path(self.root), label_file(self.root, (f"MERR_{self.grain}_grained.json",), self.name)
+        records = read_json(path, "{name: {...}}", dict, dict)
+        columns = ("sentence", "sentence_en", "english")
+        texts = read_words(root, ("transcription_en_all.csv", *TRANSCRIPTS), columns)
+        make = clip_maker(root, ("video", "videos", "test3"), texts)
+        samples = []
+        for name, record in records.items():
+            told = {
+                ours: next((w for key in keys if (w := _words(record.get(key)))), "")
+                for ours, keys in DESCRIPTIONS.items()
+            }
+            clip = make(name, "train", {"emotion": _label(record, f"{path}, {name}")}, told, _words(record.get("text")))
+            if record.get("peak_index") not in (None, ""):
+                clip.truth["peak_index"] = _peak(record["peak_index"], f"{path}, {name}, key peak_index")
+            samples.append(clip)
+        return samples
+
+
+def _label(record: Mapping[str, Any], place: str) -> str:
+    if label := str(record.get("pseu_emotion", "")).strip().lower():
+        return label
+    raise DataError(
+        "A MERR record lacks 'pseu_emotion'.",
+        expected="a label",
+        got=", ".join(record) or "an empty object",
+        where=place,
+        mend="add the key, or remove the record",
+    )
+
+
+def _peak(value: Any, place: str) -> int:
+    """The number of the peak frame, which the files give as number or text."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise DataError("A peak frame is no number.", expected="an integer", got=value, where=place) from None
+
+
+def _words(value: Any) -> str:
+    """A text, or a list of phrases, as one text."""
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value or "").strip()

@@ -1,0 +1,235 @@
+"""CMU-MOSEI and CMU-MOSI (Zadeh et al.): opinion videos of one speaker, scores in [-3, 3], emotions in MOSEI.
+
+Data flow: a table of data/mmsa.py, or the SDK's labels .csd with its fold lists -> Samples; raw transcripts and .csd ->
+words, spans, emotions -> Samples.
+
+    root/ label.csv | CMU_MOSEI_Labels.csd + cmu_mosei_std_folds.py (also in root/csd/)
+    MOSEI Raw/Videos/Full/Combined/VIDEO.mp4        Raw/Transcript/Segmented/Combined/VIDEO.txt
+    MOSI  Raw/Video/Segmented/VIDEO_CLIP.mp4        Raw/Transcript/Segmented/VIDEO.annotprocessed
+
+Shapes: N clips or words of a video, D numbers of each.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from hero_lightning.data.availability import Entry
+from hero_lightning.datasets.mmsa import MmsaDataModule, Spans
+from hero_lightning.datasets.readers import clean, first_existing, label_file, score_of
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.features.foreign.tables import read_csv
+from hero_lightning.types import Sample
+
+log = logging.getLogger(__name__)
+
+EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+"""Columns 1..6 of CMU_MOSEI_Labels.csd, intensities 0..3, present where > 0; column 0 is the sentiment."""
+TOLERANCE = 0.5
+"""Seconds by which the starts of a clip in the .csd and in the transcript may differ."""
+PLACES = ("", "csd/", "Raw/")
+"""Where .csd and fold files are kept below root."""
+MOSEI_LINE = re.compile(r"(?P<video>.+?)___(?P<clip>\d+)___(?P<start>[\d.]+)___(?P<end>[\d.]+)___(?P<text>.*)")
+MOSI_LINE = re.compile(r"(?P<clip>\d+)_DELIM_(?P<text>.*)")
+FOLD = re.compile(r"standard_(train|valid|test)_fold\s*=\s*(\[.*?\])", re.DOTALL)
+
+
+class Track(NamedTuple):
+    """One video of a computational sequence (.csd): spans [N, 2] in seconds, values [N, D] numbers or words."""
+
+    spans: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MoseiDataModule(MmsaDataModule):
+    """CMU-MOSEI: 22 856 clips in the field's selection, sentiment and six emotions.
+
+    Emotions are in CMU_MOSEI_Labels.csd alone; beside another table they are found by the transcripts' spans.
+
+    Attributes:
+        labels_csd: the SDK's labels; its words and folds are called after the corpus.
+        fold_counts: official number of videos by split.
+        transcripts, line: folder of raw transcripts, and how a line of them reads.
+        emotional: whether the .csd holds emotions.
+    """
+
+    name = "cmu_mosei"
+    official_counts: ClassVar[Mapping[str, int]] = {"train": 16326, "val": 1871, "test": 4659}
+    tables: ClassVar[tuple[str, ...]] = (*MmsaDataModule.tables, *(p + "CMU_MOSEI_Labels.csd" for p in PLACES))
+    clips: ClassVar[tuple[str, ...]] = ("Raw/Videos/Full/Combined/{video}.mp4", "Raw/{video}/{clip}.mp4")
+    sounds: ClassVar[tuple[str, ...]] = ("Raw/Audio/Full/WAV_16000/{video}.wav",)
+    labels_csd: ClassVar[str] = "CMU_MOSEI_Labels.csd"
+    fold_counts: ClassVar[Mapping[str, int]] = {"train": 2249, "val": 300, "test": 678}
+    transcripts: ClassVar[str] = "Raw/Transcript/Segmented/Combined"
+    line: ClassVar[re.Pattern[str]] = MOSEI_LINE
+    emotional: ClassVar[bool] = True
+
+    def spans(self) -> Spans:
+        """Spans of the transcripts, or of the .csd."""
+        return {i: span for i, (span, _) in self._said.items() if span is not None}
+
+    def read(self, path: Path) -> list[Sample]:
+        """Samples of a label file, with words and emotions that only the raw files have."""
+        if path.suffix == ".csd":
+            return list(self._from_csd(read_csd(path)))
+        csd = self._file(self.labels_csd) if self.emotional else None
+        tracks = read_csd(csd) if csd else {}
+        samples = super().read(path)
+        for s in samples:
+            (span, text), track = self._said.get(s.id, (None, None)), tracks.get(str(s.dialogue))
+            s.text = s.text or text
+            if span and track and (near := _nearest(track.spans[:, 0], span[0])) is not None:
+                s.labels["emotions"] = _intensities(track.values[near])
+        if csd:
+            log.info("%s: emotions for %d of %d", csd.name, sum("emotions" in s.labels for s in samples), len(samples))
+        return samples
+
+    def _file(self, name: str) -> Path | None:
+        return first_existing(self.root, [place + name for place in PLACES])
+
+    @cached_property
+    def _said(self) -> dict[str, tuple[tuple[float, float] | None, str | None]]:
+        """Sample id -> span in seconds, where given, and words of the raw transcripts."""
+        out = {}
+        for path in sorted((Path(self.root) / self.transcripts).glob("[!.]*")):  # not macOS' ._ files
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if found := self.line.fullmatch(line.strip()):
+                    cells = found.groupdict()
+                    span = (float(cells["start"]), float(cells["end"])) if "start" in cells else None
+                    out[f"{cells.get('video', path.stem)}_{cells['clip']}"] = span, clean(cells["text"]) or None
+        return out
+
+    def _from_csd(self, labels: Mapping[str, Track]) -> Iterator[Sample]:
+        """One Sample per labelled interval; clips are numbered as in the transcripts, else in order of the file."""
+        split_of, words = self._folds(), self._file(f"{self.name.upper()}_TimestampedWords.csd")
+        spoken = read_csd(words) if words else {}
+        numbers: dict[str, list[tuple[float, str]]] = {}
+        for name, (span, _) in self._said.items():
+            video, _, clip = name.rpartition("_")
+            if span is not None:
+                numbers.setdefault(video, []).append((span[0], clip))
+        for video, track in labels.items():
+            if split_of and video not in split_of:
+                self._ledger.append(Entry(video, "", "", "dropped", "the video is in no fold"))
+                continue
+            known = numbers.get(video, [])
+            for n, ((start, end), value) in enumerate(zip(track.spans.tolist(), track.values, strict=True)):
+                near = _nearest(np.array([at for at, _ in known]), start)
+                clip = known.pop(near)[1] if near is not None else str(n) if video not in numbers else f"csd{n}"
+                s = self.sample(video, clip, split_of.get(video, "train"), None, float(np.clip(value[0], -3, 3)))
+                s.text = self._said.get(s.id, (None, None))[1]
+                s.text = s.text or (_between(spoken[video], start, end) if video in spoken else None)
+                s.labels |= {"emotions": _intensities(value)} if self.emotional else {}
+                self._said[s.id] = (start, end), s.text
+                yield s
+
+    def _folds(self) -> dict[str, str]:
+        """Video -> split by the SDK's fold lists; empty where they are not there."""
+        path = self._file(folds := f"{self.name}_std_folds.py")
+        if path is None:
+            self._note(f"no {folds} beside {self.labels_csd}: every video is train, validation comes from a seed")
+            return {}
+        lists = {name: ast.literal_eval(ids) for name, ids in FOLD.findall(path.read_text(encoding="utf-8"))}
+        if set(lists) != {"train", "valid", "test"}:
+            expected = "standard_{train,valid,test}_fold = [...]"
+            raise DataError("The fold file lacks a list.", expected=expected, got=sorted(lists), where=path)
+        for split, official in self.fold_counts.items():
+            count = len(lists["valid" if split == "val" else split])
+            self._count(f"{path.name} lists", count, f"{split} videos", official)
+        return {str(video): split for split, ids in lists.items() for video in ids}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MosiDataModule(MoseiDataModule):
+    """CMU-MOSI: 2199 clips of 93 videos, sentiment.
+
+    Attributes:
+        split: standard, or bclstm: 62 train and 31 test videos (Poria et al. 2017), which labels.csv beside the
+            bc-LSTM features gives. Those features leak on the standard split: 558 of its 686 test clips trained them.
+    """
+
+    split: str = "standard"
+
+    name = "cmu_mosi"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"split": ("standard", "bclstm")}
+    official_counts: ClassVar[Mapping[str, int]] = {"train": 1284, "val": 229, "test": 686}
+    tables: ClassVar[tuple[str, ...]] = (
+        "labels.csv",
+        *MmsaDataModule.tables,
+        *(p + "CMU_MOSI_Opinion_Labels.csd" for p in PLACES),
+    )
+    clips: ClassVar[tuple[str, ...]] = ("Raw/Video/Segmented/{video}_{clip}.mp4", "Raw/{video}/{clip}.mp4")
+    sounds: ClassVar[tuple[str, ...]] = ("Raw/Audio/WAV_16000/Segmented/{video}_{clip}.wav",)
+    labels_csd: ClassVar[str] = "CMU_MOSI_Opinion_Labels.csd"
+    fold_counts: ClassVar[Mapping[str, int]] = {"train": 52, "val": 10, "test": 31}
+    transcripts: ClassVar[str] = "Raw/Transcript/Segmented"
+    line: ClassVar[re.Pattern[str]] = MOSI_LINE
+    emotional: ClassVar[bool] = False
+
+    def official(self) -> Mapping[str, int]:
+        """Counts of the split in use."""
+        return {"train": 1447, "test": 752} if self.split == "bclstm" else self.official_counts
+
+    def read(self, path: Path) -> list[Sample]:
+        """Samples of labels.csv, which has both splits, else see MoseiDataModule."""
+        if self.split == "bclstm":
+            path = label_file(self.root, ("labels.csv",), self.name)
+        if path.name != "labels.csv":
+            return super().read(path)
+        column = f"split_{self.split}"
+        return [
+            self.sample(c["video"], c["name"].rpartition("_")[2], c[column], c["text"], score_of(c["sentiment"], place))
+            for place, c in read_csv(path, ("name", "video", "sentiment", "text", column), self.name)
+        ]
+
+
+def read_csd(path: Path) -> dict[str, Track]:
+    """Every video of a computational sequence of the CMU SDK (HDF5: NAME/data/VIDEO/{features,intervals}).
+
+    Raises:
+        ConfigError: h5py is not installed. DataError: a file of another form.
+    """
+    try:
+        import h5py
+    except ImportError:
+        mend = "pip install 'hero-lightning[corpora]'"
+        raise ConfigError("Reading .csd files needs h5py.", got="not installed", where=path, mend=mend) from None
+    try:
+        with h5py.File(path, "r") as file:
+            (name,) = file.keys()
+            data: Any = file[name]["data"]
+            return {str(v): Track(np.asarray(data[v]["intervals"]), np.asarray(data[v]["features"])) for v in data}
+    except (OSError, KeyError, ValueError) as error:
+        expected = "NAME/data/VIDEO/{features,intervals}"
+        raise DataError(
+            "The .csd cannot be read.", expected=expected, got=error, where=path, mend="fetch it"
+        ) from error
+
+
+def _nearest(starts: np.ndarray, start: float) -> int | None:
+    """Index of the start nearest to this one, within TOLERANCE."""
+    gaps = np.abs(starts - start)
+    return int(gaps.argmin()) if gaps.size and gaps.min() <= TOLERANCE else None
+
+
+def _intensities(value: np.ndarray) -> dict[str, float]:
+    """[7] sentiment and emotions -> the emotions that are present."""
+    return {name: float(v) for name, v in zip(EMOTIONS, value[1:], strict=True) if v > 0}
+
+
+def _between(words: Track, start: float, end: float) -> str:
+    """Words whose middle lies between two times; `sp` marks a pause."""
+    middle = words.spans.mean(axis=1)
+    inside = words.values[(middle >= start) & (middle < end)].reshape(-1).tolist()
+    said = (w.decode("utf-8", errors="replace") if isinstance(w, bytes) else str(w) for w in inside)
+    return " ".join(w for w in said if w != "sp")

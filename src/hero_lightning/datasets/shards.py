@@ -1,0 +1,208 @@
+"""webdataset shards read map-style: an index says where each clip's members lie, so every option of a loader holds.
+
+Data flow: *.tar --headers--> index.json (key -> shard, member -> offset and size) -> Samples whose features and media
+are read at their offset inside the tar. Remote shards are fetched once.
+
+    root/ <split>-000000.tar ...   <key>.json (record)  <key>.npy (features)  <key>.mp4 | .wav (media)  <key>.au.csv ...
+          classes.json (optional)  index.json, files/ (made here)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.datasets.clips import SOUND, VIDEO
+from hero_lightning.datasets.export import contents, write_classes
+from hero_lightning.datasets.folder import LABELS, FolderDataModule, read_record
+from hero_lightning.errors import DataError
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS
+from hero_lightning.features.foreign.safe_pickle import load_features
+from hero_lightning.features.foreign.tables import NamedSource
+from hero_lightning.types import Media, Sample
+
+log = logging.getLogger(__name__)
+
+CLIPS = 1000
+"""Clips per shard."""
+
+
+def key_of(id: str) -> str:
+    """A sample's key inside a tar: webdataset cuts names at the first dot and at folders, so both are escaped."""
+    return quote(id, safe=" $[]()+,=@").replace(".", "%2E")
+
+
+def write_shards(corpus: CorpusDataModule, out: Path) -> Counter[str]:
+    """Writes an indexed corpus as shards, one row of them per split; equal input gives equal bytes.
+
+    Media go along where a clip has files of its own; of a file that several clips share, the record keeps the path.
+
+    `prepare_data` comes before, `out` is new or empty. Returns how many clips have each stream.
+    """
+    written: Counter[str] = Counter(dict.fromkeys(corpus.streams, 0))
+    counts: Counter[str] = Counter()
+    shards: dict[str, tarfile.TarFile] = {}
+    with ExitStack() as files:
+        for s, record, content in contents(corpus, out):
+            number, within = divmod(counts[s.split], CLIPS)
+            if within == 0:
+                path = out / f"{s.split}-{number:06d}.tar"
+                shards[s.split] = files.enter_context(tarfile.open(path, "w"))
+            counts[s.split] += 1
+            members: dict[str, bytes | Path] = {".json": json.dumps(record, ensure_ascii=False).encode()}
+            if content:
+                buffer = io.BytesIO()
+                np.save(buffer, np.array(content, dtype=object), allow_pickle=True)
+                members[".npy"] = buffer.getvalue()
+            members |= {m.path.suffix: m.path for m in (s.video, s.audio) if m and m.span is None and m.path.is_file()}
+            members |= {f".{k}{p.suffix}": p for k, p in s.files.items() if k != "features" and p.is_file()}
+            for suffix, member in members.items():
+                data = member if isinstance(member, bytes) else member.read_bytes()
+                info = tarfile.TarInfo(key_of(s.id) + suffix)
+                info.size = len(data)
+                shards[s.split].addfile(info, io.BytesIO(data))
+            written.update(name for name in corpus.streams if HERO_KEYS.get(name, name) in content)
+    write_classes(corpus, out)
+    return written
+
+
+@lru_cache(maxsize=4)
+def read_index(root: Path) -> dict[str, Any]:
+    """key -> {"shard": file, "record": ..., "members": {suffix: [offset, size]}}; made anew when a shard changed.
+
+    Raises:
+        DataError: no shard, or one that is cut off.
+    """
+    shards = sorted(root.glob("*.tar"))
+    if not shards:
+        expected = "*.tar"
+        raise DataError("There is no shard.", expected=expected, where=root, mend="dataset.root=DIR, or dataset.urls")
+    now = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in shards}
+    path = root / "index.json"
+    if path.is_file() and (known := json.loads(path.read_text()))["shards"] == now:
+        return known["samples"]
+    samples: dict[str, Any] = {}
+    for shard in shards:
+        try:
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    key, _, suffix = Path(member.name).name.partition(".")
+                    entry = samples.setdefault(key, {"shard": shard.name, "record": {}, "members": {}})
+                    if entry["shard"] != shard.name or suffix in entry["members"]:
+                        raise DataError("A clip stands in two places.", got=member.name, where=shard)
+                    entry["members"][suffix] = [member.offset_data, member.size]
+                    if suffix == "json" and (file := tar.extractfile(member)) is not None:
+                        entry["record"] = json.load(file)
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise DataError(
+                "A shard cannot be read.", got=error, where=shard, mend="fetch or write it again"
+            ) from error
+    temporary = path.with_name(f".index.{os.getpid()}")
+    temporary.write_text(json.dumps({"shards": now, "samples": samples}, ensure_ascii=False))
+    temporary.replace(path)
+    return samples
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ShardsDataModule(FolderDataModule):
+    """A corpus in webdataset shards.
+
+    Attributes:
+        urls: remote shards (anything webdataset opens: http, `pipe:...`, with {000000..000009}), fetched into `root`
+            before the first use. Nothing is streamed past the index, since a stream could not honour the order of
+            draws, balance, bucket, pairs or a resume inside an epoch.
+    """
+
+    urls: Sequence[str] = ()
+
+    name = "shards"
+
+    def samples(self) -> list[Sample]:
+        """One sample per key that has a record."""
+        root = Path(self.root)
+        for url in self.urls:
+            fetch(url, root)
+        keys = {*LABELS, *(t.name for t in self.targets.values())}
+        return [self._sample(root, key, entry, keys) for key, entry in read_index(root).items()]
+
+    def _sample(self, root: Path, key: str, entry: dict[str, Any], keys: set[str]) -> Sample:
+        shard = root / entry["shard"]
+        record = {"video_id": unquote(key), **entry["record"]}
+        s = read_record(record, f"{shard}, {key}", keys, ("video_id",), root)
+        for suffix, (offset, size) in entry["members"].items():
+            kind, _, ending = f".{suffix}".rpartition(".")
+            if kind in ("", ".video") and f".{ending}" in VIDEO:
+                s.video = replace(s.video or Media(shard), path=shard, part=(offset, size))
+            elif kind in ("", ".audio") and f".{ending}" in SOUND:
+                s.audio = replace(s.audio or Media(shard), path=shard, part=(offset, size))
+            elif kind:  # a table or the like: small, and read by its path
+                s.files[kind[1:]] = path = root / "files" / f"{key}.{suffix}"
+                if not path.is_file():
+                    path.parent.mkdir(exist_ok=True)
+                    with shard.open("rb") as file:
+                        file.seek(offset)
+                        path.write_bytes(file.read(size))
+        return s
+
+
+def fetch(url: str, root: Path) -> None:
+    """Copies the shards that `url` names into `root`, those that are not there yet."""
+    from braceexpand import braceexpand
+    from webdataset.gopen import gopen
+
+    root.mkdir(parents=True, exist_ok=True)
+    for one in braceexpand(url):
+        path = root / one.split("?")[0].rstrip("/ |").rpartition("/")[2]
+        if not path.is_file():
+            log.info("fetching %s", one)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            with gopen(one) as source, temporary.open("wb") as file:
+                shutil.copyfileobj(source, file)
+            temporary.replace(path)
+
+
+class ShardFeatures(NamedSource):
+    """One key of the feature dicts inside shards. A FeatureSource.
+
+    Args:
+        root: folder of the shards.
+        key, patch_reduce: see ArraySource; an entry of the dict (clip, video_mae, hubert, bert, au).
+    """
+
+    def __init__(self, root: Path | str, key: str, patch_reduce: str = "cls") -> None:
+        super().__init__(root, key, patch_reduce=patch_reduce)
+
+    def path(self, sample: Sample) -> Path:
+        """See ArraySource."""
+        entry = read_index(self.at).get(key_of(sample.id), {})
+        return self.at / entry["shard"] if "npy" in entry.get("members", ()) else self.at / "none"
+
+    def content(self, sample: Sample) -> dict[str, Any]:
+        """See ArraySource."""
+        path = self.path(sample)
+        return _loaded(path, read_index(self.at)[key_of(sample.id)]["members"]["npy"][0]) if path.is_file() else {}
+
+    def value(self, sample: Sample) -> Any:
+        """See ArraySource."""
+        return self.content(sample).get(self.key)
+
+
+@lru_cache(maxsize=16)
+def _loaded(shard: Path, offset: int) -> dict[str, Any]:
+    """The last clips read: all streams of a clip come out of one load."""
+    return load_features(shard, offset)

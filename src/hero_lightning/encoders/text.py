@@ -1,0 +1,125 @@
+"""Contextual word vectors from a pretrained transformer: BERT, RoBERTa, MiniLM and their kin.
+
+Data flow: Words -> token ids of one or more segments (worker) -> transformer -> Features.
+
+Shapes: B clips, N token ids of a clip (all segments), S segments of a batch, L longest segment, T steps, D = `dim`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hero_lightning.encoders.base import Material
+from hero_lightning.encoders.pretrained import PretrainedEncoder
+from hero_lightning.media.types import Words
+from hero_lightning.types import Features, pad
+
+
+class TextEncoder(PretrainedEncoder):
+    """A pretrained text transformer of the Hugging Face hub or of a local folder.
+
+    Args:
+        pooling: `tokens`: the vectors of all tokens of [previous turns ... current utterance] read as one sequence;
+            `turns`: one mean vector per previous turn and one of the current utterance, in time order, then the token
+            vectors of the current utterance, each turn read by itself.
+        max_length: tokens of a sequence. The oldest context goes first; the current utterance is cut last.
+        name, trainable, layers, dtype, revision, lora_rank, lora_alpha, lora_dropout, lora_targets: see
+            PretrainedEncoder.
+    """
+
+    takes: ClassVar[Material] = "text"
+    stream, instead = "text", "words"
+
+    def __init__(
+        self,
+        name: str,
+        trainable: str = "frozen",
+        pooling: str = "tokens",
+        max_length: int = 128,
+        layers: Sequence[int] = (-1,),
+        dtype: str = "float32",
+        revision: str | None = None,
+        lora_rank: int = 8,
+        lora_alpha: int = 16,
+        lora_dropout: float = 0.05,
+        lora_targets: Sequence[str] = ("query", "value"),
+    ) -> None:
+        super().__init__(name, trainable, layers, dtype, revision, lora_rank, lora_alpha, lora_dropout, lora_targets)
+        self._one_of("pooling", pooling, "tokens", "turns")
+        self._at_least(3, max_length=max_length)
+        self.pooling, self.max_length = pooling, max_length
+        self.options.update(pooling=pooling, max_length=max_length)
+
+    def _part(self, whole: Any) -> Any:
+        limit = getattr(whole, "max_position_embeddings", None)
+        if limit and self.max_length > limit:
+            raise self._wrong("max_length is too large.", f"<= {limit}", self.max_length, "max_length")
+        return whole
+
+    def preprocess(self, material: Words) -> dict[str, Tensor]:
+        """Words -> ids [N], segment [N] (number of the segment each id belongs to)."""
+        before = [f"{t.speaker}: {t.text}" if t.speaker else t.text for t in material.turns]
+        named = material.speaker and material.turns
+        now = self._ids(f"{material.speaker}: {material.text}" if named else material.text)
+        room = self.max_length - 2  # without the marks of begin and end
+        if self.pooling == "turns":
+            segments = [self._marked(ids[:room]) for ids in (*map(self._ids, before), now)]
+        else:
+            mark = self._mark("sep", "eos")
+            context = [i for line in before for i in (*self._ids(line), *mark)]
+            room -= len(now)
+            segments = [self._marked(((context[-room:] if room > 0 else []) + now)[: self.max_length - 2])]
+        ids = torch.tensor([i for segment in segments for i in segment])
+        number = torch.arange(len(segments)).repeat_interleave(torch.tensor([len(s) for s in segments]))
+        return {"ids": ids, "segment": number}
+
+    def _ids(self, text: str) -> list[int]:
+        # Longer texts than the network takes are cut by us, so the tokenizer's own warning would mislead.
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _mark(self, *kinds: str) -> list[int]:
+        """The first of these special tokens that the tokenizer knows."""
+        found = [getattr(self.tokenizer, f"{kind}_token_id") for kind in kinds]
+        return [i for i in found if i is not None][:1]
+
+    def _marked(self, ids: list[int]) -> list[int]:
+        return [*self._mark("cls", "bos"), *ids, *self._mark("sep", "eos")]
+
+    def forward(self, inputs: dict[str, Tensor]) -> Features:
+        """ids, segment [B, N] -> Features [B, T, D]."""
+        ids: list[Tensor] = []
+        counts: list[int] = []
+        for row, number, mask in zip(inputs["ids"], inputs["segment"], inputs["ids_mask"], strict=True):
+            lengths = torch.unique_consecutive(number[mask], return_counts=True)[1].tolist()
+            ids += row[mask].split(lengths)
+            counts.append(len(lengths))
+        vectors = self._vectors(ids)
+        rows = []
+        for first, count in zip(torch.tensor([0, *counts]).cumsum(0).tolist(), counts, strict=False):
+            own = vectors[first : first + count]
+            means = [v.mean(dim=0, keepdim=True) for v in own] if self.pooling == "turns" else []
+            rows.append(torch.cat([*means, own[-1]]))  # [T, D]
+        x, real = pad(rows)
+        return Features(x, real.to(x.device))
+
+    def _vectors(self, segments: list[Tensor]) -> list[Tensor]:
+        """Token ids of S segments -> their vectors [L, D] each.
+
+        Clips of one dialogue share turns, so each text is read once; while nothing learns, texts of like length are
+        read together, which saves most of the padding.
+        """
+        texts = {tuple(ids.tolist()): ids for ids in segments}
+        keys = sorted(texts, key=len)
+        size = len(keys) if self.trainable else self.group
+        found: dict[tuple[int, ...], Tensor] = {}
+        for start in range(0, len(keys), size):
+            group = keys[start : start + size]
+            ids, mask = pad([texts[key] for key in group])  # [S, L]
+            mask = mask.to(ids.device)
+            hidden = self._hidden(input_ids=ids, attention_mask=mask.long())  # [S, L, D]
+            found.update((key, h[m]) for key, h, m in zip(group, hidden, mask, strict=True))
+        return [found[tuple(ids.tolist())] for ids in segments]

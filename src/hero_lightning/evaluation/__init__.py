@@ -1,0 +1,1 @@
+"""Metrics of splits and prediction files, comparisons of systems, probes."""

@@ -1,0 +1,249 @@
+"""The comparison protocol without its fits: equal settings for all, figures over folds and seeds, the table.
+
+Data flow: space -> settings; results of fits -> statistics by (seed, fold) -> means, intervals, differences -> table.
+
+Shapes: N ids over all folds, K seeds, F folds, S statistics of a row, C classes, n validation rows.
+A figure is the mean over K x F fits, and so is every resample of the bootstrap, which draws ids of all folds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.features.source import FeatureSource
+from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
+from hero_lightning.tasks import Target
+from hero_lightning.types import Label, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one fit says about the labelled clips of a split: N ids, truth as `Label.value`, prediction [N, C]."""
+
+    ids: list[str]
+    truth: Tensor
+    prediction: Tensor
+
+    @staticmethod
+    def sorted(ids: Sequence[str], truth: Tensor, prediction: Tensor) -> Answers:
+        """In order of the ids, so that all fits of a fold agree."""
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        return Answers([ids[i] for i in order], truth[order], prediction[order])
+
+
+Fits = dict[tuple[int, int], Answers]
+"""Fold and seed -> answers."""
+
+
+def draw(space: Mapping[str, Any], count: int, seed: int) -> list[dict[str, Any]]:
+    """Random settings, the same for every model.
+
+    Args:
+        space: config key -> list of values, or {low, high} of a number drawn evenly by its logarithm.
+        count, seed: how many settings, and which.
+
+    Raises:
+        ConfigError: a key with neither.
+    """
+    rng = np.random.default_rng(seed)
+    for key, of in space.items():
+        ranged = isinstance(of, Mapping) and set(of) == {"low", "high"} and 0 < of["low"] <= of["high"]
+        if not ranged and not (isinstance(of, list) and of):
+            expected = "a list of values, or {low, high} above 0"
+            raise ConfigError("A setting has no range.", expected=expected, got=of, where=f"space.{key}")
+
+    def one(of: Any) -> Any:
+        if isinstance(of, list):
+            return of[int(rng.integers(len(of)))]
+        return float(f"{math.exp(rng.uniform(math.log(of['low']), math.log(of['high']))):.3g}")
+
+    return [{key: one(of) for key, of in space.items()} for _ in range(count)]
+
+
+def gather(results: Mapping[tuple[str, int, int], Any], target: Target, split: str = "test") -> dict[str, Fits]:
+    """Stored results by model, fold and seed -> model -> its answers on a split."""
+    out: dict[str, Fits] = {}
+    for (model, *place), result in results.items():
+        told = result[split]
+        prediction = torch.tensor(told["prediction"], dtype=torch.float32).reshape(-1, target.outputs)
+        fold, seed = place
+        out.setdefault(model, {})[fold, seed] = Answers.sorted(told["ids"], torch.tensor(told["truth"]), prediction)
+    return out
+
+
+def outside(sources: Sequence[FeatureSource], ids: Sequence[str]) -> Tensor:
+    """Logits [N, C] of clips, each from the first source that has it; DataError where none does."""
+    out = []
+    for sample in (Sample(i, "") for i in ids):
+        source = next((s for s in sources if s.has(sample)), None)
+        if source is None:
+            raise DataError("A clip has no outside logits.", expected="a row", got=sample.id, where="late.sources")
+        out.append(source.read(sample).x[0])
+    return torch.stack(out)
+
+
+def calibrate(probability: Tensor, logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Weights a, b > 0 of softmax(a * logits + b * log probability) that are likeliest on held-out rows.
+
+    1 / a is the temperature of the outside logits, b to a the weight of the model.
+
+    Args:
+        probability: [n, C] of the model.
+        logits: [n, C] from outside.
+        truth: [n] class indices.
+    """
+    parts = torch.stack([logits, probability.clamp(min=1e-6).log()]).double()
+    raw = torch.zeros(2, dtype=torch.double, requires_grad=True)
+    solver = torch.optim.LBFGS([raw], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        # a weak pull to 1: held-out rows that are all right would ask for endless weights
+        value = F.cross_entropy((raw.exp()[:, None, None] * parts).sum(dim=0), truth) + 1e-3 * raw.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)
+    a, b = raw.detach().exp().tolist()
+    return a, b
+
+
+def add_late(
+    found: dict[str, Fits], inner: Mapping[str, Fits], name: str, logits: Callable[[Sequence[str]], Tensor]
+) -> dict[str, list[float]]:
+    """Joins every model's test answers with outside logits, weighed on the same fit's validation, and adds those alone.
+
+    Args:
+        found: model -> answers on test; changed in place.
+        inner: model -> answers on validation.
+        name: of the row of the outside logits alone.
+        logits: ids -> [N, C].
+
+    Returns:
+        Model, fold and seed -> the two weights of `calibrate`.
+    """
+    weights = {}
+    alone = {p: Answers(a.ids, a.truth, logits(a.ids).softmax(dim=1)) for p, a in next(iter(found.values())).items()}
+    for model, fits in found.items():
+        for (fold, seed), test in fits.items():
+            held = inner[model][fold, seed]
+            a, b = calibrate(held.prediction, logits(held.ids), held.truth)
+            mixed = a * logits(test.ids) + b * test.prediction.clamp(min=1e-6).log()
+            fits[fold, seed] = Answers(test.ids, test.truth, mixed.softmax(dim=1))
+            weights[f"{model} fold {fold} seed {seed}"] = [a, b]
+    found[name] = alone
+    return weights
+
+
+def rows(
+    target: Target,
+    found: Mapping[str, Fits],
+    against: Sequence[str],
+    resamples: int,
+    beside: Mapping[str, Mapping[str, Fits]] | None = None,
+) -> list[dict[str, Any]]:
+    """The lines of a table.
+
+    Args:
+        target: scored.
+        found: model -> its answers on test, by fold and seed.
+        against: models every other one is compared with.
+        resamples: of the bootstrap.
+        beside: other tables of the same clips; a model is compared with itself there.
+
+    Returns:
+        Per model: model, fits, values, spread (nan of one fit), interval; and minus: reference -> figure -> difference,
+        low, high, p.
+
+    Raises:
+        DataError: models that answered for other clips.
+    """
+    folds = sorted({fold for fits in found.values() for fold, _ in fits})
+    tables = {"": found, **(beside or {})}  # the table at hand has no name
+    fits = {(name, table): models[name] for table, models in tables.items() for name in found if name in models}
+    parts = {key: _statistics(target, made, folds) for key, made in fits.items()}
+    ids = {key: [(f, made[p].ids) for p in sorted(made) for f in p[:1]] for key, made in fits.items()}
+    known = dict(next(iter(ids.values())))
+    for key, told in ids.items():
+        if any(known[fold] != own for fold, own in told):
+            mend = "delete the results of one of them"
+            got = " on ".join(filter(None, key))
+            raise DataError("Two models answered for other clips.", expected=next(iter(ids))[0], got=got, mend=mend)
+    figures = partial(_means, target, len(folds), next(iter(parts.values())).shape[3])
+    flat = {key: part.flatten(1) for key, part in parts.items()}
+    out = []
+    for name in found:
+        each = {k: v.flatten() for k, v in target.figures_of(parts[name, ""].sum(dim=0)).items()}  # [K F]
+        own = flat[name, ""]
+        others = {r: flat[r, ""] for r in against if r in found and r != name}
+        others |= {f"itself on {t}": flat[name, t] for t in tables if t and (name, t) in flat}
+        pairs = {r: paired_bootstrap(own, theirs, figures, resamples=resamples) for r, theirs in others.items()}
+        line = {
+            "model": name,
+            "fits": len(found[name]),
+            "values": {k: float(v.mean()) for k, v in each.items()},
+            "spread": {k: float(v.std()) if len(v) > 1 else math.nan for k, v in each.items()},
+            "interval": intervals(own, figures, resamples=resamples),
+            "minus": {r: {k: asdict(d) for k, d in pair.items()} for r, pair in pairs.items()},
+        }
+        out.append(line)
+    return out
+
+
+def _statistics(target: Target, fits: Fits, folds: Sequence[int]) -> Tensor:
+    """[N, K, F, S]: a clip counts in its own fold, once per seed."""
+    seeds, out = sorted({seed for _, seed in fits}), []
+    for place, fold in enumerate(folds):
+        own = torch.stack([target.statistics(fits[fold, s].prediction, fits[fold, s].truth) for s in seeds], dim=1)
+        wide = own.new_zeros(len(own), len(seeds), len(folds), own.shape[-1])
+        wide[:, :, place] = own
+        out.append(wide)
+    return torch.cat(out)
+
+
+def _means(target: Target, folds: int, width: int, sums: Tensor) -> dict[str, Tensor]:
+    """Summed statistics [..., K F S] -> figure -> mean over fits [...]."""
+    found = target.figures_of(sums.unflatten(-1, (-1, folds, width)))
+    return {k: v.flatten(-2).mean(dim=-1) for k, v in found.items()}
+
+
+def constants(targets: Mapping[int, Target], fits: Fits) -> dict[str, dict[str, float]]:
+    """`majority` and `chance` -> figure -> mean over folds; targets: fold -> the Target fitted on its train split."""
+    lines: dict[str, list[dict[str, float]]] = {"majority": [], "chance": []}
+    for fold, answers in {fold: answers for (fold, _), answers in fits.items()}.items():
+        label = Label(answers.truth, torch.ones(len(answers.ids), dtype=torch.bool))
+        lines["majority"].append(targets[fold].majority(label))
+        lines["chance"].append(targets[fold].chance(label))
+    return {name: {k: sum(p[k] for p in parts) / len(parts) for k in parts[0]} for name, parts in lines.items()}
+
+
+def markdown(
+    lines: Sequence[Mapping[str, Any]], plain: Mapping[str, Mapping[str, float]], figures: Sequence[str]
+) -> str:
+    """The table; its first figure has an interval and is compared. plain: constant answers, name -> figure -> value."""
+    first, references = figures[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
+    head = ["model", f"{first} (95 % interval)", *figures[1:], *(f"{first} minus {r}" for r in references)]
+    body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in figures)] for n, v in plain.items() if v]
+    for line in lines:
+        cells = [line["model"]]
+        for f in figures:
+            value, spread, (low, high) = line["values"][f], line["spread"][f], line["interval"][f]
+            cells.append(f"{value:.4f}" + ("" if math.isnan(spread) else f" +- {spread:.4f}"))
+            cells[-1] += f" ({low:.4f} .. {high:.4f})" if f == first else ""
+        for d in (line["minus"][r][first] if r in line["minus"] else None for r in references):
+            mark = ", n.s." if d and d["low"] <= 0 <= d["high"] else ""
+            cells.append(f"{d['difference']:+.4f} ({d['low']:+.4f} .. {d['high']:+.4f}{mark})" if d else "")
+        body.append(cells)
+    wide = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in body)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in wide)

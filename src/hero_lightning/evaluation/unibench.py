@@ -1,0 +1,224 @@
+"""Scores answers in words: MER-UniBench's open-vocabulary figures, one corpus or all nine, and descriptions.
+
+Data flow: prediction file + labelled samples -> label lists, signs or texts -> additive statistics -> reports.
+
+Shapes: N labelled clips of a split, S statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hero_lightning.errors import ConfigError, HeroError
+from hero_lightning.evaluation import scoring
+from hero_lightning.evaluation.prediction_file import Rows, columns_of, plain
+from hero_lightning.metrics import captions, openvocab
+from hero_lightning.metrics.bootstrap import Figures, paired_bootstrap
+from hero_lightning.metrics.extraction import Extractor
+from hero_lightning.metrics.wheels import Wheels
+from hero_lightning.types import Sample
+
+SAID = ("prediction", "openset", "fileitems", "labels", "name2reason", "reason", "caption", "answer", "text")
+"""What files call their answers, where the configuration does not say."""
+SIGNS = {"negative": -1, "neutral": 0, "positive": 1}
+NO_ANSWER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """One of the nine: its corpus with options, split, kind of label and official number of clips."""
+
+    dataset: str
+    split: str
+    kind: str
+    label: str
+    clips: int
+    options: tuple[str, ...] = ()
+
+
+SUITE = {
+    "MER2023": TestSet("mer2023", "test1", "hit", "emotion", 411),
+    "MER2024": TestSet("mer2024", "test1", "hit", "emotion", 1169),
+    "MELD": TestSet("meld", "test", "hit", "emotion", 2610),
+    "IEMOCAP": TestSet("iemocap", "test", "hit", "emotion", 1241, ("dataset.protocol=4way", "dataset.fold=5")),
+    "CMU-MOSI": TestSet("cmu_mosi", "test", "sentiment", "sentiment_score", 686),
+    "CMU-MOSEI": TestSet("cmu_mosei", "test", "sentiment", "sentiment_score", 4659),
+    "SIMS": TestSet("sims", "test", "sentiment", "sentiment_score", 457),
+    "SIMS v2": TestSet("simsv2", "test", "sentiment", "sentiment_score", 1034),
+    "OV-MERD+": TestSet("ovmerd_plus", "test", "open", "openset", 532),
+}
+"""MER-UniBench (Lian et al. 2025)."""
+
+
+def score_words(
+    samples: Sequence[Sample],
+    kind: str,
+    label: str,
+    rows: Rows,
+    columns: Mapping[str, str],
+    extract: Extractor,
+    wheels: Wheels,
+    resamples: int,
+) -> dict[str, Any]:
+    """Report of a split in the form of `run_folder.score`; the primary figure first.
+
+    `chance` is what the same answers get when dealt to the clips at random, `majority` the best of the constant
+    answers, which `baselines` compares one by one.
+
+    Args:
+        samples: the split; clips without the label are left out.
+        kind: hit (one class per clip), sentiment (a score) or open (a label set).
+        rows: what `read_rows` gave; a clip without a row has no answer, which is wrong.
+        columns: `said` = the column of the answers: a list, a class name, a sign, or free text.
+    """
+    samples = [s for s in samples if s.labels.get(label) is not None]
+    column = _column(rows, [columns.get("said"), f"{label}_prediction", label, *SAID])
+    answers = [plain(rows.get(s.id, {}).get(column)) for s in samples]
+    signed = [_sign(a) if kind == "sentiment" else None for a in answers]
+    texts = [i for i, a in enumerate(answers) if isinstance(a, str) and a and signed[i] is None]
+    found = dict(zip(texts, extract([answers[i] for i in texts]) if texts else [], strict=True))
+    said = [found.get(i, list(map(str, a)) if isinstance(a, list | tuple | set) else []) for i, a in enumerate(answers)]
+    if kind == "sentiment":
+        scored = [i for i, s in enumerate(samples) if float(s.labels[label]) != 0]
+        true = [float(samples[i].labels[label]) for i in scored]
+        for i, a in enumerate(answers):
+            if a is None or a == "":
+                signed[i] = NO_ANSWER
+            elif signed[i] is None:
+                word = _sign(said[i][0]) if len(said[i]) == 1 else None
+                signed[i] = wheels.polarity(said[i]) if word is None else word
+        constants = {"always negative": [-1] * len(true), "always positive": [1] * len(true)}
+        return report(
+            lambda row: openvocab.sentiment_statistics(row, true),
+            openvocab.sentiment_figures,
+            [signed[i] for i in scored],
+            constants,
+            resamples,
+        )
+    sets = [set(s.labels[label]) if kind == "open" else {str(s.labels[label])} for s in samples]
+    out = report(
+        lambda row: openvocab.statistics(row, sets, wheels),
+        lambda sums: openvocab.figures(sums, kind),
+        said,
+        {f"always {', '.join(words)}": [list(words)] * len(sets) for words in openvocab.CONSTANTS[kind]},
+        resamples,
+    )
+    return {**out, "counted": openvocab.counted(openvocab.statistics(said, sets, wheels).sum(dim=0))}
+
+
+def score_captions(
+    samples: Sequence[Sample],
+    rows: Rows,
+    columns: Mapping[str, str],
+    embed: Callable[[Sequence[str]], Tensor] | None,
+    resamples: int,
+) -> dict[str, dict[str, Any]]:
+    """Reports by kind of description (caption, rationale) the corpus has; arguments as in `score_words`."""
+    out = {}
+    for kind in ("caption", "rationale"):
+        own = [s for s in samples if s.descriptions.get(kind)]
+        if own:
+            column = _column(rows, [columns.get(kind), kind, columns.get("said"), *SAID])
+            true = [s.descriptions[kind] for s in own]
+            said = [str(rows.get(s.id, {}).get(column) or "") for s in own]
+            measure = lambda row, true=true: captions.statistics(row, true, embed)  # noqa: E731
+            out[kind] = report(measure, captions.figures, said, {}, resamples)
+    if not out:
+        raise ConfigError(
+            "The split has no descriptions.", expected="a corpus with captions or rationales", where="task"
+        )
+    return out
+
+
+def report(
+    measure: Callable[[Any], Tensor],
+    figures: Figures,
+    said: Sequence[Any],
+    constants: Mapping[str, Any],
+    resamples: int,
+) -> dict[str, Any]:
+    """Figures with intervals, chance and constant answers; see `score_words`.
+
+    Args:
+        measure: N answers -> statistics [N, S].
+        constants: name -> N answers that never look at the clip.
+    """
+    if not said:
+        return {"n": 0, "labelled": 0, "figures": {}, "per_class": {}, "baselines": {}}
+    rows = measure(said)
+    order = np.random.default_rng(0).permutation(len(said))
+    dealt = _floats(figures(measure([said[i] for i in order]).sum(dim=0)))
+    others = {name: measure(row) for name, row in constants.items()}
+    flat = {name: _floats(figures(row.sum(dim=0))) for name, row in others.items()}
+    best = {k: max((f[k] for f in flat.values()), default=math.nan) for k in dealt}
+    out = scoring.report(rows, figures, len(said), None, resamples, chance=dealt, majority=best)
+    out["baselines"] = {}
+    for name, row in others.items():
+        paired = paired_bootstrap(rows, row, figures, resamples=resamples)
+        out["baselines"][name] = {k: {"value": flat[name][k], **asdict(d)} for k, d in paired.items()}
+    return out
+
+
+def _floats(found: Mapping[str, Tensor]) -> dict[str, float]:
+    return {k: float(v) for k, v in found.items()}
+
+
+def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Scores what is there of the nine test sets.
+
+    Args:
+        score: a test set and its prediction file -> report.
+        folder: holds <dataset>.csv, .jsonl, .json or .npz.
+
+    Returns:
+        sets (name -> report), missing (name -> reason), mean of the primary figures, and whether all nine are in it.
+
+    Raises:
+        ConfigError: no set could be scored.
+    """
+    sets: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    for name, one in SUITE.items():
+        path = next((p for p in sorted(folder.glob(f"{one.dataset}.*")) if p.is_file()), None)
+        if path is None:
+            missing[name] = f"no {one.dataset}.csv, .jsonl, .json or .npz in {folder}"
+            continue
+        try:
+            sets[name] = score(one, path)
+        except HeroError as error:
+            missing[name] = " ".join(str(error).split())
+    if not sets:
+        got = "; ".join(f"{k}: {v}" for k, v in missing.items())
+        raise ConfigError("No test set could be scored.", expected="a file per test set", got=got, where="predictions")
+    primary = [next(iter(r["figures"].values()))["value"] for r in sets.values()]
+    return {"sets": sets, "missing": missing, "mean": sum(primary) / len(primary), "complete": not missing}
+
+
+def _column(rows: Rows, names: Sequence[str | None]) -> str:
+    have = columns_of(rows)
+    found = next((n for n in names if n in have), None)
+    if found is None:
+        raise ConfigError(
+            "The file has no answers.", expected=" or ".join(SAID), got=have, where="columns", mend="columns.said=NAME"
+        )
+    return found
+
+
+def _sign(answer: Any) -> int | None:
+    """-1, 0 or 1 of a number, its text, or one of three words; None = something else."""
+    if isinstance(answer, str):
+        word = answer.strip().lower()
+        if word in SIGNS:
+            return SIGNS[word]
+    try:
+        value = float(answer)
+    except (TypeError, ValueError):
+        return None
+    return None if math.isnan(value) else int(np.sign(value))

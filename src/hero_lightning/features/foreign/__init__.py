@@ -1,0 +1,1 @@
+"""Feature files of other projects, read through a loader that runs nothing."""

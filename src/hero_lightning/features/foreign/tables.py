@@ -1,0 +1,333 @@
+"""Pre-made features of the community: one npy per clip, MMSA pickles, npz matrices keyed by name, csv tables.
+
+Data flow: Sample --rename--> name --file or table--> array [D] | [T, D] -> Ready.
+
+Shapes: N clips, T steps, D feature width.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hero_lightning.errors import ConfigError, DataError, FeatureError
+from hero_lightning.features.foreign.array_source import ArraySource, Finding, sequence
+from hero_lightning.features.foreign.safe_pickle import DAMAGE, load_features
+from hero_lightning.types import Sample
+
+log = logging.getLogger(__name__)
+
+LEVELS = {"utterance": "-UTT", "frame": "-FRA"}
+"""MERTools' endings of feature folders: one vector per clip, one vector per frame."""
+
+
+class NamedSource(ArraySource):
+    """Arrays kept under names that may differ from our ids. A FeatureSource.
+
+    Args:
+        path: the folder or file.
+        key: see ArraySource.
+        rename: regular expression -> replacement, applied to a sample's id in order, e.g. {"^03-": "01-"}.
+        patch_reduce: see ArraySource.
+    """
+
+    def __init__(
+        self, path: Path | str, key: str, rename: Mapping[str, str] | None = None, patch_reduce: str = "cls"
+    ) -> None:
+        super().__init__(key, patch_reduce)
+        self.at = Path(path)
+        self._seen: dict[str, Finding] = {}
+        try:
+            self.rename = [(re.compile(pattern), new) for pattern, new in (rename or {}).items()]
+        except re.error as error:
+            expected = "regular expressions"
+            raise ConfigError("rename is wrong.", expected=expected, got=error, where="source.rename") from error
+
+    def name(self, sample: Sample) -> str:
+        """What the clip is called here."""
+        out = sample.id
+        for pattern, new in self.rename:
+            out = pattern.sub(new, out)
+        return out
+
+    def found(self, sample: Sample) -> Finding | None:
+        """See ArraySource; every clip is looked at once."""
+        path, name = self.path(sample), self.name(sample)
+        if path.is_file() and name not in self._seen:
+            try:
+                array = sequence(self.value(sample), self.key, self.patch_reduce, path)
+                self._seen[name] = (0, 0) if array is None else (array.shape[0], array.shape[1])
+            except FeatureError as error:
+                self._seen[name] = f"{error.problem} {error.details['got']}: {self.describe(sample)}"
+        return self._seen.get(name)
+
+    def identity(self) -> dict[str, Any]:
+        """See FeatureSource."""
+        own = {"rename": {p.pattern: new for p, new in self.rename}, "patch_reduce": self.patch_reduce}
+        return {"class": type(self).__name__, "path": self.at.name, "key": self.key, **own}
+
+    def describe(self, sample: Sample) -> str:
+        """See FeatureSource."""
+        return f"{self.path(sample)} [{self.key}, {self.name(sample)}]"
+
+
+class NpyFolder(NamedSource):
+    """One `<name>.npy` per clip, as MERTools writes them: [D] (utterance level) or [T, D] (frame level).
+
+    Args:
+        root: the folder.
+        level: utterance or frame adds MERTools' ending -UTT or -FRA where root lacks it; None = root as it is.
+        rename, patch_reduce: see NamedSource.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        level: Literal["utterance", "frame"] | None = None,
+        rename: Mapping[str, str] | None = None,
+        patch_reduce: str = "cls",
+    ) -> None:
+        if level not in (None, *LEVELS):
+            expected = f"{', '.join(LEVELS)}, or null"
+            raise ConfigError("Unknown level.", expected=expected, got=level, where="source.level")
+        folder, ending = Path(root), LEVELS.get(level or "", "")
+        folder = folder if folder.name.endswith(ending) else folder.with_name(folder.name + ending)
+        super().__init__(folder, folder.name, rename, patch_reduce)
+
+    def path(self, sample: Sample) -> Path:
+        """See ArraySource."""
+        return self.at / f"{self.name(sample)}.npy"
+
+    def value(self, sample: Sample) -> Any:
+        """See ArraySource."""
+        path = self.path(sample)
+        try:
+            return np.load(path, allow_pickle=False) if path.is_file() else None
+        except DAMAGE as error:
+            raise FeatureError("The feature file cannot be read.", got=error, where=path, mend="replace it") from error
+
+
+class TableSource(NamedSource):
+    """Arrays of many clips in one file, read once per process.
+
+    Attributes:
+        within: a pattern whose match in a name says its group, e.g. "..$" for RAVDESS' actors; given, features get mean
+            0 and spread 1 over each group's rows. Transductive: it reads all clips of a test speaker, but no label.
+    """
+
+    _rows: dict[str, Any] | None = None
+    within: re.Pattern[str] | None = None
+
+    @abstractmethod
+    def pairs(self) -> Iterable[tuple[str, Any]]:
+        """Name and array of every clip in the file."""
+
+    def rows(self) -> dict[str, Any]:
+        """Name -> array. FeatureError where the file cannot be read or gives a name twice."""
+        if self._rows is None:
+            rows: dict[str, Any] = {}
+            for name, array in self.pairs():
+                if name in rows:
+                    raise self._wrong(f"The table gives {name!r} twice.", "one row per clip", name)
+                rows[name] = array
+            self._rows = rows if self.within is None else self._levelled(rows, self.within)
+        return self._rows
+
+    def _levelled(self, rows: Mapping[str, Any], within: re.Pattern[str]) -> dict[str, Any]:
+        groups: dict[str, list[str]] = {}
+        for name in rows:
+            if (match := within.search(name)) is None:
+                raise self._wrong("A name belongs to no group.", f"a match of {within.pattern!r}", name)
+            groups.setdefault(match[0], []).append(name)
+        out: dict[str, Any] = {}
+        for names in groups.values():
+            steps = np.concatenate([np.atleast_2d(rows[n]) for n in names])
+            mean, spread = steps.mean(axis=0), steps.std(axis=0)
+            out |= {n: (rows[n] - mean) / np.where(spread > 1e-6, spread, 1) for n in names}
+        return out
+
+    def identity(self) -> dict[str, Any]:
+        """See FeatureSource."""
+        return super().identity() | ({"within": self.within.pattern} if self.within else {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is not forked reads the file itself: the arrays do not go through a pipe.
+        return self.__dict__ | {"_rows": None}
+
+    def path(self, sample: Sample) -> Path:
+        """See ArraySource."""
+        return self.at
+
+    def found(self, sample: Sample) -> Finding | None:
+        """See ArraySource; a table that cannot be read at all is an error."""
+        return super().found(sample) if self.at.is_file() and self.rows() is not None else None
+
+    def value(self, sample: Sample) -> Any:
+        """See ArraySource."""
+        return self.rows().get(self.name(sample)) if self.at.is_file() else None
+
+    def _wrong(self, problem: str, expected: object, got: object) -> FeatureError:
+        return FeatureError(problem, expected=expected, got=got, where=self.at, mend="check the source's settings")
+
+    def _zipped(self, content: Any, ids: str) -> Iterable[tuple[str, Any]]:
+        """Rows of content[key] with their names content[ids]."""
+        missing = [k for k in (ids, self.key) if not isinstance(content, Mapping) or k not in content]
+        if missing or len(content[ids]) != len(content[self.key]):
+            got = list(content) if isinstance(content, Mapping) else type(content).__name__
+            raise self._wrong("The table lacks a key, or rows for its names.", f"{ids} and {self.key}, alike long", got)
+        return zip(map(str, content[ids]), content[self.key], strict=True)
+
+
+class NpzTable(TableSource):
+    """A matrix [N, D] or [N, T, D] beside the names of its rows; or a dict name -> array under one key.
+
+    Args:
+        path: .npz, .npy or .pkl.
+        key: the matrix, or the dict.
+        ids: the names; None = `key` holds a dict.
+        rename: see NamedSource.
+        within: see TableSource.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        key: str,
+        ids: str | None = "names",
+        rename: Mapping[str, str] | None = None,
+        within: str | None = None,
+    ) -> None:
+        super().__init__(path, key, rename)
+        self.ids, self.within = ids, re.compile(within) if within else None
+
+    def pairs(self) -> Iterable[tuple[str, Any]]:
+        """See TableSource."""
+        content = load_features(self.at)
+        if self.ids is not None:
+            return self._zipped(content, self.ids)
+        if not isinstance(content.get(self.key), dict):
+            raise self._wrong(f"{self.key!r} is no dict of names.", "ids=KEY of the names", list(content))
+        return ((str(name), array) for name, array in content[self.key].items())
+
+
+class MmsaPickle(TableSource):
+    """Features of MMSA (Yu et al.): {train, valid, test} -> {id, text, audio, vision, ..._lengths}.
+
+    Ids `video$_$clip` become `video_clip`. Padding is cut by `<key>_lengths`, for text by the mask in `text_bert`, else
+    where rows are zero at either end.
+
+    Args:
+        path: e.g. unaligned_50.pkl; only arrays and builtins are let in.
+        key: text, audio or vision.
+        fill: what stands for NaN and Inf (CMU-MOSEI's sound holds -inf; MMSA takes 0), counted in the log; None = such
+            a clip counts as broken.
+        rename: see NamedSource.
+    """
+
+    def __init__(
+        self, path: Path | str, key: str, fill: float | None = None, rename: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(path, key, rename)
+        self.fill = fill
+
+    def pairs(self) -> Iterator[tuple[str, Any]]:
+        """See TableSource."""
+        filled = 0
+        for part in load_features(self.at).values():
+            pairs = self._zipped(part, "id")
+            lengths = part.get(f"{self.key}_lengths")
+            if lengths is None and self.key == "text" and "text_bert" in part:
+                lengths = part["text_bert"][:, 1].sum(axis=1)  # [N, 3, T]: ids, mask, type
+            for n, (name, array) in enumerate(pairs):
+                if array.ndim == 2:
+                    real = np.flatnonzero(array.any(axis=1))
+                    cut = slice(real[0], real[-1] + 1) if len(real) else slice(0)
+                    array = array[: int(lengths[n])] if lengths is not None else array[cut]
+                if self.fill is not None and not (finite := np.isfinite(array)).all():
+                    filled += int((~finite).sum())
+                    array = np.where(finite, array, array.dtype.type(self.fill))
+                yield name.replace("$_$", "_"), array
+        if filled:
+            log.warning("%s: %d numbers of %s that were not finite are now %g", self.at, filled, self.key, self.fill)
+
+    def identity(self) -> dict[str, Any]:
+        """See FeatureSource."""
+        return {**super().identity(), "fill": self.fill}
+
+
+class CsvTable(TableSource):
+    """Numeric columns of a csv; a name that stands in several rows has as many steps, in the file's order.
+
+    Args:
+        path: comma, semicolon or tab separated, UTF-8, with a header.
+        columns: names or shell patterns, e.g. ["AU*_r"]; the features in this order.
+        ids: column of the names.
+        rename: see NamedSource.
+    """
+
+    def __init__(
+        self, path: Path | str, columns: Sequence[str], ids: str = "name", rename: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(path, ",".join(columns), rename)
+        self.columns, self.ids = list(columns), ids
+        if not columns:
+            raise ConfigError("No column is named.", expected='e.g. ["AU*_r"]', got="[]", where="source.columns")
+
+    def pairs(self) -> Iterable[tuple[str, Any]]:
+        """See TableSource. An empty cell is NaN: such a clip counts as broken."""
+        steps: dict[str, list[list[float]]] = {}
+        for place, cells in read_csv(self.at, [self.ids]):
+            if not steps:
+                wanted = {p: [c for c in cells if fnmatchcase(c.strip(), p)] for p in self.columns}
+                if bare := [p for p, found in wanted.items() if not found]:
+                    raise self._wrong("The table lacks a column.", ", ".join(bare), ", ".join(cells))
+            try:
+                row = [float(cells[c].strip() or "nan") for found in wanted.values() for c in found]
+            except ValueError as error:
+                raise self._wrong(f"A cell of {place} is no number.", "numbers", error) from error
+            steps.setdefault(cells[self.ids].strip(), []).append(row)
+        return ((name, np.array(rows, dtype=np.float32)) for name, rows in steps.items())
+
+
+def read_csv(path: Path, needed: Sequence[str] = (), corpus: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """Place ("file, line n") and cells of every row; the separator is the header's most frequent of , ; and tab.
+
+    Args:
+        path: UTF-8, with or without BOM.
+        needed: columns that must be there.
+        corpus: whose official file it is: cp1252 where it is not UTF-8 (a spreadsheet program saved it), and only the
+            needed cells count. Without it every cell does.
+
+    Raises:
+        DataError: not UTF-8, an empty file, a column missing, a row of another length, or no row.
+    """
+    what, raw, place = f"{corpus} label file" if corpus else "table", path.read_bytes(), ""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if not corpus:
+            raise DataError("The table is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+        text = raw.decode("cp1252", errors="replace")
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    names = list(reader.fieldnames or ())
+    if not set(needed) <= set(names):
+        problem = f"The {what} lacks a column." if text.strip() else f"The {what} is empty."
+        raise DataError(problem, expected=", ".join(needed), got=", ".join(names) or "nothing", where=path)
+    for row in reader:
+        place = f"{path}, line {reader.line_num}"
+        if any(row[c] is None for c in (needed if corpus else names)) or (None in row and not corpus):
+            problem, expected = f"A row of the {what} has another number of cells.", f"{len(names)} cells"
+            raise DataError(problem, expected=expected, got=row, where=place)
+        yield place, row
+    if not place:
+        raise DataError(f"The {what} has no rows.", expected="one per clip", where=path)

@@ -1,0 +1,1 @@
+"""What HERO is compared with."""

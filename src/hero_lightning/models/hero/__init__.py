@@ -1,0 +1,1 @@
+"""HERO: experts, synergy, adaptive query, evidence integration, imputation."""

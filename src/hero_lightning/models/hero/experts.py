@@ -1,0 +1,159 @@
+"""Expert: one stream's Features -> query tokens, a summary and the projected sequence.
+
+Data flow: Features [B, T, D] -> projection + LayerNorm -> sequence [B, T, d] -> (+ positions) Q-Former ->
+tokens [B, Q, d] -> mean -> summary [B, d].
+
+Shapes: B rows, T steps, D feature width, Q queries, d width. Masks are True = real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hero_lightning.errors import DataError, FeatureError
+from hero_lightning.models.hero.qformer import QFormer
+from hero_lightning.models.layers import EPS, Positions, Standardise
+from hero_lightning.types import Features
+
+
+@dataclass(slots=True)
+class Observation:
+    """What an expert says about a batch.
+
+    Attributes:
+        tokens: [B, Q, d], zero where the stream is absent.
+        summary: [B, d], mean of the tokens.
+        sequence: [B, T, d] projected steps, T >= 1; meaningful where `mask`.
+        mask: [B, T].
+        time: [B, T] seconds, or None.
+        attention: [B, Q, T] of the last cross-attention, only if asked for.
+    """
+
+    tokens: Tensor
+    summary: Tensor
+    sequence: Tensor
+    mask: Tensor
+    time: Tensor | None
+    attention: Tensor | None = None
+
+    @property
+    def present(self) -> Tensor:
+        """[B] True where the stream has at least one real step."""
+        return self.mask.any(dim=1)
+
+
+class Expert(nn.Module):
+    """Observes one stream.
+
+    A row whose stream is absent reads one learnt "missing" token and its outputs are zeroed: nothing of the
+    absent content can leak, no softmax is empty, and every parameter is in the graph at every step.
+
+    Args:
+        name: the stream, for messages.
+        dim: feature width D.
+        width: d.
+        queries: Q.
+        layers: Q-Former blocks.
+        num_heads: attention heads.
+        dropout: in the Q-Former.
+        position: none, sinusoidal or learned.
+        mlp: project by two layers instead of one (for hand-made features such as action units).
+        overview: add mean and spread over time to every token, beside what the queries find. On a small corpus it is
+            the shorter way: a linear probe on them reads what the Q-Former has yet to learn.
+        standardise: bring every feature to mean 0 and spread 1 of the train split first.
+        feature_dropout: share of the features withheld from a clip while training, at all its steps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dim: int,
+        width: int,
+        queries: int,
+        layers: int,
+        num_heads: int,
+        dropout: float,
+        position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
+        mlp: bool = False,
+        overview: bool = True,
+        standardise: bool = False,
+        feature_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.dim = dim
+        self.norm = Standardise(dim) if standardise else None
+        self.feature_dropout = feature_dropout
+        deep = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
+        self.project = nn.Sequential(*(deep if mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
+        self.overview = nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if overview else None
+        self.positions = Positions(position, width)
+        self.missing = nn.Parameter(torch.randn(width) * 0.02)
+        self.qformer = QFormer(width, queries, layers, num_heads, dropout)
+
+    def forward(self, features: Features, explain: bool = False) -> Observation:
+        """Features of a batch -> tokens, summary and sequence.
+
+        Raises:
+            FeatureError: the features have another width than the expert was built for.
+        """
+        x, mask, time = features.x, features.mask, features.time
+        check_width(self.name, features, self.dim)
+        if not x.shape[1]:
+            x, mask = F.pad(x, (0, 0, 0, 1)), F.pad(mask, (0, 1))
+            time = None if time is None else F.pad(time, (0, 1))
+        present = mask.any(dim=1)
+        # Padding may hold NaN, which a product with a zero mask would keep.
+        x = torch.where(mask[..., None], x, 0.0).to(self.missing.dtype)
+        x = x if self.norm is None else self.norm(x, mask)
+        if self.training and self.feature_dropout:
+            x = x * F.dropout(x.new_ones(len(x), 1, self.dim), self.feature_dropout)
+        sequence = self.project(x)
+        blank = ~present[:, None] & (torch.arange(x.shape[1], device=x.device) == 0)
+        sequence = torch.where(blank[..., None], self.missing.to(sequence.dtype), sequence)
+        tokens, attention = self.qformer(self.positions(sequence), mask | blank, weights=explain)
+        if self.overview is not None:
+            tokens = tokens + self.overview(statistics(x, mask))[:, None]
+        tokens = torch.where(present[:, None, None], tokens, 0.0)
+        return Observation(tokens, tokens.mean(dim=1), sequence, mask, time, attention)
+
+
+def statistics(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean and spread over the real steps: x [B, T, D], zero where masked, and mask [B, T] -> [B, 2 D]."""
+    n = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = x.sum(dim=1) / n
+    away = torch.where(mask[..., None], x - mean[:, None], 0.0)
+    return torch.cat([mean, (away.square().sum(dim=1) / n + EPS).sqrt()], dim=-1)
+
+
+def check_width(stream: str, features: Features, dim: int) -> None:
+    """Raises FeatureError where features have another width than the model was built for."""
+    if features.x.shape[-1] != dim:
+        raise FeatureError(
+            f"Features of stream {stream} do not fit the model.",
+            expected=f"width {dim}",
+            got=f"width {features.x.shape[-1]}",
+            where=f"modalities.{stream}",
+            mend="use the features the model was trained on, or train it anew",
+        )
+
+
+def size_of(features: Mapping[str, Features], streams: Sequence[str]) -> tuple[int, torch.device]:
+    """Rows of a batch and their device, from the first of the model's streams; DataError where none is given."""
+    given = next((features[s] for s in streams if s in features), None)
+    if given is None:
+        raise DataError("The batch has none of the model's streams.", expected=list(streams), got=list(features))
+    return given.x.shape[0], given.x.device
+
+
+def absent(rows: int, dim: int, device: torch.device) -> Features:
+    """Features of a stream that no row of the batch has."""
+    return Features(
+        x=torch.zeros(rows, 1, dim, device=device), mask=torch.zeros(rows, 1, dtype=torch.bool, device=device)
+    )

@@ -1,0 +1,1 @@
+"""The language-model head: loading, prompts spliced with evidence, scoring, generation."""

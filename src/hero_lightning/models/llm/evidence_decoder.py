@@ -1,0 +1,219 @@
+"""EvidenceDecoder: one small encoder-decoder, shared by all experts, that puts what an expert saw into words.
+
+Data flow: an expert's tokens and summary + the task token of its stream -> T5 -> a sentence. It learns from a corpus'
+own descriptions of its streams and reads features alone, so what it writes may stand in a prompt (HERO 2.4).
+
+Shapes: B rows, E experts, Q query tokens, d model width, h width of the T5, P (row, stream) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hero_lightning.errors import ConfigError
+from hero_lightning.models.llm.small_lm import learn_bpe
+from hero_lightning.models.outputs import Outputs
+from hero_lightning.types import Batch
+
+PAD, END = "<pad>", "</s>"
+
+
+class EvidenceDecoder(nn.Module):
+    """Writes evidence from features. It is complete after `prepare` (a new run) or `restore`.
+
+    Args:
+        width: d of the experts.
+        name: hub id or folder of a T5; None = a small one, built from the next four and trained from scratch.
+        layers: of encoder and decoder.
+        num_heads: attention heads.
+        hidden: h.
+        vocab: entries of the tokenizer at most, made of the train split's descriptions.
+        max_len: tokens of a sentence at most.
+        weight: of the loss term `evidence`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        name: str | None = None,
+        layers: int = 2,
+        num_heads: int = 4,
+        hidden: int = 128,
+        vocab: int = 1000,
+        max_len: int = 32,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for key, value, least in (("layers", layers, 1), ("vocab", vocab, 300), ("max_len", max_len, 2)):
+            if value < least:
+                where = f"reasoner.decoder.{key}"
+                raise ConfigError(f"{key} is too small.", expected=f">= {least}", got=value, where=where)
+        if hidden % num_heads:
+            raise ConfigError(
+                "The evidence decoder's width must divide into heads.",
+                expected=f"a multiple of num_heads={num_heads}",
+                got=hidden,
+                where="reasoner.decoder.hidden",
+            )
+        self.width, self.name, self.vocab, self.max_len, self.weight = width, name, vocab, max_len, float(weight)
+        self.sizes: dict[str, Any] = {"d_model": hidden, "d_kv": hidden // num_heads, "num_heads": num_heads}
+        self.sizes |= {"d_ff": 4 * hidden, "num_layers": layers, "num_decoder_layers": layers}
+        self.streams: tuple[str, ...] = ()
+        self.t5: Any = None
+        self.tokenizer: Any = None
+
+    def prepare(self, descriptions: Mapping[str, Sequence[str]]) -> None:
+        """Learns the words and builds the network.
+
+        Args:
+            descriptions: stream -> its descriptions in the train split, and in no other.
+
+        Raises:
+            ConfigError: no stream is described, so there is nothing to learn from.
+        """
+        self.streams = tuple(s for s, texts in descriptions.items() if texts)
+        if not self.streams:
+            raise ConfigError(
+                "An evidence decoder has nothing to learn from.",
+                expected="descriptions per stream in the train split",
+                got="a corpus without any",
+                where="reasoner.decoder",
+                mend="reasoner.decoder=null: evidence is then written from measures",
+            )
+        if self.name is None:
+            self._build(
+                _wrapped(learn_bpe((t for texts in descriptions.values() for t in texts), self.vocab, [PAD, END]))
+            )
+        else:
+            self._read(self.name)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state` says; trained weights are copied in afterwards."""
+        from tokenizers import Tokenizer
+
+        self.streams = tuple(state["streams"])
+        if self.name is None:
+            self._build(_wrapped(Tokenizer.from_str(state["tokenizer"])))
+        else:
+            self._read(self.name)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, in builtins."""
+        words = self.tokenizer.backend_tokenizer.to_str() if self.name is None else None
+        return {"streams": list(self.streams), "tokenizer": words}
+
+    def _build(self, tokenizer: Any) -> None:
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+        ids: dict[str, Any] = {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad}
+        config = T5Config(vocab_size=len(tokenizer), **self.sizes, **ids)
+        self._take(T5ForConditionalGeneration(config), tokenizer)
+
+    def _read(self, name: str) -> None:
+        from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+        try:
+            loaded: Any = T5ForConditionalGeneration.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ConfigError(
+                "The evidence decoder cannot be read.",
+                expected="a hub id that is in the cache or can be downloaded, or a folder, of a T5",
+                got=(str(error).strip().splitlines() or [type(error).__name__])[0],
+                where=f"reasoner.decoder.name={name}",
+            ) from error
+        t5, info = loaded
+        if info["missing_keys"]:
+            raise ConfigError(
+                "Weights of the evidence decoder are not in its files and would be random.",
+                expected="every weight",
+                got=f"without {sorted(info['missing_keys'])[:3]}",
+                where=f"reasoner.decoder.name={name}",
+            )
+        self._take(t5, tokenizer)
+
+    def _take(self, t5: Any, tokenizer: Any) -> None:
+        self.t5, self.tokenizer = t5, tokenizer
+        hidden = t5.config.d_model
+        self.task = nn.Embedding(len(self.streams), hidden)
+        self.project = nn.Linear(self.width, hidden)
+        # T5 does not scale its inputs: its own embeddings have a deviation of 1 at the start
+        nn.init.normal_(self.task.weight)
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Mean cross entropy of the tokens of every description whose stream is present; scalar.
+
+        Exactly zero, yet connected to the parameters, where the batch has none.
+        """
+        told = {
+            (b, stream): sample.descriptions[stream]
+            for b, sample in enumerate(batch.samples)
+            for stream, e in self._experts(outputs).items()
+            if sample.descriptions.get(stream) and bool(outputs.present[b, e])
+        }
+        pairs, texts = list(told), list(told.values())
+        if not pairs:
+            return 0.0 * sum((p.sum() for p in self.parameters()), start=outputs.summaries.sum() * 0.0)
+        target = self.tokenizer(
+            [t + (END if self.name is None else "") for t in texts],
+            padding=True, truncation=True, max_length=self.max_len, return_tensors="pt",
+        )  # fmt: skip
+        labels = target.input_ids.masked_fill(target.attention_mask == 0, -100).to(self.project.weight.device)
+        memory, mask = self._memory(outputs, pairs)
+        loss: Tensor = self.t5(inputs_embeds=memory, attention_mask=mask, labels=labels).loss
+        return loss
+
+    @torch.no_grad()
+    def write(self, outputs: Outputs, rows: Iterable[int]) -> list[dict[str, str]]:
+        """Stream -> sentence of every row, for streams that were seen or inferred; greedy."""
+        rows, known = list(rows), outputs.present if outputs.imputed is None else outputs.present | outputs.imputed
+        pairs = [(b, s) for b in rows for s, e in self._experts(outputs).items() if bool(known[b, e])]
+        found: dict[int, dict[str, str]] = {b: {} for b in rows}
+        if pairs:
+            learning = self.training
+            self.eval()  # no dropout in what is written
+            memory, mask = self._memory(outputs, pairs)
+            ids = self.t5.generate(
+                inputs_embeds=memory, attention_mask=mask, max_new_tokens=self.max_len, do_sample=False, num_beams=1
+            )
+            self.train(learning)
+            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for (b, stream), text in zip(pairs, texts, strict=True):
+                found[b][stream] = text.strip()
+        return [found[b] for b in rows]
+
+    def _experts(self, outputs: Outputs) -> dict[str, int]:
+        """Described streams that the model has -> their place among its experts."""
+        return {s: outputs.experts.index(s) for s in self.streams if s in outputs.experts}
+
+    def _memory(self, outputs: Outputs, pairs: Sequence[tuple[int, str]]) -> tuple[Tensor, Tensor]:
+        """Task token, summary and tokens of every pair: [P, 2 + Q, h], and what of it is real [P, 2 + Q].
+
+        Of an inferred stream there is a summary only.
+        """
+        rows, experts = [], self._experts(outputs)
+        for b, stream in pairs:
+            e = experts[stream]
+            parts = [outputs.summaries[b, e][None]]
+            if bool(outputs.present[b, e]):
+                parts.append(outputs.tokens[stream][b])
+            task = self.task.weight[self.streams.index(stream)][None]
+            rows.append(torch.cat([task, self.project(torch.cat(parts).to(self.project.weight.dtype))]))
+        memory = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        length = torch.tensor([len(r) for r in rows], device=memory.device)
+        return memory, (torch.arange(memory.shape[1], device=memory.device)[None] < length[:, None]).long()
+
+
+def _wrapped(tokenizer: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,111 @@
+"""Stream dropout: whole streams are withheld while training, so that no expert rests on the others.
+
+Data flow: Features by stream -> the same, some rows of some streams absent -> model.
+
+Shapes: B rows, U streams, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hero_lightning.errors import ConfigError
+from hero_lightning.types import Batch, Features, Label
+
+
+class StreamDropout:
+    """Withholds each present stream of each row with a probability that grows with the epoch (`spec/hero.md` 3.4).
+
+    A row keeps at least one of the streams it has.
+
+    Args:
+        start: probability in the first epoch.
+        end: probability from `ramp_epochs` on.
+        ramp_epochs: epochs in which it grows, linearly.
+    """
+
+    def __init__(self, start: float = 0.0, end: float = 0.3, ramp_epochs: int = 5) -> None:
+        for key, value, most in (("start", start, 1), ("end", end, 1), ("ramp_epochs", ramp_epochs, 1000)):
+            if not 0 <= value <= most:
+                where = f"stream_dropout.{key}"
+                raise ConfigError(f"{key} is out of range.", expected=f"0..{most}", got=value, where=where)
+        self.start, self.end, self.ramp_epochs = start, end, ramp_epochs
+
+    def probability(self, epoch: int) -> float:
+        """Of withholding a stream in this epoch."""
+        return self.start + (self.end - self.start) * min(1.0, epoch / max(1, self.ramp_epochs))
+
+    def __call__(self, features: Mapping[str, Features], epoch: int) -> dict[str, Features]:
+        """Features with some rows absent; nothing is changed in place."""
+        p = self.probability(epoch)
+        if p == 0 or len(features) < 2:
+            return dict(features)
+        present = torch.stack([f.present for f in features.values()], dim=1)  # [B, U]
+        keep = keep_one(present, torch.rand(present.shape, device=present.device), p)
+        return {name: Features(f.x, f.mask & keep[:, i, None], f.time) for i, (name, f) in enumerate(features.items())}
+
+
+def keep_one(present: Tensor, chance: Tensor, p: float) -> Tensor:
+    """Which streams stay.
+
+    Args:
+        present: [B, U].
+        chance: [B, U] uniform numbers from 0 to 1.
+        p: probability of being withheld.
+
+    Returns:
+        [B, U] True = stays; of the streams a row has, the one with the greatest chance always does.
+    """
+    best = torch.where(present, chance, -1.0).argmax(dim=1)
+    return (chance >= p) | (torch.arange(present.shape[1], device=present.device) == best[:, None])
+
+
+class Mixup:
+    """Mixes every clip of a batch with another one, features and loss alike (Zhang et al. 2018).
+
+    x = s x_own + (1 - s) x_partner and loss = s loss(y_own) + (1 - s) loss(y_partner), with s from Beta(alpha, alpha),
+    one draw per batch. s is mirrored to at least one half: no pair is changed by that, and a row stays nearer to
+    its own clip.
+
+    Args:
+        alpha: of the Beta distribution; near 0 most mixtures are almost one clip, 1 draws evenly, 0 mixes nothing.
+    """
+
+    def __init__(self, alpha: float = 0.4) -> None:
+        if not alpha >= 0:
+            raise ConfigError("alpha is out of range.", expected=">= 0", got=alpha, where="mixup.alpha")
+        self.alpha = alpha
+
+    def __call__(self, features: Mapping[str, Features], batch: Batch) -> tuple[dict[str, Features], Batch, float]:
+        """Mixed features, the batch with its partners' labels, and s; nothing is changed in place."""
+        if not self.alpha:
+            return dict(features), batch, 1.0
+        share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
+        share = max(share, 1 - share)
+        partner = torch.randperm(len(batch)).to(batch.index.device)
+        labels = {name: Label(label.value[partner], label.mask[partner]) for name, label in batch.labels.items()}
+        return {n: mixed(f, partner, share) for n, f in features.items()}, replace(batch, labels=labels), share
+
+
+def between(own: Mapping[str, Tensor], partner: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Loss terms of the same outputs against own and partner labels -> s own + (1 - s) partner, term by term."""
+    return {name: share * term + (1 - share) * partner[name] for name, term in own.items()}
+
+
+def mixed(own: Features, partner: Tensor, share: float) -> Features:
+    """s x_own + (1 - s) x_partner at the steps both have; where one has none, the other's step as it is.
+
+    Args:
+        own: of B rows.
+        partner: [B] row that each is mixed with.
+        share: s.
+    """
+    x, mask = own.x[partner], own.mask[partner]
+    both, alone = (own.mask & mask)[..., None], own.mask[..., None]
+    time = own.time if own.time is None else torch.where(own.mask, own.time, own.time[partner])
+    mean = torch.where(both, share * own.x + (1 - share) * x, torch.where(alone, own.x, x))
+    return Features(mean, own.mask | mask, time)

@@ -1,0 +1,250 @@
+"""EmotionModule: one LightningModule for every model: encode, fuse, sum of weighted losses, figures keyed by sample.
+
+Data flow: Batch -> StreamEncoder per stream -> Features -> model -> Outputs -> Target losses + Objectives
+(+ Reasoner: a language model's answers) -> loss; in validation and test: Outputs -> PredictionTable per Target,
+ExplanationTable, written answers -> figures.
+
+Shapes: B rows, C outputs of a Target.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from hero_lightning.features import Stream, StreamEncoder
+from hero_lightning.metrics import classification
+from hero_lightning.metrics.table import ExplanationTable, PredictionTable
+from hero_lightning.models.baselines.sequence import DialogueGRU
+from hero_lightning.models.hero.hero import Hero
+from hero_lightning.models.llm.reasoner import Reasoner
+from hero_lightning.models.outputs import Outputs
+from hero_lightning.tasks import Target
+from hero_lightning.training import checkpoint
+from hero_lightning.training.augment import Mixup, StreamDropout, between
+from hero_lightning.training.losses import Objective
+from hero_lightning.training.optimizers import AdamW
+from hero_lightning.types import Batch, Features, Label
+
+log = logging.getLogger(__name__)
+
+
+def describe(streams: Mapping[str, Stream], targets: Mapping[str, Target], dims: Mapping[str, int]) -> dict[str, Any]:
+    """What a checkpoint must agree with: widths, feature identities and classes, in builtins."""
+    return {
+        "dims": dict(dims),
+        "identities": {name: streams[name].identity() for name in dims},
+        "targets": {name: target.state() for name, target in targets.items()},
+    }
+
+
+class EmotionModule(pl.LightningModule):
+    """Trains and scores a model on the Targets of a corpus.
+
+    Args:
+        model: Features by stream -> Outputs.
+        streams: the streams the model reads, in canonical order.
+        dims: their feature widths.
+        targets: Target name -> Target; the first one selects checkpoints (`val/score`).
+        objectives: further loss terms by name.
+        optimizer: builds optimizer and schedule.
+        reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
+        train_prefixes: parameters whose names start so learn; the others stay as they are.
+        stream_dropout: withholds streams while training, or None.
+        mixup: mixes clips while training, or None.
+        seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
+            repeats an undisturbed one bit for bit.
+        facts: kept in every checkpoint beside classes, widths and identities (the resolved config).
+    """
+
+    strict_loading = False  # frozen encoders are not in the checkpoint
+
+    def __init__(
+        self,
+        model: Hero,
+        streams: Mapping[str, Stream],
+        dims: Mapping[str, int],
+        targets: Mapping[str, Target],
+        objectives: Mapping[str, Objective],
+        optimizer: AdamW,
+        reasoner: Reasoner | None = None,
+        train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
+        stream_dropout: StreamDropout | None = None,
+        mixup: Mixup | None = None,
+        seed: int = 0,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({name: StreamEncoder(stream, dims[name]) for name, stream in streams.items()})
+        self.model, self.reasoner = model, reasoner
+        self.targets, self.objectives = dict(targets), dict(objectives)
+        self.optimizer, self.seed, self.stream_dropout, self.mixup = optimizer, seed, stream_dropout, mixup
+        self.main = next(iter(self.targets.values()))
+        known = {} if reasoner is None else {"reasoner": reasoner.state()}
+        self.facts = {**describe(streams, self.targets, dims), **known, **(facts or {})}
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
+        self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.targets}
+        self.linear = PredictionTable()  # what the linear head says where a language model answers
+        self.written = PredictionTable()  # what its written answers say: a row of zeros says nothing
+        self._tables = nn.ModuleList([*self.predictions.values(), self.linear, self.written])  # move to the device
+        self.explanations = ExplanationTable()
+        self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
+        self.baselines: dict[str, Tensor] = {}
+        self.drop: tuple[str, ...] = ()
+
+    def encode(self, batch: Batch) -> dict[str, Features]:
+        """Features of the streams a batch has; those in `drop` are withheld."""
+        seen = [name for name in self.encoders if name in batch.streams and name not in self.drop]
+        return {name: self.encoders[name](batch.streams[name]) for name in seen}
+
+    def forward(self, batch: Batch, explain: bool = False) -> Outputs:
+        """Outputs of a batch."""
+        return self._outputs(self.encode(batch), batch, explain)
+
+    def _outputs(self, features: Mapping[str, Features], batch: Batch, explain: bool = False) -> Outputs:
+        """The model's; one that reads whole dialogues learns which rows belong together."""
+        if isinstance(self.model, DialogueGRU):
+            return self.model(features, explain, (batch.group, batch.order))
+        return self.model(features, explain=explain)
+
+    def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Every unweighted loss term by name; their weighted sum under `loss`."""
+        scored = {name: t for name, t in self.targets.items() if t.weight}
+        terms = {n: t.loss(outputs.logits[n], batch.labels[n], batch.group) for n, t in scored.items()}
+        weights = {name: t.weight for name, t in self.targets.items()}
+        for name, objective in self.objectives.items():
+            terms[name], weights[name] = objective(outputs, batch, self.model), objective.weight
+        if self.reasoner is not None and self.reasoner.weight:
+            terms["generation"], weights["generation"] = self.reasoner.loss(outputs, batch), self.reasoner.weight
+        if self.reasoner is not None and (decoder := self.reasoner.decoder) is not None and decoder.weight:
+            terms["evidence"], weights["evidence"] = decoder.loss(outputs, batch), decoder.weight
+        return {
+            "loss": sum((weights[n] * v for n, v in terms.items()), start=torch.zeros((), device=self.device)),
+            **terms,
+        }
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step by its place, so that no earlier draw (a restart, a worker) can shift it."""
+        place = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx * 1009 + self.global_rank
+        torch.manual_seed(place % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weighted loss of a batch."""
+        features = self.encode(batch)
+        if self.stream_dropout is not None:
+            features = self.stream_dropout(features, self.current_epoch)
+        partners, share = batch, 1.0
+        if self.mixup is not None:
+            features, partners, share = self.mixup(features, batch)
+        outputs = self._outputs(features, batch)
+        terms = self.losses(outputs, batch)
+        if share < 1:
+            terms = between(terms, self.losses(outputs, partners), share)
+        # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
+        every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0:
+            self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
+        return terms["loss"]
+
+    def _evaluate(self, batch: Batch, testing: bool) -> None:
+        outputs = self(batch)
+        found = {name: target.predict(outputs.logits[name]) for name, target in self.targets.items()}
+        if self.reasoner is not None:
+            self.linear.update(batch.index, found[self.main.name], batch.labels[self.main.name])
+            found[self.main.name] = self._reason(self.reasoner, outputs, batch, testing)
+        for name, prediction in found.items():
+            self.predictions[name].update(batch.index, prediction, batch.labels[name])
+        self.explanations.update(batch.index, outputs)
+
+    def _reason(self, reasoner: Reasoner, outputs: Outputs, batch: Batch, testing: bool) -> Tensor:
+        """Class probabilities [B, K] of the language model; keeps its written answers to the first clips.
+
+        Validation takes the scores as they are: the temperature is fitted on them.
+        """
+        scores = reasoner.score(outputs, batch)
+        probability = reasoner.llm.probabilities(scores) if testing else scores.softmax(dim=-1)
+        places, limit = batch.index.tolist(), reasoner.explain if testing else reasoner.explain_val
+        rows = [b for b, place in enumerate(places) if limit is None or place < limit]
+        answers = reasoner.answer(outputs, batch, probability, rows)
+        for b, answer in zip(rows, answers, strict=True):
+            sample = batch.samples[b]
+            self.answers[places[b]] = {**answer, "split": sample.split, "truth": sample.labels.get(self.main.name)}
+        label, chosen = batch.labels[self.main.name], torch.tensor(rows, dtype=torch.long, device=probability.device)
+        votes = classification.votes([a["generated"] for a in answers], self.main.classes).to(probability.device)
+        self.written.update(batch.index[chosen], votes, Label(label.value[chosen], label.mask[chosen]))
+        return probability
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps predictions and explanations."""
+        self._evaluate(batch, testing=False)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps predictions and explanations."""
+        self._evaluate(batch, testing=True)
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Target -> figure -> value over everything kept since the last reset.
+
+        Where a language model answers, the linear head's are <target>_linear, those of its written answers
+        <target>_written (without a label an answer is wrong).
+        """
+        tables = {name: (target, self.predictions[name]) for name, target in self.targets.items()}
+        written = f"{self.main.name}_written"
+        if self.reasoner is not None:
+            tables |= {f"{self.main.name}_linear": (self.main, self.linear), written: (self.main, self.written)}
+        kept = {name: (target, table.compute()) for name, (target, table) in tables.items()}
+        found = {name: target.figures(table.prediction, table.label) for name, (target, table) in kept.items()}
+        if found.get(written):
+            said, scored = kept[written][1], kept[self.main.name][1]
+            best = scored.prediction[torch.isin(scored.index, said.index)].argmax(dim=1)
+            found[written] = {k: found[written][k] for k in ("weighted_f1", "accuracy")}
+            same = said.prediction.any(dim=1) & (best == said.prediction.argmax(dim=1))
+            found[written]["agreement"] = float(same.float().mean())
+        return found
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets what an earlier pass kept."""
+        for table in (*self.predictions.values(), self.linear, self.written, self.explanations):
+            table.reset()
+        self.answers = {}
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures; `val/score` is the selecting one, higher is better.
+
+        A language model is selected by the figure of what it scores times the share of its written answers that say
+        the same: the label is learnt long before the reasons can be read, and the few answers written in a validation
+        pass are too few for a figure of their own.
+        """
+        found = self.figures()
+        self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
+        if self.reasoner is not None:
+            table = self.predictions[self.main.name].compute()
+            seen = table.label.mask  # softmax keeps scores but for a constant, which no temperature changes
+            self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
+        score = found[self.main.name].get(self.main.primary, float("nan"))
+        score *= found.get(f"{self.main.name}_written", {}).get("agreement", 1.0)
+        self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the figures of the test split."""
+        self.log_dict({f"test/{t}/{k}": v for t, f in self.figures().items() for k, v in f.items()})
+
+    def configure_optimizers(self) -> Any:
+        """AdamW groups and a schedule by optimizer step."""
+        optimizer, schedule = self.optimizer.build(
+            self.named_parameters(), int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Keeps what training can change, and the facts."""
+        state["state_dict"] = checkpoint.trainable_state(self, state["state_dict"])
+        state[checkpoint.FACTS] = self.facts

@@ -1,0 +1,82 @@
+"""A corpus given as a list, and a feature folder, for the tests of this room."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.datasets.folder import FolderDataModule
+from hero_lightning.encoders.handcrafted import HashedWords
+from hero_lightning.features.foreign.hero_npy import NpyDict
+from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.modality import Stream
+from hero_lightning.tasks import ClassTarget
+from hero_lightning.types import Sample
+
+EMOTIONS = ("happy", "neutral", "sad")
+WIDTHS = {"hubert": 6, "clip": 5}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ListCorpus(CorpusDataModule):
+    """Serves the samples it is given."""
+
+    given: list[Sample] = field(default_factory=list)
+    name = "list"
+
+    def samples(self):
+        return list(self.given)
+
+
+def words(mode="realtime", **options):
+    return Stream("text", mode, partial(HashedWords, dim=8), **options)
+
+
+def corpus(given, tmp_path=Path("none"), **options):
+    options = {"streams": {"text": words()}, "targets": {"emotion": ClassTarget("emotion")}, "batch_size": 4} | options
+    return ListCorpus(given=given, root=tmp_path, features_root=tmp_path / "stores", **options)
+
+
+def talk(n=12, split="train", prefix="s"):
+    """n samples of one split with words of growing number and labels in turn."""
+    return [
+        Sample(f"{prefix}{k}", split, text=" ".join(["word"] * (k % 5 + 1)), labels={"emotion": EMOTIONS[k % 3]})
+        for k in range(n)
+    ]
+
+
+def three_splits():
+    return [*talk(12), *talk(5, "val", "v"), *talk(4, "test", "t")]
+
+
+def features(seed=0, **changes):
+    """One clip's dict in HERO's layout."""
+    rng = np.random.default_rng(seed)
+    arrays = {key: rng.normal(size=(3 + seed % 4, width)).astype(np.float32) for key, width in WIDTHS.items()}
+    return {k: v for k, v in {**arrays, "transcript": f"words of {seed}", **changes}.items() if v is not None}
+
+
+def write_folder(root, n=12, records=None, **files):
+    """A feature folder of n clips; `records` changes labels.json, `files` its neighbours."""
+    records = records or [{"video_id": f"c{k}", "emotion": EMOTIONS[k % 3], "text": f"said {k}"} for k in range(n)]
+    for k, record in enumerate(records):
+        write_npydict(root / "features" / f"{record['video_id']}.npy", features(k))
+    (root / "labels.json").write_text(json.dumps(records))
+    for name, content in files.items():
+        (root / f"{name}.json").write_text(json.dumps(content))
+    return root
+
+
+def folder(root, **options):
+    source = root / "features"
+    streams = {
+        "frame": Stream("frame", "preextracted", source=NpyDict(source, "clip")),
+        "audio": Stream("audio", "preextracted", source=NpyDict(source, "hubert")),
+    }
+    options = {"streams": streams, "targets": {"emotion": ClassTarget("emotion")}, "batch_size": 4} | options
+    return FolderDataModule(root=root, features_root=root / "stores", **options)

@@ -1,0 +1,166 @@
+"""Several corpora in one run: keys, widths, ratios, order over workers and ranks, stores shared with single runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from hero_lightning.data.sampling import EpochBatchSampler
+from hero_lightning.datasets.mix import MixDataModule
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.features.modality import Stream
+from hero_lightning.tasks import Target
+from tests.datasets.corpora import corpus, folder, talk, words, write_folder
+from tests.datasets.test_meld import write_csv
+from tests.helpers import train_in_process
+
+
+def parts(tmp_path, mode="auto", **changes):
+    """A large and a small corpus of words, with ids in common."""
+    large = corpus([*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")], tmp_path, streams={"text": words(mode)})
+    small = corpus([*talk(10), *talk(3, "val", "v")], tmp_path, streams={"text": words(mode)}, **changes)
+    large.name, small.name = "large", "small"
+    return {"large": large, "small": small}
+
+
+def mix(tmp_path, corpora=None, **options):
+    options = {"streams": {"text": words()}, "targets": {}, "batch_size": 4, "bucket": False} | options
+    return MixDataModule(
+        corpora=corpora or parts(tmp_path), root=tmp_path, features_root=tmp_path / "stores", **options
+    )
+
+
+def test_ids_targets_and_splits(tmp_path):
+    data = mix(tmp_path)
+    plan = data.plan
+    assert {k: len(v) for k, v in plan.samples.items()} == {"train": 40, "val": 7, "test": 5}
+    assert set(plan.classes) == {"large/emotion", "small/emotion"} == set(data.targets)
+    ids = [s.id for s in plan.samples["train"]]
+    assert len(set(ids)) == 40
+    assert {i.partition("/")[0] for i in ids} == {"large", "small"}
+    assert plan.split_origin["val"] == "large: given by the corpus; small: given by the corpus"
+    batch = next(iter(data.loader("val")))
+    assert batch.labels["large/emotion"].mask.tolist() == [True] * 4
+    assert not batch.labels["small/emotion"].mask.any()
+
+
+def test_stores_are_those_of_single_runs(tmp_path):
+    corpora = parts(tmp_path)
+    corpora["large"].prepare_data()
+    data = mix(tmp_path, corpora)
+    assert Counter(r["text"].mode for r in data.plan.resolutions.values()) == {"preextracted": 39, "realtime": 13}
+    data.prepare_data()
+    assert Counter(r["text"].mode for r in data.plan.resolutions.values()) == {"preextracted": 52}
+    for s in data.plan.samples["train"]:
+        name, _, id = s.id.partition("/")
+        alone = next(a for a in corpora[name].plan.samples["train"] if a.id == id)
+        assert data.streams["text"].stored(s).x.equal(corpora[name].streams["text"].stored(alone).x)
+    assert set(data.streams["text"].identity()["parts"]) == {"large", "small"}
+
+
+def drawn(data, epoch):
+    loader = data.loader("train", shuffle=True)
+    loader.batch_sampler.set_epoch(epoch)
+    return [batch.ids for batch in loader]
+
+
+def test_ratios(tmp_path):
+    data = mix(tmp_path, ratios={"large": 1, "small": 3})
+    seen = Counter()
+    for epoch in range(3):
+        ids = [i for batch in drawn(data, epoch) for i in batch]
+        assert Counter(i.partition("/")[0] for i in ids) == {"large": 10, "small": 30}
+        seen.update(ids)
+    assert {i: n for i, n in seen.items() if i.startswith("large")} == {f"large/s{k}": 1 for k in range(30)}
+    assert all(n == 9 for i, n in seen.items() if i.startswith("small"))
+    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(s.id for s in data.plan.samples["train"])
+
+
+def test_order_does_not_depend_on_workers(tmp_path):
+    ratios = {"large": 1, "small": 1}
+    data, again = mix(tmp_path, ratios=ratios), mix(tmp_path, ratios=ratios, num_workers=2)
+    assert drawn(data, 1) == drawn(again, 1)
+    again.teardown()
+
+
+def test_ranks_share_the_order_of_one_process():
+    """Batches of two ranks together are those of one process with twice the batch size."""
+    classes, ratios = [0] * 30 + [1] * 10, [1.0, 2.5]
+    one = EpochBatchSampler(40, 8, classes=classes, ratios=ratios)
+    two = [EpochBatchSampler(40, 4, classes=classes, ratios=ratios, rank=r, world=2) for r in (0, 1)]
+    assert sum(one.shares) == one.size == 39
+    assert one.shares == [11, 28]
+    for epoch in range(3):
+        assert len({len(t.batches(epoch)) for t in two}) == 1
+        for whole, a, b in zip(one.batches(epoch), *(t.batches(epoch) for t in two), strict=False):
+            assert set(a) | set(b) <= set(whole)
+
+
+def test_widths_must_agree(tmp_path):
+    large, small = parts(tmp_path).values()
+    (stream,) = folder(write_folder(tmp_path / "in")).streams.keys() - {"audio"}
+    other = folder(tmp_path / "in")
+    wide = folder(write_folder(tmp_path / "wide"), streams={"frame": other.streams["audio"]})
+    wide.streams = {"frame": Stream("frame", "preextracted", source=other.streams["audio"].source)}
+    with pytest.raises(DataError, match=r"frame in different widths[\s\S]*6 in b[\s\S]*corpora\.b"):
+        mix(tmp_path, {"a": other, "b": wide}).index()
+    assert (stream, large.name, small.name) == ("frame", "large", "small")
+
+
+def test_a_stream_that_one_corpus_lacks_is_absent_there(tmp_path):
+    data = mix(tmp_path, {"talk": parts(tmp_path)["small"], "own": folder(write_folder(tmp_path / "in"))})
+    found = data.plan.resolutions
+    assert set(data.dims) == {"text", "frame", "audio"}
+    assert found["talk/s0"]["frame"].mode == "absent"
+    assert found["own/c0"]["text"].mode == "absent"
+    batch = next(iter(data.loader("train")))
+    assert set(batch.streams) == set(data.dims)
+
+
+def test_targets_of_a_checkpoint_come_back(tmp_path):
+    states = {name: t.state() for name, t in mix(tmp_path).plan and mix(tmp_path).targets.items()}
+    first = mix(tmp_path)
+    first.index()
+    states = {name: t.state() for name, t in first.targets.items()}
+    again = mix(tmp_path, targets={name: Target.from_state(s) for name, s in states.items()})
+    again.index()
+    assert {n: t.state() for n, t in again.targets.items()} == states
+    assert again.corpora["large"].targets["emotion"].name == "emotion"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ratios": {"large": 1}}, "ratios is wrong"),
+        ({"ratios": {"large": 1, "small": 0}}, "ratios is wrong"),
+        ({"limit": 3}, "limit belongs to a part"),
+        ({"balance": "large/emotion"}, "balance belongs to a part"),
+        ({"label_map": {"a": "b"}}, "label_map belongs to a part"),
+    ],
+)
+def test_refusals(tmp_path, options, said):
+    with pytest.raises(ConfigError, match=said):
+        mix(tmp_path, **options)
+
+
+def test_one_corpus_is_no_mix(tmp_path):
+    with pytest.raises(ConfigError, match="needs corpora"):
+        mix(tmp_path, {"large": parts(tmp_path)["large"]})
+
+
+def test_a_mix_trains(tmp_path):
+    write_csv(tmp_path / "meld", "train", {d: range(3) for d in range(20)})
+    write_csv(tmp_path / "meld", "dev", {d: range(3) for d in range(4)})
+    write_csv(tmp_path / "meld", "test", {d: range(3) for d in range(4)})
+    rows = [f"s{k},{'ab'[k % 2]},{k % 2} words,P{k % 8}" for k in range(24)]
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "labels.csv").write_text("id,label,text,speaker\n" + "\n".join(rows) + "\n")
+    own = [
+        "dataset=mix", "~dataset.corpora.iemocap", "+dataset@dataset.corpora.table=table", f"paths.data={tmp_path}",
+        "dataset.ratios={meld: 1, table: 2}", "encoder@modalities.text.encoder=words", "streams=[text]", "size=tiny",
+        f"paths.features={tmp_path}/f", "trainer.max_epochs=1", "probes=false",
+    ]  # fmt: skip
+    train_in_process(tmp_path / "run", *own)
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert "meld/emotion" in (tmp_path / "run" / "metrics.json").read_text()

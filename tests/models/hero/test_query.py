@@ -1,0 +1,126 @@
+"""The gate: sums, masks, fallbacks, temperature, top-k, confidence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hero_lightning.errors import ConfigError
+from hero_lightning.models.hero.evidence import Evidence
+from hero_lightning.models.hero.query import AdaptiveQuery
+
+EXPERTS = ("frame", "audio", "text", "synergy")
+STRATEGIES = ("dynamic", "audio", "concat")
+
+
+def evidence(confidence, seed=0, experts=EXPERTS):
+    confidence = torch.tensor(confidence, dtype=torch.float)
+    g = torch.Generator().manual_seed(seed)
+    summaries = torch.randn(*confidence.shape, 32, generator=g) * (confidence > 0)[..., None]
+    return Evidence(experts, summaries, confidence == 1, confidence, {}, {})
+
+
+def query(strategy="dynamic", **settings):
+    torch.manual_seed(1)
+    return AdaptiveQuery(32, EXPERTS, 4, 0.0, strategy, **settings).eval()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(rows=st.lists(st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=4, max_size=4), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_gate_sums_to_one_over_what_is_available(strategy, rows):
+    seen = evidence(rows)
+    g, gate = query(strategy)(seen)
+    assert g.isfinite().all()
+    assert gate[~seen.available].eq(0).all()
+    torch.testing.assert_close(gate.sum(1), seen.available.any(1).float())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_empty_rows_ask_the_null_query(strategy):
+    model = query(strategy)
+    seen = evidence([[0.0] * 4, [1.0] * 4])
+    g, gate = model(seen)
+    assert g[0].equal(model.null)
+    assert gate[0].eq(0).all()
+    g.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p is not model.null)
+    assert model.null.grad.eq(1).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_confidence_raises_the_gate(strategy):
+    model, gates = query(strategy), []
+    for confidence in (0.05, 0.3, 0.6, 0.95):
+        seen = evidence([[1.0, 1.0, confidence, 1.0]])
+        gates.append(model(seen)[1][0, 2].item())
+    assert gates == sorted(gates)
+    assert gates[0] < gates[-1]
+
+
+def test_audio_falls_back_to_the_mean_where_it_is_missing():
+    model = query("audio")
+    seen = evidence([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    g, gate = model(seen)
+    assert g.isfinite().all()
+    assert gate[0, 1] == 0
+    anchor = seen.summaries[:1, [0, 2]].mean(1)
+    want, _ = model.refine(anchor[:, None], seen.summaries[:1], seen.available[:1])
+    torch.testing.assert_close(g[:1], want[:, 0])
+    own, _ = model.refine(seen.summaries[1:, 1:2], seen.summaries[1:], seen.available[1:])
+    torch.testing.assert_close(g[1:], own[:, 0])
+
+
+def test_temperature_sharpens_and_is_clamped_when_learnt():
+    seen = evidence([[1.0, 1.0, 1.0, 0.0]])
+    entropy = []
+    for temperature in (0.1, 1.0, 10.0):
+        gate = query(temperature=temperature)(seen)[1]
+        entropy.append(-torch.xlogy(gate, gate).sum().item())
+    assert entropy == sorted(entropy)
+    learnt = query(temperature=0.1, learnable_temperature=True)
+    torch.testing.assert_close(learnt(seen)[1], query(temperature=0.1)(seen)[1])
+    gate = learnt(seen)[1]
+    gate[0, 0].backward()
+    assert learnt.log_temperature.grad.abs() > 0
+    with torch.no_grad():
+        learnt.log_temperature.fill_(-50)
+        torch.testing.assert_close(learnt(seen)[1], query(temperature=0.05)(seen)[1])
+
+
+def test_top_k():
+    seen = evidence([[1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
+    every, some = query()(seen)[1], query(top_k=2)(seen)[1]
+    assert (some > 0).sum(1).tolist() == [2, 1]
+    torch.testing.assert_close(some.sum(1), torch.ones(2))
+    assert every[0].topk(2).indices.equal(some[0].topk(2).indices)
+    assert query(top_k=9)(seen)[1].equal(every)
+
+
+def test_concat_keeps_the_slots():
+    model = query("concat")
+    one = evidence([[1.0, 0.0, 0.0, 0.0]])
+    moved = evidence([[0.0, 1.0, 0.0, 0.0]])
+    moved.summaries[0, 1] = one.summaries[0, 0]
+    assert not torch.allclose(model(one)[0], model(moved)[0], atol=1e-3)
+    assert model(evidence([[1.0, 1.0, 0.0, 0.0]]))[1].tolist() == [[0.5, 0.5, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategy": "video"}, r"(?s)dynamic, audio or concat.*video.*model\.fusion\.strategy"),
+        ({"temperature": 0.0}, r"(?s)0\.05 \.\.\. 20.*model\.fusion\.temperature"),
+        ({"top_k": 0}, r"(?s)>= 1 or null.*model\.fusion\.top_k"),
+    ],
+)
+def test_refuses(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        query(**settings)
+
+
+def test_audio_without_audio_is_refused():
+    with pytest.raises(ConfigError, match=r"(?s)without an audio stream.*model\.fusion\.strategy"):
+        AdaptiveQuery(32, ("frame", "text"), 4, 0.0, "audio")

@@ -1,0 +1,212 @@
+"""Targets: coding, row masks, losses, figures, baselines, state."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.tasks import ClassTarget, DistributionTarget, MultilabelTarget, ScoreTarget, Target
+from hero_lightning.types import Label
+
+CLASSES = ["angry", "happy", "sad"]
+
+
+def build(kind: str) -> Target:
+    return {
+        "class": lambda: ClassTarget("y", CLASSES),
+        "multilabel": lambda: MultilabelTarget("y", CLASSES),
+        "score": lambda: ScoreTarget("y", -3, 3),
+        "distribution": lambda: DistributionTarget("y", CLASSES),
+    }[kind]()
+
+
+VALUES = {
+    "class": st.sampled_from(CLASSES),
+    "multilabel": st.sets(st.sampled_from(CLASSES)),
+    "score": st.floats(-3, 3),
+    "distribution": st.dictionaries(st.sampled_from(CLASSES), st.floats(0.01, 5), min_size=1),
+}
+KINDS = sorted(VALUES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_rows_without_a_label_count_for_nothing(kind: str, data: st.DataObject) -> None:
+    target = build(kind)
+    values = data.draw(st.lists(st.none() | VALUES[kind], min_size=1, max_size=8))
+    label = target.collate(values, [f"s{i}" for i in range(len(values))])
+    assert label.mask.tolist() == [v is not None for v in values]
+    logits = torch.randn(len(values), target.outputs, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = target.loss(logits, label)
+    loss.backward()
+    assert (logits.grad[~label.mask] == 0).all()
+    if not label.mask.any():
+        assert loss.item() == 0
+        assert target.figures(target.predict(logits.detach()), label) == {}
+        return
+    kept = [v for v in values if v is not None]
+    alone = target.collate(kept, ["s"] * len(kept))
+    torch.testing.assert_close(target.loss(logits[label.mask], alone), loss)
+    whole = target.figures(target.predict(logits.detach()), label)
+    assert whole == pytest.approx(target.figures(target.predict(logits.detach()[label.mask]), alone), nan_ok=True)
+    assert next(iter(whole)) == target.primary
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_and_pickle_keep_everything(kind: str) -> None:
+    values = {
+        "class": ["sad", "angry", "sad"],
+        "multilabel": [["sad"], [], ["sad", "happy"]],
+        "score": [-1, 2, 0.5],
+        "distribution": [{"sad": 1}, {"happy": 1, "sad": 3}, [1, 1, 1]],
+    }[kind]
+    target = build(kind).fit(values)
+    label = target.collate(values, ["a", "b", "c"])
+    for copy in (Target.from_state(target.state()), pickle.loads(pickle.dumps(target))):
+        assert copy.state() == target.state()
+        assert copy.majority(label) == pytest.approx(target.majority(label), nan_ok=True)
+    assert all(  # builtins only: the state lives in checkpoints
+        isinstance(v, str | float | int | list | None) for v in target.state()["settings"].values()
+    )
+
+
+def test_class_loss_is_the_cross_entropy_of_the_labelled_rows() -> None:
+    target = ClassTarget("y", CLASSES, label_smoothing=0.1)
+    logits = torch.randn(4, 3)
+    label = target.collate(["sad", None, "angry", "happy"], list("abcd"))
+    expected = F.cross_entropy(logits[[0, 2, 3]], torch.tensor([2, 0, 1]), label_smoothing=0.1)
+    torch.testing.assert_close(target.loss(logits, label), expected)
+
+
+def test_loss_is_computed_in_float32_under_bf16() -> None:
+    target = ClassTarget("y", CLASSES)
+    assert target.loss(torch.zeros(1, 3, dtype=torch.bfloat16), target.collate(["sad"], ["a"])).dtype == torch.float32
+
+
+def test_balanced_weights_average_to_one_over_train() -> None:
+    train = ["angry"] * 6 + ["happy"] * 3
+    target = ClassTarget("y", CLASSES, class_weights="balanced").fit(train)
+    label = target.collate(train, ["s"] * 9)
+    even = torch.zeros(9, 3)  # every row costs log 3, so the mean loss is log 3 times the mean weight
+    assert target.loss(even, label).item() == pytest.approx(math.log(3), rel=1e-6)
+    rare = target.loss(even[:1], target.collate(["happy"], ["s"])).item() / math.log(3)
+    assert rare == pytest.approx(9 / (2 * 3))
+    unseen = target.loss(even[:1], target.collate(["sad"], ["s"])).item() / math.log(3)
+    assert unseen == pytest.approx(1)
+
+
+def test_classes_come_sorted_from_train_where_open() -> None:
+    target = ClassTarget("y").fit(["sad", None, "angry", "sad"])
+    assert target.classes == ("angry", "sad")
+    assert target.outputs == 2
+    assert target.prior.tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "problem", "expected"),
+    [
+        (ClassTarget("y", CLASSES), "bored", "Unknown label for target y", "['angry', 'happy', 'sad']"),
+        (MultilabelTarget("y", CLASSES), ["sad", "bored"], "Unknown label for target y", "['angry', 'happy', 'sad']"),
+        (MultilabelTarget("y", CLASSES), "sad", "Label of a wrong kind for target y", "a list or mapping"),
+        (MultilabelTarget("y", CLASSES), [0.1, 0.2], "Wrong number of intensities", "3, one for each of"),
+        (MultilabelTarget("y", CLASSES), {"sad": -1}, "Negative intensity", "numbers >= 0"),
+        (ScoreTarget("y", -3, 3), 3.5, "Score out of range", "-3.0 to 3.0"),
+        (ScoreTarget("y", -3, 3), "much", "Label that is no number", "a finite number"),
+        (ScoreTarget("y", -3, 3), math.nan, "Label that is no number", "a finite number"),
+        (DistributionTarget("y", CLASSES), {"sad": 0.0}, "Distribution without mass", "above 0"),
+    ],
+)
+def test_unknown_labels_say_what_where_and_how_to_mend(target: Target, value, problem: str, expected: str) -> None:
+    with pytest.raises(DataError) as error:
+        target.collate([value], ["dia3_utt2"])
+    text = str(error.value)
+    assert problem in text
+    assert expected in text
+    assert "dia3_utt2" in text
+    assert "unknown_label=drop" in text
+    assert target.encode(value, "here", unknown="drop") is None
+    assert target.collate([None], ["a"]).mask.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: ClassTarget("y", ["one"]), "classes"),
+        (lambda: ClassTarget("y", ["one", "one"]), "classes"),
+        (lambda: ClassTarget("y", CLASSES, class_weights="sqrt"), "class_weights"),  # type: ignore[arg-type]
+        (lambda: ClassTarget("y", CLASSES, label_smoothing=1.0), "label_smoothing"),
+        (lambda: ClassTarget("y", CLASSES, weight=-1), "weight"),
+        (lambda: MultilabelTarget("y", []), "classes"),
+        (lambda: DistributionTarget("y", ["one"]), "classes"),
+        (lambda: ScoreTarget("y", 1, 1), "high"),
+        (lambda: ScoreTarget("y", 0, 1, loss="l3"), "loss"),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_settings_name_their_key(make, key: str) -> None:
+    with pytest.raises(ConfigError, match="is wrong") as error:
+        make()
+    assert f"dataset.targets.y.{key}" in str(error.value)
+
+
+def test_a_train_split_without_classes_is_refused() -> None:
+    with pytest.raises(DataError, match="The train split does not say") as error:
+        ClassTarget("y").fit(["sad", "sad"])
+    assert "dataset.targets.y.classes" in str(error.value)
+    with pytest.raises(DataError, match="The train split does not say"):
+        ClassTarget("y", CLASSES, class_weights="balanced").fit([])
+
+
+def test_intensities_become_labels_and_shares() -> None:
+    multi, shares = MultilabelTarget("y", CLASSES), DistributionTarget("y", CLASSES)
+    assert multi.encode({"sad": 0.3, "happy": 0}, "a") == [0, 0, 1]
+    assert multi.encode([0, 2, 0.5], "a") == [0, 1, 1]
+    assert multi.encode([], "a") == [0, 0, 0]
+    assert shares.encode({"sad": 3, "happy": 1}, "a") == [0, 0.25, 0.75]
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("mse", 0.25), ("mae", 0.5), ("huber", 0.125)])
+def test_score_is_learnt_on_one_scale_and_held_in_range(loss, expected: float) -> None:
+    target = ScoreTarget("y", 0, 10, loss=loss)
+    label = target.collate([10], ["a"])
+    assert target.loss(torch.tensor([[0.5]]), label).item() == pytest.approx(expected)  # 10 is 1 on the scale
+    assert target.predict(torch.tensor([[0.5], [4.0], [-4.0]])).squeeze(1).tolist() == [7.5, 10, 0]
+
+
+def test_majority_and_chance_lines() -> None:
+    target = ClassTarget("y", CLASSES).fit(["sad"] * 3 + ["happy"])
+    label = target.collate(["sad", "sad", "happy", None], list("abcd"))
+    majority, chance = target.majority(label), target.chance(label)
+    assert majority["accuracy"] == pytest.approx(2 / 3)
+    assert majority["uar"] == pytest.approx(1 / 2)
+    assert chance["accuracy"] == chance["uar"] == pytest.approx(1 / 3)
+    score = ScoreTarget("v", 0, 10).fit([2, 4])
+    assert score.majority(score.collate([1, 5], list("ab")))["mae"] == pytest.approx(2)
+    assert ClassTarget("y", CLASSES).majority(label) == {}
+
+
+def test_columns_hold_words_and_numbers() -> None:
+    target = ClassTarget("y", ["a", "b"])
+    columns = target.columns(torch.tensor([[0.25, 0.75], [0.5, 0.5]]), target.collate(["a", None], ["1", "2"]))
+    assert columns == {
+        "truth": ["a", None],
+        "prediction": ["b", "a"],
+        "p_a": [0.25, 0.5],
+        "p_b": [0.75, 0.5],
+        "confidence": [0.75, 0.5],
+    }
+    multi = MultilabelTarget("y", ["a", "b"])
+    found = multi.columns(torch.tensor([[0.9, 0.8]]), multi.collate([["b"]], ["1"]))
+    assert (found["truth"], found["prediction"]) == (["b"], ["a|b"])
+    score = ScoreTarget("y", 0, 1)
+    assert score.columns(torch.tensor([[0.5]]), Label(torch.tensor([0.25]), torch.tensor([True]))) == {
+        "truth": [0.25],
+        "prediction": [0.5],
+    }

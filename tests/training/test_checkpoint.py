@@ -1,0 +1,117 @@
+"""What a checkpoint carries, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hero_lightning.errors import CheckpointError
+from hero_lightning.training import checkpoint
+
+SAVED: dict[str, Any] = {
+    "dims": {"audio": 8},
+    "identities": {"audio": {"corpus": "a", "stream": "audio", "encoder": {"class": "LogMel", "bands": 40}}},
+    "targets": {"emotion": {"settings": {"classes": ["sad", "happy"]}}},
+}
+
+
+class Halves(nn.Module):
+    """One frozen and one learning half."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.frozen, self.learns = nn.BatchNorm1d(2), nn.Linear(width, 2)
+        self.frozen.requires_grad_(False)
+
+
+def test_only_what_training_changes_is_kept() -> None:
+    module = Halves()
+    assert set(checkpoint.trainable_state(module, module.state_dict())) == {"learns.weight", "learns.bias"}
+
+
+def test_restore_checks_shapes_and_names() -> None:
+    here = Path("x.ckpt")
+    state = checkpoint.trainable_state(Halves(), Halves().state_dict())
+    module = Halves()
+    checkpoint.restore(module, state, here, strict=True)
+    assert torch.equal(module.learns.weight, state["learns.weight"])
+    with pytest.raises(CheckpointError, match=r"(?s)another shape.*learns.weight \(2, 4\).*x.ckpt"):
+        checkpoint.restore(Halves(4), state, here, strict=True)
+    with pytest.raises(CheckpointError, match="1 trainable weights are not in the checkpoint"):
+        checkpoint.restore(Halves(), {"learns.weight": state["learns.weight"]}, here, strict=True)
+    checkpoint.restore(Halves(), {"learns.weight": state["learns.weight"]}, here, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dims": {"audio": 9}}, r"another width.*expected: 8.*got:\s+9.*modalities.audio"),
+        (
+            {"identities": {"audio": {"corpus": "b", "stream": "audio", "encoder": {"class": "Hubert"}}}},
+            r"differ in `encoder`.*LogMel.*Hubert",
+        ),
+        (
+            {"targets": {"emotion": {"settings": {"classes": ["happy", "sad"]}}}},
+            r"other classes.*\['sad', 'happy'\].*label_map",
+        ),
+    ],
+)
+def test_facts_that_differ_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"(?s){words}"):
+        checkpoint.check_facts(SAVED, {**SAVED, **change}, Path("x.ckpt"))
+
+
+def test_another_corpus_or_folder_is_no_difference() -> None:
+    other = {**SAVED["identities"]["audio"], "corpus": "b"}
+    checkpoint.check_facts(SAVED, {**SAVED, "identities": {"audio": other}}, Path("x.ckpt"))
+    checkpoint.check_facts(SAVED, {"dims": {}, "identities": {}, "targets": {}}, Path("x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"a": {"_target_": "os.system", "command": "true"}},
+        {"a": [{"_target_": "hero_lightning.errors.not_yet"}]},
+        {"_target_": "hero_lightning.models.hero.hero.Hero", "_args_": [1]},
+        {"_target_": "hero_lightning.models.hero.hero.Hero", "trust_remote_code": True},
+        {"_target_": "builtins.eval"},
+        {"_target_": "torch.load"},
+    ],
+)
+def test_a_stored_config_names_only_admitted_classes(node: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="never rebuilt from"):
+        checkpoint.check_config({"model": node}, "x.ckpt")
+
+
+def test_admitted_classes_pass() -> None:
+    checkpoint.check_config({"m": {"_target_": "torch.nn.Linear"}, "s": [{"_target_": "peft.LoraConfig"}]}, "x")
+
+
+def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No checkpoint found"):
+        checkpoint.find(tmp_path)
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"PK not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(broken)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    with pytest.raises(CheckpointError, match="not one of hero_lightning"):
+        checkpoint.load(foreign)
+    evil = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "hero_lightning": Path("x")}, evil)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(evil)
+
+
+def test_find_prefers(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("best.ckpt", "last.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert checkpoint.find(tmp_path).name == "best.ckpt"
+    assert checkpoint.find(tmp_path, prefer="last").name == "last.ckpt"
+    assert checkpoint.run_folder(checkpoint.find(tmp_path)) == tmp_path

@@ -1,0 +1,262 @@
+"""Objectives: balance and honesty of the sync pairs, what the anchor teaches the gate, the entropy floor."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from hero_lightning.errors import ConfigError
+from hero_lightning.models.hero.hero import Hero
+from hero_lightning.models.outputs import Outputs
+from hero_lightning.training.losses import Anchor, GateEntropy, Objective, Sync, partners
+from hero_lightning.types import Batch, Features, Label
+from tests.models.made import DIMS, batch, features, hero
+
+STREAMS = tuple(DIMS)
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.booleans()), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None)
+def test_partners_are_other_clips_of_other_items(rows):
+    ids, group, sounding = (list(column) for column in zip(*rows, strict=True))
+    donors, found = partners(ids, torch.tensor(group), torch.tensor(sounding))
+    for i in range(len(rows)):
+        fits = [j for j in range(len(rows)) if ids[i] != ids[j] and group[i] != group[j] and sounding[j]]
+        assert bool(found[i]) == bool(fits)
+        assert donors[i] == (min(fits, key=lambda j: (j - i) % len(rows)) if fits else i)
+
+
+class Recorder:
+    """Stands for the model's second look and remembers the pairs."""
+
+    def __init__(self, model):
+        self.pair, self.synergy, self.model = model.pair, model.synergy, model
+
+    def match(self, outputs, donors, shift):
+        self.donors, self.shift = donors, shift
+        return self.model.match(outputs, donors, shift)
+
+
+def sync(present, objective=None, **labels):
+    model = hero()
+    outputs = model(features(present, lengths={s: [6] * len(present["audio"]) for s in STREAMS}))
+    outputs.sync_logit = torch.zeros(len(present["audio"]), requires_grad=True)
+    recorder = Recorder(model)
+    loss = (objective or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
+    (slope,) = torch.autograd.grad(loss, outputs.sync_logit, retain_graph=True)
+    return loss, recorder, slope, model
+
+
+def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
+    present = {s: [True, True, s != "audio", True, s != "motion"] for s in STREAMS}
+    loss, seen, slope, _ = sync(present, ids=["a", "a", "b", "c", "d"], group=[0, 1, 2, 3, 4])
+    assert seen.shift.eq(0).all()
+    # row 0 passes over row 1 (same clip) and row 2 (no sound)
+    assert seen.donors[[0, 1, 3]].tolist() == [3, 3, 4]
+    # a match pulls its logit up by sigmoid(0) over the number of pairs: three matches, three mismatches
+    assert slope.tolist() == pytest.approx([-0.5 / 6, -0.5 / 6, 0, -0.5 / 6, 0])
+    assert loss.item() > 0
+
+
+def test_conflict_clips_are_no_match():
+    _, _, slope, _ = sync({s: [True] * 3 for s in STREAMS}, conflict=(1,))
+    assert slope[1] == 0
+    assert slope[0] < 0
+
+
+def test_one_clip_is_rotated_against_itself():
+    _, seen, slope, model = sync({s: [True] for s in STREAMS})
+    steps = model.synergy.steps
+    assert seen.donors.tolist() == [0]
+    assert steps / 4 < seen.shift.item() < 3 * steps / 4
+    assert slope.item() == pytest.approx(-0.25)
+
+
+def test_rotation_on_request():
+    torch.manual_seed(0)
+    _, seen, _, model = sync({s: [True] * 6 for s in STREAMS}, Sync(1.0, shifted=1.0))
+    assert seen.donors.tolist() == list(range(6))
+    assert (seen.shift > model.synergy.steps // 4).all()
+
+
+@pytest.mark.parametrize("case", ["no sound", "too short", "conflict", "views of one clip"])
+def test_without_pairs_the_loss_is_a_connected_zero(case):
+    rows = 2 if case == "views of one clip" else 1
+    model = hero()
+    present = {s: [case != "no sound" or s != "audio"] * rows for s in STREAMS}
+    outputs = model(
+        features(present, lengths={s: [6 if case in ("no sound", "conflict") else 3] * rows for s in STREAMS})
+    )
+    data = batch(rows, conflict=range(rows) if case == "conflict" else (), ids=["a"] * rows)
+    loss = Sync(1.0)(outputs, data, model)
+    assert loss.item() == 0
+    loss.backward()
+    assert model.sync[0].weight.grad.eq(0).all()
+
+
+def test_sync_without_a_synergy_expert_is_zero():
+    model = hero(("frame", "text"))
+    outputs = model(features({"frame": [True, True], "text": [True, True]}))
+    loss = Sync(1.0)(outputs, batch(2), model)
+    assert loss.item() == 0
+    loss.backward()
+
+
+def test_sync_learns_who_belongs_together():
+    """Sound and movement share a hidden course; the head must tell own pairs from swapped ones on new clips."""
+    torch.manual_seed(0)
+    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "dropout": 0.0}
+    model = Hero({"motion": 4, "audio": 6}, {"emotion": 2}, parts=("sync",), imputation=False, **sizes)
+    to_sound, to_movement = torch.randn(3, 6), torch.randn(3, 4)
+    optimizer, objective = torch.optim.AdamW(model.parameters(), lr=3e-3), Sync(1.0)
+
+    def clips(rows):
+        course = torch.randn(rows, 1, 3).expand(-1, 8, -1) + 0.3 * torch.randn(rows, 8, 3)
+        mask = torch.ones(rows, 8, dtype=torch.bool)
+        return {"audio": Features(course @ to_sound, mask), "motion": Features(course @ to_movement, mask)}
+
+    for _ in range(100):
+        loss = objective(model(clips(16)), batch(16), model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        outputs = model(clips(64))
+        swapped = model.match(outputs, torch.arange(64).roll(1), torch.zeros(64, dtype=torch.long))
+    # AUC of own pairs over swapped ones
+    assert (outputs.sync_logit[:, None] > swapped[None]).float().mean() > 0.8
+
+
+def anchor_case(gate, logits, label, present=None):
+    gate, logits = torch.tensor(gate), torch.tensor(logits)
+    experts = ("frame", "audio", "synergy")[: gate.shape[1]]
+    here = torch.ones_like(gate, dtype=torch.bool) if present is None else torch.tensor(present)
+    outputs = Outputs(
+        logits={},
+        experts=experts,
+        summaries=torch.zeros(*gate.shape, 2),
+        present=here,
+        context=torch.zeros(len(gate), 1, 2),
+        gate=gate.requires_grad_(),
+        anchor_logits={"emotion": logits.requires_grad_()},
+    )
+    data = batch(len(gate))
+    data.labels["emotion"] = label
+    return outputs, data
+
+
+def test_anchor_is_the_likelihood_of_the_mixture():
+    logits = [[[2.0, 0.0], [0.0, 0.0], [9.0, -9.0]]]
+    outputs, data = anchor_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
+    own = outputs.anchor_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
+    loss = Anchor(1.0, alone=0.0)(outputs, data, None)
+    # synergy is no witness: its share of the gate earns nothing
+    assert loss.item() == pytest.approx(-math.log(0.3 * own[0] + 0.3 * own[1]))
+    with_own = Anchor(1.0, alone=0.5)(outputs, data, None)
+    assert with_own.item() == pytest.approx(loss.item() - 0.25 * own.log().sum().item())
+    slope = torch.autograd.grad(loss, outputs.gate)[0][0]
+    assert slope[0] < slope[1] < slope[2] == 0  # the expert that knows gains most, synergy nothing
+
+
+@pytest.mark.parametrize("kind", ["score", "set"])
+def test_anchor_on_other_labels_prefers_the_better_expert(kind):
+    if kind == "score":
+        logits, label = [[[1.0], [-1.0]]], Label(torch.tensor([1.0]), torch.tensor([True]))
+    else:
+        logits, label = [[[3.0, -3.0], [0.0, 0.0]]], Label(torch.tensor([[1.0, 0.0]]), torch.tensor([True]))
+    outputs, data = anchor_case([[0.5, 0.5]], logits, label)
+    Anchor(1.0)(outputs, data, None).backward()
+    assert outputs.gate.grad[0, 0] < outputs.gate.grad[0, 1] < 0
+
+
+def test_anchor_is_a_connected_zero_without_labels_or_streams():
+    for mask, present in (([False], [[True, True]]), ([True], [[False, False]])):
+        label = Label(torch.tensor([0]), torch.tensor(mask))
+        outputs, data = anchor_case([[0.5, 0.5]], [[[2.0, 0.0], [0.0, 1.0]]], label, present)
+        loss = Anchor(1.0)(outputs, data, None)
+        assert loss.item() == 0
+        loss.backward()
+        assert outputs.gate.grad.eq(0).all()
+        assert outputs.anchor_logits["emotion"].grad.eq(0).all()
+    bare = hero(parts=())
+    outputs = bare(features({s: [True] for s in STREAMS}))
+    assert Anchor(1.0)(outputs, batch(1), bare).item() == 0
+
+
+def test_entropy_floor():
+    def floor(gate, present, ratio=0.5):
+        outputs, data = anchor_case(
+            [gate], [[[0.0]] * len(gate)], Label(torch.zeros(1), torch.ones(1).bool()), [present]
+        )
+        loss = GateEntropy(1.0, ratio)(outputs, data, None)
+        loss.backward()
+        assert outputs.gate.grad.isfinite().all()
+        return loss.item()
+
+    assert floor([1.0, 0.0, 0.0], [True] * 3) == pytest.approx(0.5)
+    assert floor([1.0, 0.0, 0.0], [True, False, False]) == 0
+    assert floor([0.0, 0.0, 0.0], [False] * 3) == 0
+    assert floor([0.5, 0.5, 0.0], [True, True, False], ratio=1.0) == pytest.approx(0, abs=1e-6)
+    short = floor([0.9, 0.1, 0.0], [True, True, False], ratio=1.0)
+    assert short == pytest.approx(1 + (0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(2))
+
+
+def test_weight_zero_skips_the_work():
+    class Loud(Objective):
+        def loss(self, outputs, batch, model):
+            raise AssertionError
+
+    model = hero(parts=())
+    outputs = model(features({s: [True] for s in STREAMS}))
+    assert Loud(0.0)(outputs, batch(1), model).item() == 0
+    assert Sync(0.0)(outputs, batch(1), model).item() == 0
+    with pytest.raises(TypeError, match="does not define loss"):
+        Objective(1.0)(outputs, batch(1), model)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Sync(-1.0), lambda: Sync(shifted=2.0), lambda: Anchor(alone=-1.0), lambda: GateEntropy(ratio=1.5)]
+)
+def test_refuses(make):
+    with pytest.raises(ConfigError, match=r"(?s)out of range.*where.*objective"):
+        make()
+
+
+def test_the_gate_learns_to_follow_the_informative_stream():
+    """One of three streams of noise carries the class of each clip; on new clips the gate must put it first."""
+    torch.manual_seed(0)
+    streams, rows, classes = ("frame", "audio", "text"), 32, 4
+    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "imputation": False}
+    model = Hero(dict.fromkeys(streams, 16), {"emotion": classes}, parts=("anchor",), **sizes)
+    cue = torch.randn(3, classes, 16)
+    optimizer, anchor = torch.optim.AdamW(model.parameters(), lr=3e-3), Anchor(0.5)
+
+    def clips(rows):
+        label, where = torch.randint(0, classes, (rows,)), torch.randint(0, 3, (rows,))
+        x = torch.randn(3, rows, 5, 16)
+        for s in range(3):
+            x[s] += torch.where((where == s)[:, None], cue[s, label], 0.0)[:, None]
+        mask = torch.ones(rows, 5, dtype=torch.bool)
+        return {name: Features(x[s], mask) for s, name in enumerate(streams)}, label, where
+
+    for _ in range(120):
+        given_features, label, _ = clips(rows)
+        outputs = model(given_features)
+        data = Batch(label, label, label, {}, {"emotion": Label(label, torch.ones(rows, dtype=torch.bool))}, [], [])
+        loss = F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * anchor(outputs, data, model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        given_features, label, where = clips(300)
+        outputs = model.eval()(given_features)
+    first = (outputs.gate.argmax(1) == where).float().mean()
+    assert first > 0.8
+    assert (outputs.logits["emotion"].argmax(1) == label).float().mean() > 0.8
