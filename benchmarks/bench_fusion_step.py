@@ -3,7 +3,7 @@
     python -m benchmarks.bench_fusion_step [--quick] [--device cuda]
 
 Data flow: random features (frame 257, motion 64, audio 375, au 64, text 40 steps; batch 8) -> forward, cross-entropy,
-backward, AdamW (fused, for both). First the equality: one Blip2QFormerModel's weights in our Q-Former, same output.
+backward, AdamWWithCosine (fused, for both). First the equality: one Blip2QFormerModel's weights in our Q-Former, same output.
 Baseline: five projections + Blip2QFormerModel, nn.MultiheadAttention synergy and integration, nn.TransformerEncoder
 imputation, at the same sizes. One thread; the limit quoted is the matrix product of the same run.
 """
@@ -43,9 +43,9 @@ def copy_blip2(theirs: nn.Module, ours: QFormer) -> None:
         pairs += [(a.feed_forward[0], [b.intermediate_query.dense]), (a.feed_forward[2], [b.output_query.dense])]
         pairs += [(a.norms[2], [b.output_query.LayerNorm])]
     with torch.no_grad():
-        for target, sources in pairs:
-            target.weight.copy_(torch.cat([s.weight for s in sources]))
-            target.bias.copy_(torch.cat([s.bias for s in sources]))
+        for task, sources in pairs:
+            task.weight.copy_(torch.cat([s.weight for s in sources]))
+            task.bias.copy_(torch.cat([s.bias for s in sources]))
 
 
 def blip2(width: int, layers: int, num_heads: int) -> nn.Module:
@@ -127,8 +127,8 @@ class Baseline(nn.Module):
         summaries = torch.stack([t.mean(dim=1) for t in tokens.values()] + [synergy], dim=1)
         inferred = self.infer(self.impute(summaries + self.slots))
         summaries = summaries + 0.0 * inferred
-        anchor = (self.score(summaries).softmax(dim=1) * summaries).sum(dim=1)
-        query = self.refine(anchor[:, None], summaries)
+        unimodal = (self.score(summaries).softmax(dim=1) * summaries).sum(dim=1)
+        query = self.refine(unimodal[:, None], summaries)
         context = self.panorama(self.outputs + self.lead(query), torch.cat(list(tokens.values()), dim=1), weights=True)
         return self.head(torch.cat([context.mean(dim=1), query[:, 0]], dim=1))
 

@@ -1,4 +1,4 @@
-"""Raw media: the same frames by us, decord, OpenCV and plain PyAV; emotion_peak against uniform; sound; index plans.
+"""EncoderInput media: the same frames by us, decord, OpenCV and plain PyAV; emotion_peak against uniform; sound; index plans.
 
     python -m benchmarks.bench_media [--quick]
 
@@ -36,7 +36,7 @@ from hero_lightning.types import Media, Sample
 FPS = 25
 COUNT = 8
 SIZES = ((672, 378), (960, 540), (1280, 720))
-"""Of the clips, in the range of the corpora."""
+"""Of the clips, in the range of the datasets."""
 Reader = Callable[[Path, Sequence[float]], np.ndarray]
 
 
@@ -98,11 +98,11 @@ def pyav_seek(path: Path, times: Sequence[float]) -> np.ndarray:
     """PyAV, seeking to the key picture before each wanted one."""
     out = []
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
+        modality = container.streams.video[0]
+        modality.codec_context.thread_count = 1
         for k in numbers(times):
-            container.seek(round(k / FPS / stream.time_base), stream=stream)
-            frame = next(f for f in container.decode(stream) if f.time > k / FPS - 1e-3)
+            container.seek(round(k / FPS / modality.time_base), modality=modality)
+            frame = next(f for f in container.decode(modality) if f.time > k / FPS - 1e-3)
             out.append(frame.to_ndarray(format="rgb24"))
     return np.stack(out)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_metrics [--quick] [--wheels DIR]
 
-Data flow: made label sets (20 000 clips, 1-8 words each) -> figures by both; they must agree to 1e-12. Baseline: the
+Data flow: made label sets (20 000 clips, 1-8 words each) -> metrics by both; they must agree to 1e-12. Baseline: the
 definition as it reads, a Python set per clip, wheel, level and rule, the cluster of a word looked up in a dict.
-Also timed: 1000 bootstrap resamples of all figures, and labels out of as many descriptions by the lexicon.
+Also timed: 1000 bootstrap resamples of all metrics, and labels out of as many descriptions by the lexicon.
 Without --wheels (a folder of the official tables) small tables of our own are used.
 """
 
@@ -33,7 +33,7 @@ FILL = ("the", "speaker", "then", "turns", "while", "a", "low", "voice", "can", 
 
 
 def naive(said: Sequence[Sequence[str]], true: Sequence[Sequence[str]], wheels: Wheels) -> dict[str, float]:
-    """The figures, word by word."""
+    """The metrics, word by word."""
     out: dict[str, list[float]] = {}
     lemma = [("own", n) for n in wheels.lemma.tolist()]
     for rule, tail in enumerate(("", "_corrected")):
@@ -76,14 +76,14 @@ def main() -> None:
 
     def ours() -> dict[str, float]:
         sums = openvocab.statistics(said, true, wheels).sum(dim=0)
-        return {k: float(v) for k, v in openvocab.figures(sums).items()}
+        return {k: float(v) for k, v in openvocab.metrics(sums).items()}
 
     found, expected = ours(), naive(said, true, wheels)
     worst = max(abs(found[k] - v) for k, v in expected.items())
     if worst > 1e-12:
-        raise SystemExit(f"the figures differ from the definition by {worst:.1e}")
+        raise SystemExit(f"the metrics differ from the definition by {worst:.1e}")
     print(
-        f"{len(expected)} figures of {CLIPS} clips equal the definition word by word (largest difference {worst:.1e})"
+        f"{len(expected)} metrics of {CLIPS} clips equal the definition word by word (largest difference {worst:.1e})"
     )
     rows = openvocab.statistics(said, true, wheels)
     texts = [" ".join(word for pair in zip(FILL, [*s, *FILL], strict=False) for word in pair) for s in said]
@@ -91,7 +91,7 @@ def main() -> None:
     cases = {
         "arrays": ours,
         "word by word": lambda: naive(said, true, wheels),
-        "1000 resamples": lambda: intervals(rows, openvocab.figures, resamples=1000),
+        "1000 resamples": lambda: intervals(rows, openvocab.metrics, resamples=1000),
         "lexicon": lambda: [lexicon.find(text) for text in texts],
     }
     timings = measure(cases, rounds=1 if args.quick else 7, warmup=0 if args.quick else 1, seconds=120)

@@ -1,9 +1,9 @@
-"""Raw clip to answer in the four modes: realtime uniform, realtime emotion_peak, hybrid, all preextracted.
+"""EncoderInput clip to answer in the four modes: realtime uniform, realtime emotion_peak, hybrid, all preextracted.
 
     python -m benchmarks.bench_modes --quick                              # tiny networks on a CPU, in seconds
     PYTHONPATH=src python -m benchmarks.bench_modes --size base           # base sizes, on the CUDA machine
 
-Data flow: made clips of 5 s (H.264 + AAC) -> Streams frame, face, audio, text with random weights -> Hero -> a language
+Data flow: made clips of 5 s (H.264 + AAC) -> Modalities frame, face, audio, text with random weights -> Hero -> a language
 model that scores 9 labels behind prompts of 300 positions, then writes answers -> the same predictions by every way of
 having the same pictures -> ms per clip of every stage, samples/s with decoding in workers. Base: CLIP ViT-L/14 (8
 frames and 8 faces), HuBERT-large, Hero of width 768, a 7B language model, bf16. Needs torch, transformers, safetensors
@@ -36,12 +36,12 @@ from torch.utils.data import DataLoader
 
 from hero_lightning.encoders.handcrafted import HashedWords
 from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyText
-from hero_lightning.features import Resolution, Stream, StreamEncoder, read_clip
+from hero_lightning.features import Availability, Modality, ModalityEncoder, read_clip
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.llm.head import LLMHead
-from hero_lightning.types import Features, Media, Raw, Ready, Row, Sample, StreamBatch
+from hero_lightning.types import EncoderInput, Features, Media, ModalityBatch, Row, Sample, StoredFeatures
 
 SECONDS, FPS = 5, 25
 STAGES = ("decode", "encode", "fuse", "score", "generate")
@@ -92,7 +92,7 @@ SIZES = {
 
 
 def encoders(size: str, folder: Path, dtype: str) -> dict[str, Any]:
-    """A factory per stream; base networks are made with random weights and saved as checkpoints are."""
+    """A factory per modality; base networks are made with random weights and saved as checkpoints are."""
     if size == "tiny":
         return {"frame": TinyFrames, "face": TinyFrames, "audio": TinyAudio, "text": TinyText}
     from transformers import CLIPVisionConfig, CLIPVisionModel, HubertConfig, HubertModel
@@ -148,25 +148,25 @@ def made_clips(folder: Path, size: Size, distinct: int = 8) -> list[Sample]:
     return out
 
 
-def streams_of(mode: str, factories: Mapping[str, Any], root: Path) -> dict[str, Stream]:
-    """The streams of a mode, bound to the stores that `store` fills."""
+def modalities_of(mode: str, factories: Mapping[str, Any], root: Path) -> dict[str, Modality]:
+    """The modalities of a mode, bound to the stores that `store` fills."""
     rule, frames, rest = MODES[mode]
     looks = {"frame": EmotionPeak(8) if rule == "peak" else Uniform(8), "face": Uniform(8)}
     found = {
-        name: Stream(name, frames if name == "frame" else rest, factory, looks.get(name), max_len=512)
+        name: Modality(name, frames if name == "frame" else rest, factory, looks.get(name), max_len=512)
         for name, factory in factories.items()
     }
-    for stream in found.values():
-        stream.bind(root, "made")
+    for modality in found.values():
+        modality.bind(root, "made")
     return found
 
 
-def read(streams: Mapping[str, Stream], found: Mapping[str, Resolution], sample: Sample) -> dict[str, Row]:
+def read(modalities: Mapping[str, Modality], found: Mapping[str, Availability], sample: Sample) -> dict[str, Row]:
     """One clip's rows; without PyAV pictures and sound come from arrays."""
     live = [n for n, r in found.items() if r.mode == "realtime" and n != "text" and not HAS_AV]
-    rows = read_clip({n: s for n, s in streams.items() if n not in live}, found, sample)
+    rows = read_clip({n: s for n, s in modalities.items() if n not in live}, found, sample)
     for name in live:
-        encoder, sampler, video = streams[name].encoder, streams[name].sampler, sample.video
+        encoder, sampler, video = modalities[name].encoder, modalities[name].sampler, sample.video
         assert encoder is not None
         assert video is not None
         material: Frames | Waveform
@@ -182,47 +182,47 @@ def read(streams: Mapping[str, Stream], found: Mapping[str, Resolution], sample:
             pictures = film[[round(t * FPS) for t in times]]
             pixels = pictures[:, int(y0 * height) : int(y1 * height), int(x0 * width) : int(x1 * width)].copy()
             material = Frames(torch.from_numpy(pixels), torch.tensor(times))
-        rows[name] = Raw(encoder.preprocess(material))
+        rows[name] = EncoderInput(encoder.preprocess(material))
     return rows
 
 
-def resolved(streams: Mapping[str, Stream], sample: Sample) -> dict[str, Resolution]:
-    """How every stream of a clip is had."""
-    known = [n for n, s in streams.items() if not HAS_AV and n != "text" and s.mode == "realtime"]
-    return {n: Resolution("realtime") if n in known else s.resolve(sample) for n, s in streams.items()}
+def resolved(modalities: Mapping[str, Modality], sample: Sample) -> dict[str, Availability]:
+    """How every modality of a clip is had."""
+    known = [n for n, s in modalities.items() if not HAS_AV and n != "text" and s.mode == "realtime"]
+    return {n: Availability("realtime") if n in known else s.availability(sample) for n, s in modalities.items()}
 
 
 class Rows(torch.utils.data.Dataset):
     """A clip as its rows, read in a worker."""
 
-    def __init__(self, streams: Mapping[str, Stream], samples: Sequence[Sample]) -> None:
-        self.streams, self.samples = dict(streams), samples
-        self.found = [resolved(streams, s) for s in samples]
+    def __init__(self, modalities: Mapping[str, Modality], samples: Sequence[Sample]) -> None:
+        self.modalities, self.samples = dict(modalities), samples
+        self.found = [resolved(modalities, s) for s in samples]
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, n: int) -> dict[str, Row]:
-        return read(self.streams, self.found[n], self.samples[n])
+        return read(self.modalities, self.found[n], self.samples[n])
 
-    def joined(self, rows: list[dict[str, Row]]) -> dict[str, StreamBatch]:
-        """B clips -> a StreamBatch per stream."""
-        return {name: stream.collate([r[name] for r in rows]) for name, stream in self.streams.items()}
+    def joined(self, rows: list[dict[str, Row]]) -> dict[str, ModalityBatch]:
+        """B clips -> a ModalityBatch per modality."""
+        return {name: modality.collate([r[name] for r in rows]) for name, modality in self.modalities.items()}
 
 
-def moved(batch: Mapping[str, StreamBatch], device: str) -> dict[str, StreamBatch]:
+def moved(batch: Mapping[str, ModalityBatch], device: str) -> dict[str, ModalityBatch]:
     """A batch on the device."""
 
     def to(x: Any) -> Any:
         return None if x is None else x.to(device, non_blocking=True)
 
     return {
-        name: StreamBatch(
+        name: ModalityBatch(
             s.size,
             s.ready and Features(to(s.ready.x), to(s.ready.mask), to(s.ready.time)),
-            to(s.ready_rows),
+            to(s.stored_rows),
             None if s.raw is None else {k: to(x) for k, x in s.raw.items()},
-            to(s.raw_rows),
+            to(s.input_rows),
         )
         for name, s in batch.items()
     }
@@ -251,7 +251,7 @@ class Clock:
 
 @dataclass
 class Pipeline:
-    """Streams' encoders, fusion and language model of one mode."""
+    """Modalities' encoders, fusion and language model of one mode."""
 
     rows: Rows
     encoders: Mapping[str, torch.nn.Module]
@@ -268,7 +268,7 @@ class Pipeline:
         order = list(range(len(self.rows)))
         return [order[k : k + self.size.batch] for k in range(0, len(order), self.size.batch)]
 
-    def context(self, batch: Mapping[str, StreamBatch], clock: Clock) -> torch.Tensor:
+    def context(self, batch: Mapping[str, ModalityBatch], clock: Clock) -> torch.Tensor:
         """Context tokens [B, O, d]."""
         with clock.stage("encode"):
             features = {name: encode(batch[name]) for name, encode in self.encoders.items()}
@@ -312,22 +312,22 @@ class Pipeline:
 
 
 @torch.inference_mode()
-def store(mode: str, rows: Rows, modules: Mapping[str, StreamEncoder], device: str) -> None:
-    """Extracts all streams of a realtime mode into the stores that the other modes read."""
+def store(mode: str, rows: Rows, modules: Mapping[str, ModalityEncoder], device: str) -> None:
+    """Extracts all modalities of a realtime mode into the stores that the other modes read."""
     by_id = {s.id: s for s in rows.samples}
-    found: dict[str, dict[str, Ready]] = {name: {} for name in rows.streams}
+    found: dict[str, dict[str, StoredFeatures]] = {name: {} for name in rows.modalities}
     for start in range(0, len(rows), 16):
         part = [rows[n] for n in range(start, min(start + 16, len(rows)))]
         for name, batch in moved(rows.joined(part), device).items():
             out = modules[name](batch)
             for b, sample in enumerate(rows.samples[start : start + 16]):
                 clock = None if out.time is None else out.time[b, out.mask[b]].cpu()
-                found[name][sample.id] = Ready(out.x[b, out.mask[b]].float().cpu(), clock)
-    for name, stream in rows.streams.items():
-        assert stream.store is not None
-        for file, ids in stream.store.plan(rows.samples, "float32", len(rows)).items():
-            stream.store.write(file, {id: found[name][id] for id in ids}, {}, by_id)
-        stream.store.enter()
+                found[name][sample.id] = StoredFeatures(out.x[b, out.mask[b]].float().cpu(), clock)
+    for name, modality in rows.modalities.items():
+        assert modality.store is not None
+        for file, ids in modality.store.plan(rows.samples, "float32", len(rows)).items():
+            modality.store.write(file, {id: found[name][id] for id in ids}, {}, by_id)
+        modality.store.enter()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -361,8 +361,8 @@ def run(args: Any, size: Size, device: str, dtype: torch.dtype, workers: int, ro
     head.to(device).eval()
     lm.generation_config.eos_token_id = None  # every answer is as long as the others
     prompts = clips(head, size.shape, len(samples), "cpu")[0]
-    live = streams_of("realtime emotion_peak", factories, root / "features")
-    modules = {name: StreamEncoder(stream).to(device).eval() for name, stream in live.items()}
+    live = modalities_of("realtime emotion_peak", factories, root / "features")
+    modules = {name: ModalityEncoder(modality).to(device).eval() for name, modality in live.items()}
     store("realtime emotion_peak", Rows(live, samples), modules, device)
     hero = Hero({n: m.dim for n, m in modules.items()}, {"emotion": len(LABELS)}, **size.hero).to(device).eval()
     result: dict[str, object] = {
@@ -378,7 +378,7 @@ def run(args: Any, size: Size, device: str, dtype: torch.dtype, workers: int, ro
     rates: dict[str, list[float]] = {mode: [] for mode in MODES}
     pipelines = {
         mode: Pipeline(
-            Rows(streams_of(mode, factories, root / "features"), samples),
+            Rows(modalities_of(mode, factories, root / "features"), samples),
             modules,
             hero,
             head,

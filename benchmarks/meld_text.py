@@ -2,11 +2,11 @@
 
     python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD] [--layers -4 -3 -2 -1] [--write FOLDER]
 
-Reads the split (splits.json) and the figures (metrics.json) of finished runs on dataset=meld, fits logistic regression
+Reads the split (splits.json) and the metrics (metrics.json) of finished runs on dataset=meld, fits logistic regression
 on TF-IDF and on the frozen encoder's mean vectors of the utterance (--layers: hidden layers that are averaged; penalty
 and class weights are chosen on the same validation dialogues), scores the same test rows, and prints one table in
 markdown, runs of one name as mean +- std. --write leaves the test answers of each regression, its setting fitted again
-on train + validation, as csv for `compare experiment=meld external={TF-IDF: FILE}`, whose models learn from both too.
+on train + validation, as csv for `compare protocol=meld external={TF-IDF: FILE}`, whose models learn from both too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from hero_lightning.datasets.meld import MeldDataModule
 from hero_lightning.encoders.text import TextEncoder
-from hero_lightning.media.types import Words
-from hero_lightning.tasks import ClassTarget
+from hero_lightning.media.types import Utterance
+from hero_lightning.tasks import ClassTask
 
 SPLITS = ("train", "val", "test")
 
@@ -37,7 +37,7 @@ def sentence_vectors(encoder: TextEncoder, texts: list[str], batch: int = 64) ->
     out = []
     with torch.inference_mode():
         for start in range(0, len(texts), batch):
-            rows = [encoder.preprocess(Words(t or ".")) for t in texts[start : start + batch]]
+            rows = [encoder.preprocess(Utterance(t or ".")) for t in texts[start : start + batch]]
             out.append(encoder(encoder.collate(rows)).x[:, 0])  # pooling=turns: the first row is the mean
     return torch.cat(out).numpy()
 
@@ -66,9 +66,9 @@ def main() -> None:
     plan = json.loads((options.runs[0] / "plan.json").read_text())
     config = (options.runs[0] / "config.yaml").read_text()
     root = options.root or Path(next(line.split(":", 1)[1].strip() for line in config.splitlines() if "/meld" in line))
-    targets = {"emotion": ClassTarget("emotion")}
-    corpus = MeldDataModule(root=root, streams={"text": None}, targets=targets, features_root=".")
-    samples = {s.id: s for s in corpus.samples()}
+    tasks = {"emotion": ClassTask("emotion")}
+    dataset = MeldDataModule(root=root, modalities={"text": None}, tasks=tasks, features_root=".")
+    samples = {s.id: s for s in dataset.samples()}
     ids = json.loads((options.runs[0] / "splits.json").read_text())
     texts = {s: [samples[i].text or "" for i in ids[s]] for s in SPLITS}
     y = {s: [samples[i].labels["emotion"] for i in ids[s]] for s in SPLITS}
@@ -100,7 +100,7 @@ def main() -> None:
     for run in options.runs:
         metrics = json.loads((run / "metrics.json").read_text())
         assert json.loads((run / "splits.json").read_text()) == ids, f"{run} has another split"
-        groups[run.parent.name].append(metrics["splits"]["test"]["emotion"]["figures"])
+        groups[run.parent.name].append(metrics["splits"]["test"]["emotion"]["metrics"])
     for name, runs in groups.items():
         cells = [[100 * f[k]["value"] for f in runs] for k in ("weighted_f1", "macro_f1", "accuracy")]
         means = " | ".join(f"{np.mean(c):.2f} +- {np.std(c):.2f}" for c in cells)

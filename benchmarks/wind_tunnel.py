@@ -3,7 +3,7 @@
     python -m hero_lightning.train -m seed=0,1,2 name=tunnel
     python benchmarks/wind_tunnel.py runs/tunnel/0 runs/tunnel/1 runs/tunnel/2 --truth data/demo/truth.json
 
-Reads predictions.csv of finished runs on the demo corpus and prints three tables, mean +- std over the
+Reads predictions.csv of finished runs on the demo dataset and prints three tables, mean +- std over the
 runs: gate weight on the informative channel against the others, gate weight of sound over the picture's noise, and how
 well the synergy expert tells clips whose sound is another utterance's.
 """
@@ -35,8 +35,8 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def gate(row: dict[str, str], channel: str) -> float:
-    """Gate weight of a channel: the sum over its streams."""
-    return sum(float(row[f"gate_{stream}"]) for stream in CHANNELS[channel])
+    """Gate weight of a channel: the sum over its modalities."""
+    return sum(float(row[f"gate_{modality}"]) for modality in CHANNELS[channel])
 
 
 def by_channel(rows: Rows, truth: dict) -> dict[tuple[str, str], float]:

@@ -1,4 +1,4 @@
-"""Small corpora that tests make on the spot."""
+"""Small datasets that tests make on the spot."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 WIDTHS = {"clip": 12, "video_mae": 10, "hubert": 14, "bert": 16, "au": 35}
 
 
-def feature_corpus(
+def feature_dataset(
     root: Path, clips: int = 48, seed: int = 0, classes: tuple[str, ...] = ("neutral", "happy", "sad")
 ) -> Path:
-    """The feature-only layout: every clip's class stands in one random stream; splits 2 : 1 : 1."""
+    """The feature-only layout: every clip's class stands in one random modality; splits 2 : 1 : 1."""
     rng = np.random.default_rng(seed)
     (root / "features").mkdir(parents=True)
     meaning = {key: rng.normal(size=(len(classes), width)) for key, width in WIDTHS.items()}

@@ -1,4 +1,4 @@
-"""A user's day on a small demo corpus: train, evaluate without a stream, predict, extract; bad input on the way."""
+"""A user's day on a small demo dataset: train, evaluate without a modality, predict, extract; bad input on the way."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import feature_corpus, run, train_in_process
+from tests.helpers import feature_dataset, run, train_in_process
 
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a demo corpus of 40 clips and a run on it."""
+    """A folder with a demo dataset of 40 clips and a run on it."""
     root = tmp_path_factory.mktemp("day")
     paths = [f"paths.data={root}/data", f"paths.features={root}/features", "dataset.clips=40"]
     train_in_process(root / "run", *paths, "size=tiny", "trainer.max_epochs=2", "dataset.batch_size=8", "logger=csv")
@@ -28,12 +28,12 @@ def paths(day: Path) -> list[str]:
 def test_a_run_leaves_everything_behind(day: Path) -> None:
     names = {p.name for p in (day / "run").iterdir()}
     assert names >= {
-        "config.yaml", "plan.json", "coverage.csv", "ledger.csv", "metrics.json", "predictions.csv", "curves.png",
+        "config.yaml", "index.json", "availability.csv", "ledger.csv", "metrics.json", "predictions.csv", "curves.png",
         "checkpoints", "confusion_test_emotion.png", "gates_test.png", "gates_by_channel_test.png",
     }  # fmt: skip
     metrics = json.loads((day / "run" / "metrics.json").read_text())
     test = metrics["splits"]["test"]["emotion"]
-    assert {"weighted_f1", "macro_f1", "accuracy", "uar", "ece"} <= set(test["figures"])
+    assert {"weighted_f1", "macro_f1", "accuracy", "uar", "ece"} <= set(test["metrics"])
     assert len(test["baselines"]) == 6
     assert metrics["seed"] == 0
     assert metrics["versions"]["torch"]
@@ -44,7 +44,7 @@ def test_a_run_leaves_everything_behind(day: Path) -> None:
         assert sum(float(v) for k, v in row.items() if k.startswith("gate_")) == pytest.approx(1, abs=1e-4)
 
 
-def test_evaluate_without_a_stream_and_again(day: Path) -> None:
+def test_evaluate_without_a_modality_and_again(day: Path) -> None:
     done = run("hero_lightning.evaluate", f"run={day / 'run'}", "drop=[frame]", *paths(day), cwd=day)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(next((day / "runs" / "evaluate").glob("*/metrics.json")).read_text())
@@ -58,7 +58,7 @@ def test_evaluate_without_a_stream_and_again(day: Path) -> None:
     assert "not one of the run's" in wrong.stderr
 
 
-def test_predict_a_clip_of_the_corpus_and_a_file(day: Path) -> None:
+def test_predict_a_clip_of_the_dataset_and_a_file(day: Path) -> None:
     clip = next((day / "data" / "demo" / "clips").glob("test_*.mp4"))
     by_id = run(
         "hero_lightning.predict", f"run={day / 'run'}", f"id={clip.stem}", f"out={day / 'out'}", *paths(day), cwd=day
@@ -76,7 +76,7 @@ def test_predict_a_clip_of_the_corpus_and_a_file(day: Path) -> None:
     shutil.copy(clip, copy)
     by_file = run("hero_lightning.predict", f"run={day / 'run'}", f"video={copy}", "text='oh no'", *paths(day), cwd=day)
     assert by_file.returncode == 0, by_file.stderr[-2000:]
-    assert json.loads(by_file.stdout)["streams"]["au"].startswith("absent")
+    assert json.loads(by_file.stdout)["modalities"]["au"].startswith("absent")
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_predict_says_what_is_wrong(day: Path, what: str, words: str) -> None:
 
 
 def test_predict_a_feature_file(tmp_path: Path) -> None:
-    corpus = feature_corpus(tmp_path / "corpus")
-    train_in_process(tmp_path / "run", "dataset=folder", f"dataset.root={corpus}", "size=tiny", "trainer.max_epochs=1", "test=false")  # fmt: skip  # noqa: E501
-    file = corpus / "features" / "c005.npy"
+    dataset = feature_dataset(tmp_path / "dataset")
+    train_in_process(tmp_path / "run", "dataset=folder", f"dataset.root={dataset}", "size=tiny", "trainer.max_epochs=1", "test=false")  # fmt: skip  # noqa: E501
+    file = dataset / "features" / "c005.npy"
     done = run("hero_lightning.predict", f"run={tmp_path / 'run'}", f"features={file}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert found["streams"]["au"].startswith("absent")
+    assert found["modalities"]["au"].startswith("absent")
     assert "au" in found["inferred"]
     none = run("hero_lightning.predict", f"run={tmp_path}", f"features={file}", cwd=tmp_path)
     assert none.returncode == 2
@@ -111,9 +111,9 @@ def test_predict_a_feature_file(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_widths_and_classes_is_refused(tmp_path: Path) -> None:
-    first, base = feature_corpus(tmp_path / "a"), ["size=tiny", "trainer.max_epochs=1", "test=false", "dataset=folder"]
+    first, base = feature_dataset(tmp_path / "a"), ["size=tiny", "trainer.max_epochs=1", "test=false", "dataset=folder"]
     train_in_process(tmp_path / "run", *base, f"dataset.root={first}")
-    other = feature_corpus(tmp_path / "b", classes=("joy", "anger", "fear"))
+    other = feature_dataset(tmp_path / "b", classes=("joy", "anger", "fear"))
     where = [f"run={tmp_path / 'run'}", "dataset=folder", f"dataset.root={other}"]
     done = run("hero_lightning.evaluate", *where, cwd=tmp_path)
     assert done.returncode == 2
@@ -127,6 +127,6 @@ def test_a_checkpoint_of_other_widths_and_classes_is_refused(tmp_path: Path) -> 
 
 def test_extract_then_nothing_is_left_to_do(day: Path) -> None:
     for word in ("written", "kept"):
-        done = run("hero_lightning.extract", "dataset.clips=40", "streams=[audio]", f"paths.features={day}/store", f"paths.data={day}/data", cwd=day)  # fmt: skip  # noqa: E501
+        done = run("hero_lightning.extract", "dataset.clips=40", "modalities=[audio]", f"paths.features={day}/store", f"paths.data={day}/data", cwd=day)  # fmt: skip  # noqa: E501
         assert done.returncode == 0, done.stderr[-2000:]
         assert word in done.stderr + done.stdout

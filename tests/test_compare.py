@@ -21,19 +21,19 @@ from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.evaluation import comparison
 from hero_lightning.evaluation.comparison import Answers
-from hero_lightning.tasks import ClassTarget
-from hero_lightning.types import Ready
-from tests.helpers import feature_corpus, in_process
+from hero_lightning.tasks import ClassTask
+from hero_lightning.types import StoredFeatures
+from tests.helpers import feature_dataset, in_process
 
-EXPERIMENTS = sorted(p.stem for p in (Path(CONF) / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(p.stem for p in (Path(CONF) / "protocol").glob("*.yaml"))
 TOY = """# @package _global_
-train: [dataset=folder, "dataset.root={root}", "streams=[text,au]", trainer.max_epochs=1, size=tiny]
+train: [dataset=folder, "dataset.root={root}", "modalities=[text,au]", trainer.max_epochs=1, size=tiny]
 folds: [{{dataset.limit: 40}}, {{dataset.limit: 10}}]
 seeds: [0]
-figures: [accuracy, uar]
+metrics: [accuracy, uar]
 against: [linear]
-settings: 2
-space: {{optimizer.lr: {{low: 1.0e-3, high: 1.0e-2}}, model.dropout: [0.0, 0.3]}}
+num_trials: 2
+search_space: {{optimizer.lr: {{low: 1.0e-3, high: 1.0e-2}}, model.dropout: [0.0, 0.3]}}
 workers: 0
 resamples: 100
 models: {{linear: [baseline=linear], attention: [baseline=attention]}}
@@ -42,9 +42,9 @@ tables: {{toy: {{title: Toy, train: [], published: {{"somebody": 0.5}}}}}}
 
 
 def toy(tmp_path: Path) -> list[str]:
-    (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "toy.yaml").write_text(TOY.format(root=feature_corpus(tmp_path / "corpus")))
-    return ["experiment=toy", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
+    (tmp_path / "conf" / "protocol").mkdir(parents=True)
+    (tmp_path / "conf" / "protocol" / "toy.yaml").write_text(TOY.format(root=feature_dataset(tmp_path / "dataset")))
+    return ["protocol=toy", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
 
 
 def run(folder: Path, *overrides: str) -> None:
@@ -57,7 +57,7 @@ def fits(folder: Path) -> list[Path]:
     return sorted((folder / "fits").rglob("*.json"))
 
 
-def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monkeypatch):
+def test_a_protocol_from_end_to_end_and_after_an_interruption(tmp_path, monkeypatch):
     overrides = toy(tmp_path)
     run(tmp_path / "whole", *overrides)
     table = (tmp_path / "whole" / "table.md").read_text()
@@ -108,8 +108,8 @@ def test_an_experiment_from_end_to_end_and_after_an_interruption(tmp_path, monke
 def test_a_fit_that_is_scored_on_test_learns_from_validation_too(tmp_path, monkeypatch):
     real, seen = compare._loader, []
 
-    def spy(corpus, kept, split):
-        loader = real(corpus, kept, split)
+    def spy(dataset, kept, split):
+        loader = real(dataset, kept, split)
         seen.append((split, len(loader.loader.dataset)))
         return loader
 
@@ -122,14 +122,14 @@ def test_a_fit_that_is_scored_on_test_learns_from_validation_too(tmp_path, monke
 
 def foreign(tmp_path: Path) -> Path:
     """A prediction file that is always right."""
-    records = json.loads((tmp_path / "corpus" / "labels.json").read_text())
+    records = json.loads((tmp_path / "dataset" / "labels.json").read_text())
     lines = ["id,emotion_prediction", *(f"{r['video_id']},{r['emotion']}" for r in records)]
     (tmp_path / "theirs.csv").write_text("\n".join(lines))
     return tmp_path / "theirs.csv"
 
 
 @pytest.mark.slow
-def test_a_killed_experiment_goes_on_and_leaves_no_worker(tmp_path):
+def test_a_killed_comparison_goes_on_and_leaves_no_worker(tmp_path):
     overrides = [*toy(tmp_path), "workers=2", f"paths.runs={tmp_path / 'runs'}"]
     command = [sys.executable, "-m", "hero_lightning.compare", *overrides]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -189,7 +189,7 @@ def told(ids, truth, right):
 
 
 def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
-    target = ClassTarget("emotion", ["a", "b"])
+    task = ClassTask("emotion", ["a", "b"])
     ids, truth = ([f"a{i}" for i in range(8)], [f"b{i}" for i in range(12)]), ([0, 1] * 4, [0, 1] * 6)
 
     def fits_of(*right):
@@ -201,7 +201,7 @@ def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
         "half": fits_of(((0, 0), (True, False)), ((1, 0), (False, False))),
         "seeds": fits_of(*(((f, s), (s == 0, s == 0)) for f in (0, 1) for s in (0, 1))),
     }
-    good, half, seeds = comparison.rows(target, found, ["half"], 2000)
+    good, half, seeds = comparison.rows(task, found, ["half"], 2000)
     assert good["values"]["accuracy"] == 1.0
     assert half["values"]["accuracy"] == 0.25  # (1/2 + 0) / 2: folds count alike, not clips
     assert seeds["values"]["accuracy"] == 0.5
@@ -211,7 +211,7 @@ def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
     assert half["minus"] == {}
     assert good["minus"]["half"]["accuracy"]["difference"] == 0.75
     one = {"a": {(0, 0): told("uv", [0, 1], [True, True])}, "b": {(0, 0): told("uv", [0, 1], [True, False])}}
-    line = comparison.rows(target, one, ["b"], 2000)[0]
+    line = comparison.rows(task, one, ["b"], 2000)[0]
     pair = line["minus"]["b"]["accuracy"]
     # two ids drawn twice: the difference is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4
     assert (pair["difference"], pair["low"], pair["high"]) == (0.5, 0.0, 1.0)
@@ -220,11 +220,11 @@ def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
     assert "| a | 1.0000 (1.0000 .. 1.0000) | 1.0000 | +0.5000 (+0.0000 .. +1.0000, n.s.) |" in text
     assert "| majority | 0.5000 |  |  |" in text
     assert "chance" not in text
-    line = comparison.rows(target, one, [], 2000, {"sound": {"a": one["b"]}})[0]
+    line = comparison.rows(task, one, [], 2000, {"sound": {"a": one["b"]}})[0]
     assert line["minus"]["itself on sound"]["accuracy"]["difference"] == 0.5  # a against what it says in another table
     one["b"] = {(0, 0): told("uw", [0, 1], [True, True])}
     with pytest.raises(DataError, match=r"other clips(.|\n)*got: +b"):
-        comparison.rows(target, one, [], 100)
+        comparison.rows(task, one, [], 100)
 
 
 def test_late_fusion_trusts_whoever_was_right_on_held_out_clips():
@@ -262,7 +262,7 @@ class Source:
         return sample.id == self.known
 
     def read(self, sample):
-        return Ready(torch.full((1, 2), self.value))
+        return StoredFeatures(torch.full((1, 2), self.value))
 
 
 def test_outside_logits_come_from_the_source_that_has_them():
@@ -279,19 +279,19 @@ def test_unknown_names_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes(name):
+def test_every_protocol_composes(name):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("compare", [f"experiment={name}", "paths.data=data"])
-        plan = OmegaConf.to_container(cfg, resolve=False)
-        assert {"linear", "hero"} <= set(plan["models"])
-        assert len(plan["models"]) >= 5  # HERO beside at least four baselines
-        nodes = list(plan["tables"].values())
+        cfg = compose("compare", [f"protocol={name}", "paths.data=data"])
+        index = OmegaConf.to_container(cfg, resolve=False)
+        assert {"linear", "hero"} <= set(index["models"])
+        assert len(index["models"]) >= 5  # HERO beside at least four baselines
+        nodes = list(index["tables"].values())
         for node in (nodes[0], nodes[-1]):
-            overrides = [*compare.QUIET, *plan["train"], *node["train"], *plan["models"]["hero"], "paths.data=data"]
+            overrides = [*compare.QUIET, *index["train"], *node["train"], *index["models"]["hero"], "paths.data=data"]
             train = compose("train", overrides)
             OmegaConf.to_container(train, resolve=True)
-            assert build.streams(train)
-            for fold in plan["folds"]:
+            assert build.modalities(train)
+            for fold in index["folds"]:
                 assert all(OmegaConf.select(train, key) is not None for key in fold)
         late = [instantiate.plain(t.late) for t in cfg.tables.values() if t.get("late")]
     assert all(instantiate.make(s, "late.sources") for t in late for s in t["sources"])

@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from hero_lightning.config import build
 from hero_lightning.config.cli import CONF
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.extract import extract
-from hero_lightning.features import StreamEncoder
+from hero_lightning.features import ModalityEncoder
 from hero_lightning.features.foreign.safe_pickle import load_features
 from tests.helpers import in_process, train_in_process
 
@@ -38,7 +38,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo corpus of 24 clips, all features extracted as float32."""
+    """A demo dataset of 24 clips, all features extracted as float32."""
     root = tmp_path_factory.mktemp("modes")
     extract_in_process(root / "extract", *paths(root), "dtype=float32", "part_size=7")
     return root
@@ -59,21 +59,21 @@ def trained(root: Path, name: str, *overrides: str) -> dict[str, list[float]]:
 
 
 def alike(live: dict[str, list[float]], stored: dict[str, list[float]]) -> None:
-    """The same figures to 1e-5."""
+    """The same metrics to 1e-5."""
     assert len(live["train/loss"]) >= 3
     assert {"val/emotion/weighted_f1", "test/emotion/weighted_f1"} <= live.keys() == stored.keys()
-    for key, figures in live.items():
-        assert stored[key] == pytest.approx(figures, abs=1e-5, rel=1e-5), key
+    for key, metrics in live.items():
+        assert stored[key] == pytest.approx(metrics, abs=1e-5, rel=1e-5), key
 
 
 def test_realtime_and_extracted_features_train_alike(root: Path) -> None:
     alike(*(trained(root, mode, QUIET[1], f"modes={mode}") for mode in ("realtime", "preextracted")))
-    assert {r["mode"] for r in rows(root / "realtime" / "coverage.csv")} <= {"realtime", "absent"}
-    assert {r["mode"] for r in rows(root / "preextracted" / "coverage.csv")} <= {"preextracted", "absent"}
+    assert {r["mode"] for r in rows(root / "realtime" / "availability.csv")} <= {"realtime", "absent"}
+    assert {r["mode"] for r in rows(root / "preextracted" / "availability.csv")} <= {"preextracted", "absent"}
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
 def test_real_sound_trains_alike_realtime_and_extracted(tmp_path: Path) -> None:
     clips = tmp_path / "data" / "ravdess"
     clips.mkdir(parents=True)
@@ -81,65 +81,67 @@ def test_real_sound_trains_alike_realtime_and_extracted(tmp_path: Path) -> None:
     for file in (Path(os.environ["HERO_REAL"]) / "data" / "ravdess" / "flac16k").iterdir():
         if re.fullmatch(chosen, file.name):
             (clips / file.name).symlink_to(file.resolve())
-    corpus = ("dataset=ravdess", "streams=[audio]")
-    extract_in_process(tmp_path / "extract", *paths(tmp_path), *corpus, "dtype=float32", clips=())
-    alike(*(trained(tmp_path, mode, *corpus, f"modes={mode}") for mode in ("realtime", "preextracted")))
+    dataset = ("dataset=ravdess", "modalities=[audio]")
+    extract_in_process(tmp_path / "extract", *paths(tmp_path), *dataset, "dtype=float32", clips=())
+    alike(*(trained(tmp_path, mode, *dataset, f"modes={mode}") for mode in ("realtime", "preextracted")))
 
 
-def plan_of(root: Path, *overrides: str) -> CorpusDataModule:
-    """The corpus of a train command, not indexed yet."""
+def plan_of(root: Path, *overrides: str) -> EmotionDataModule:
+    """The dataset of a train command, not indexed yet."""
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        given = [*QUIET, *paths(root), "streams=[frame,audio]", *overrides]
+        given = [*QUIET, *paths(root), "modalities=[frame,audio]", *overrides]
         cfg = compose("train", given, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
-    return build.corpus(cfg)
+    return build.dataset(cfg)
 
 
 def test_a_feature_set_that_is_missing_prints_the_command_that_makes_it(root: Path) -> None:
     with pytest.raises(FeatureError, match="No features of this identity") as info:
         plan_of(
-            root, "modes=hybrid", "mode@modalities.audio=realtime", "encoder@modalities.frame.encoder=tiny_frames"
-        ).index()
+            root, "modes=hybrid", "mode@modality.audio=realtime", "encoder@modality.frame.encoder=tiny_frames"
+        ).build_index()
     command = (
         f"python -m hero_lightning.extract dataset.clips=24 dataset.num_workers=0 paths.data={root}/data "
-        f"paths.features={root}/features modes=hybrid mode@modalities.audio=realtime "
-        "encoder@modalities.frame.encoder=tiny_frames streams=[frame]"
+        f"paths.features={root}/features modes=hybrid mode@modality.audio=realtime "
+        "encoder@modality.frame.encoder=tiny_frames modalities=[frame]"
     )
-    assert command in info.value.details["mend"]
+    assert command in info.value.details["hint"]
     assert "FrameHog" in info.value.details["got"]
 
 
 def test_hybrid_reads_what_is_stored_and_falls_back_where_asked(root: Path) -> None:
     ids = sorted(p.stem for p in (root / "data/demo/clips").glob("train_*.mp4"))[::2]
     (root / "ids.txt").write_text("\n".join(ids) + "\n")
-    extract_in_process(root / "some", *paths(root), "modes=hybrid", "streams=[frame]", f"ids={root}/ids.txt")
-    table = [r for r in rows(root / "some" / "coverage.csv") if r["mode"] == "preextracted"]
+    extract_in_process(root / "some", *paths(root), "modes=hybrid", "modalities=[frame]", f"ids={root}/ids.txt")
+    table = [r for r in rows(root / "some" / "availability.csv") if r["mode"] == "preextracted"]
     assert sum(int(r["count"]) for r in table) == len(ids)
     assert {r["reason"] for r in table} <= {"store, peak", "store, no_au", "store, no_peak", "store, clamped"}
-    bare = [c for c in plan_of(root, "modes=hybrid").index().table if c.stream == "frame" and c.split == "train"]
+    bare = [
+        c for c in plan_of(root, "modes=hybrid").build_index().table if c.modality == "frame" and c.split == "train"
+    ]
     assert {c.mode for c in bare} == {"preextracted", "absent"}
     assert next(c.reason for c in bare if c.mode == "absent").startswith(
         "not extracted: python -m hero_lightning.extract"
     )
-    corpus = plan_of(root, "modes=hybrid", "modalities.frame.fallback=true", "dataset.batch_size=8")
-    table = [c for c in corpus.index().table if c.split == "train"]
+    dataset = plan_of(root, "modes=hybrid", "modality.frame.fallback=true", "dataset.batch_size=8")
+    table = [c for c in dataset.build_index().table if c.split == "train"]
     count = Counter()
     for c in table:
-        count[c.stream, c.mode] += c.count
+        count[c.modality, c.mode] += c.count
     assert count["frame", "preextracted"] == len(ids)
     assert count["frame", "realtime"] > 0
     assert set(s for s, m in count if m == "preextracted") == {"frame"}
-    assert all(c.reason.endswith(", not extracted") for c in table if (c.stream, c.mode) == ("frame", "realtime"))
-    batch = next(iter(corpus.loader("train")))
-    assert len(batch.streams["frame"].ready_rows) + len(batch.streams["frame"].raw_rows) == len(batch)
-    encoded = StreamEncoder(corpus.streams["frame"])(batch.streams["frame"])
+    assert all(c.reason.endswith(", not extracted") for c in table if (c.modality, c.mode) == ("frame", "realtime"))
+    batch = next(iter(dataset.loader("train")))
+    assert len(batch.modalities["frame"].stored_rows) + len(batch.modalities["frame"].input_rows) == len(batch)
+    encoded = ModalityEncoder(dataset.modalities["frame"])(batch.modalities["frame"])
     assert encoded.present.all()
 
 
 @pytest.mark.parametrize(
     ("overrides", "error", "said"),
     [
-        (["modes=realtime", "encoder@modalities.frame.encoder=none"], ConfigError, "frame.encoder=NAME"),
+        (["modes=realtime", "encoder@modality.frame.encoder=none"], ConfigError, "frame.encoder=NAME"),
         (["layout=parquet"], ConfigError, "store, npydict, affectgpt"),
         (["layout=npydict"], ConfigError, "out=DIR"),
         (["layout=npydict", "out=x", "part=1/2"], ConfigError, "once more without part="),
@@ -162,10 +164,10 @@ def test_own_clips_become_an_npy_dict(root: Path) -> None:
         shutil.copy(clip, mine / f"m{k}.mp4")
     (mine / "m0.txt").write_text("well well\n")
     (mine / "m1.mp4").write_bytes((mine / "m1.mp4").read_bytes()[:2000])
-    extract_in_process(root / "run", f"video={mine}", f"out={root}/npy", "layout=npydict", "streams=[audio,text]")
+    extract_in_process(root / "run", f"video={mine}", f"out={root}/npy", "layout=npydict", "modalities=[audio,text]")
     assert sorted(p.name for p in (root / "npy").iterdir()) == ["m0.npy", "manifest.json"]
     content = load_features(root / "npy" / "m0.npy")
     assert content.keys() == {"hubert", "hubert_time", "hubert_measures", "bert", "transcript"}
     assert content["transcript"] == "well well"
-    ledger = {(r["id"], r["stream"]): r["stage"] for r in rows(root / "run" / "failures.csv")}
+    ledger = {(r["id"], r["modality"]): r["stage"] for r in rows(root / "run" / "failures.csv")}
     assert ledger == {("m1", "audio"): "decode", ("m1", "text"): "absent"}

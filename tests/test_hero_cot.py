@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError
 from hero_lightning.training import checkpoint
-from tests.helpers import feature_corpus, train_in_process
+from tests.helpers import feature_dataset, train_in_process
 
 QUIET = ["trainer=cpu", "trainer.enable_progress_bar=false"]
 COT = ["model=hero_cot", "llm=tiny", "size=tiny", "probes=false", "dataset.batch_size=8", "callbacks.stop=null"]
@@ -43,7 +43,7 @@ def composed(command: str, folder: Path, *overrides: str) -> Any:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A run on drawn clips, and where its corpus lies."""
+    """A run on drawn clips, and where its dataset lies."""
     root = tmp_path_factory.mktemp("demo")
     places = [f"paths.data={root}/data", f"paths.features={root}/features"]
     options = [
@@ -66,11 +66,11 @@ def test_a_run_reports_scores_answers_and_the_linear_head(demo: tuple[Path, list
         own = [a for a in answers if a["split"] == split]
         report = metrics[split]["emotion_written"]
         assert len(own) == report["n"] == sum(report["status"].values()) == count
-        assert {"weighted_f1", "parse_rate", "agreement"} <= set(report["figures"])
+        assert {"weighted_f1", "parse_rate", "agreement"} <= set(report["metrics"])
         right = sum(a["generated"] == a["truth"] for a in own) / count
-        assert report["figures"]["accuracy"]["value"] == pytest.approx(right)
+        assert report["metrics"]["accuracy"]["value"] == pytest.approx(right)
         parsed = sum(a["status"] in ("ok", "repaired") for a in own) / count
-        assert report["figures"]["parse_rate"]["value"] == pytest.approx(parsed)
+        assert report["metrics"]["parse_rate"]["value"] == pytest.approx(parsed)
         assert "linear head" in metrics[split]["emotion"]["baselines"]
     header = (run / "metrics.csv").read_text().splitlines()[0]
     assert {"train/generation", "train/evidence", "val/emotion_linear/weighted_f1"} <= set(header.split(","))
@@ -79,15 +79,15 @@ def test_a_run_reports_scores_answers_and_the_linear_head(demo: tuple[Path, list
         figure, share = float(row["val/emotion/weighted_f1"]), float(row["val/emotion_written/agreement"])
         assert float(row["val/score"]) == pytest.approx(figure * share, abs=1e-6)
     shares = [float(r["val/emotion_written/agreement"]) for r in passes]
-    told = metrics["val"]["emotion_written"]["figures"]["agreement"]["value"]
+    told = metrics["val"]["emotion_written"]["metrics"]["agreement"]["value"]
     assert any(told == pytest.approx(share) for share in shares)
     facts = checkpoint.load(run / "checkpoints" / "best.ckpt")[checkpoint.FACTS]["reasoner"]
-    assert "pitch_hz" in facts["statistics"]["corpus"]["audio"]
-    assert set(facts["decoder"]["streams"]) >= {"audio", "face"}
+    assert "pitch_hz" in facts["statistics"]["dataset"]["audio"]
+    assert set(facts["decoder"]["modalities"]) >= {"audio", "face"}
     assert weights(run)["reasoner.llm.temperature"] != 1
 
 
-def test_evaluate_rebuilds_it_and_withholds_streams_from_the_prompt(
+def test_evaluate_rebuilds_it_and_withholds_modalities_from_the_prompt(
     demo: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     from hero_lightning.evaluate import evaluate
@@ -98,7 +98,7 @@ def test_evaluate_rebuilds_it_and_withholds_streams_from_the_prompt(
     assert {a["id"]: a for a in lines(tmp_path / "same")} == trained
     evaluate(composed("evaluate", tmp_path / "mute", f"run={run}", "drop=[text]", *places))
     for answer in lines(tmp_path / "mute"):
-        (item,) = [e for e in answer["evidence"] if e["stream"] == "text"]
+        (item,) = [e for e in answer["evidence"] if e["modality"] == "text"]
         assert item["source"] == "absent"
 
 
@@ -126,20 +126,20 @@ def test_predict_prints_json_and_writes_a_report(
 
 
 def test_experts_of_a_linear_run_start_a_reasoning_one_that_resumes_bit_for_bit(tmp_path: Path) -> None:
-    corpus = ["dataset=folder", f"dataset.root={feature_corpus(tmp_path / 'corpus', clips=24)}", "test=false"]
-    train_in_process(tmp_path / "hero", *corpus, "size=tiny", "probes=false", "trainer.max_epochs=1")
+    dataset = ["dataset=folder", f"dataset.root={feature_dataset(tmp_path / 'dataset', clips=24)}", "test=false"]
+    train_in_process(tmp_path / "hero", *dataset, "size=tiny", "probes=false", "trainer.max_epochs=1")
     before = weights(tmp_path / "hero")
     start = f"init_from={tmp_path / 'hero'}"
-    train_in_process(tmp_path / "lm", *corpus, *COT, start, "trainer.max_epochs=1", "stage.train=[reasoner]")
+    train_in_process(tmp_path / "lm", *dataset, *COT, start, "trainer.max_epochs=1", "stage.train=[reasoner]")
     after = weights(tmp_path / "lm")
     assert all(name.startswith("reasoner.") for name in after)
-    train_in_process(tmp_path / "whole", *corpus, *COT, start, "trainer.max_epochs=2", "optimizer.warmup=0",
+    train_in_process(tmp_path / "whole", *dataset, *COT, start, "trainer.max_epochs=2", "optimizer.warmup=0",
                      "callbacks.checkpoint.filename='{epoch}'", "+callbacks.checkpoint.save_top_k=-1")  # fmt: skip
     whole = weights(tmp_path / "whole")
     assert any(not torch.equal(before[name], whole[name]) for name in before)
     half = tmp_path / "whole" / "checkpoints" / "epoch=0.ckpt"
     train_in_process(
-        tmp_path / "again", *corpus, *COT, f"resume='{half}'", "trainer.max_epochs=2", "optimizer.warmup=0"
+        tmp_path / "again", *dataset, *COT, f"resume='{half}'", "trainer.max_epochs=2", "optimizer.warmup=0"
     )
     again = weights(tmp_path / "again")
     assert whole.keys() == again.keys()
@@ -153,16 +153,16 @@ def test_experts_of_a_linear_run_start_a_reasoning_one_that_resumes_bit_for_bit(
     [
         (["model=hero_cot", "llm=none"], "llm=none"),
         (["model=hero", "llm=tiny"], "does not read it"),
-        (["model=hero_cot", "llm=tiny", "~dataset.targets.emotion", "+dataset.targets.valence._target_="
-          "hero_lightning.tasks.ScoreTarget", "+dataset.targets.valence.low=-1", "+dataset.targets.valence.high=1"],
-         "a class target first"),
+        (["model=hero_cot", "llm=tiny", "~dataset.tasks.emotion", "+dataset.tasks.valence._target_="
+          "hero_lightning.tasks.ScoreTask", "+dataset.tasks.valence.low=-1", "+dataset.tasks.valence.high=1"],
+         "a class task first"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_refused(overrides: list[str], words: str, tmp_path: Path) -> None:
     from hero_lightning.config import build
 
     cfg = composed("train", tmp_path, *overrides)
-    main = build.corpus(cfg).targets
+    main = build.dataset(cfg).tasks
     with pytest.raises(ConfigError, match=words):
         build.reasoner(cfg, next(iter(main.values())))
 
@@ -184,7 +184,7 @@ def test_a_stored_language_model_is_checked_as_the_rest(demo: tuple[Path, list[s
 
 @pytest.mark.slow
 def test_two_processes_answer_every_clip_once(tmp_path: Path) -> None:
-    root = feature_corpus(tmp_path / "corpus", clips=30)
+    root = feature_dataset(tmp_path / "dataset", clips=30)
     options = [f"dataset.root={root}", "dataset=folder", "dataset.num_workers=0", "trainer.max_epochs=1"]
     options += ["dataset.batch_size=4", "trainer=ddp", "trainer.accelerator=cpu", f"hydra.run.dir={tmp_path / 'two'}"]
     done = subprocess.run(

@@ -67,7 +67,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     records = [{"video_id": f"c{k}", "emotion": ["happy", "sad"][k % 2], "text": "well"} for k in range(3)]
     (data / "labels.json").write_text(json.dumps(records))
     given = [
-        "peaks", "dataset=folder", f"dataset.root={data}", f"paths.features={features}", "streams=[text]",
+        "peaks", "dataset=folder", f"dataset.root={data}", f"paths.features={features}", "modalities=[text]",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", given)

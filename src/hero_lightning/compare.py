@@ -1,6 +1,6 @@
-"""One table of models under one protocol: `python -m hero_lightning.compare experiment=ravdess`.
+"""One table of models under one protocol: `python -m hero_lightning.compare protocol=ravdess`.
 
-Data flow: experiment -> tables x models -> the same random settings, scored on validation of the first fold -> the best
+Data flow: protocol -> tables x models -> the same random settings, scored on validation of the first fold -> the best
 on every fold and seed, trained on train + validation, scored once on test -> a json per fit (a restart goes on from
 them) -> table.md, table.json.
 """
@@ -54,7 +54,7 @@ class Job:
 
 @command("compare")
 def main(cfg: Any) -> None:
-    """The whole experiment; results and tables lie in one folder per experiment, where a restart finds them."""
+    """The whole protocol; results and tables lie in one folder per protocol, where a restart finds them."""
     compare(cfg)
 
 
@@ -67,17 +67,17 @@ def compare(cfg: Any) -> None:
     from hero_lightning.reporting import run_folder
 
     folder = build.run_folder()
-    plan: Any = OmegaConf.to_container(cfg, resolve=False)  # overrides keep their interpolations for `train`
-    settings = comparison.draw(plan["space"], cfg.settings, cfg.settings_seed)
-    rows = dict(_rows(cfg, plan))
-    folds = plan["folds"][: cfg.max_folds]
+    protocol: Any = OmegaConf.to_container(cfg, resolve=False)  # overrides keep their interpolations for `train`
+    settings = comparison.draw(protocol["search_space"], cfg.num_trials, cfg.search_seed)
+    rows = dict(_rows(cfg, protocol))
+    folds = protocol["folds"][: cfg.max_folds]
 
     def job(row: tuple[str, str], number: int, fold: int, seed: int, final: bool = False) -> Job:
         changes = {**folds[fold], **settings[number], "seed": seed}
         return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), final)
 
     for row in rows:  # stores are filled before processes share them
-        _corpus(_data_key(job(row, 0, 0, 0).config))
+        _dataset(_data_key(job(row, 0, 0, 0).config))
     tune = {row: [job(row, n, 0, cfg.seeds[0]) for n in range(len(settings))] for row in rows}
     tuned = _run([j for jobs in tune.values() for j in jobs] if len(settings) > 1 else [], cfg.workers, "tuning")
     scores = {row: [tuned[j.path]["score"] for j in jobs if tuned] or [0.0] for row, jobs in tune.items()}
@@ -100,18 +100,20 @@ def compare(cfg: Any) -> None:
     log.info("%s\n%s", "\n".join(texts), folder / "table.md")
 
 
-def _rows(cfg: Any, plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
+def _rows(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
     """(table, model) and its train config, not resolved."""
     from hero_lightning.config import build
     from hero_lightning.errors import ConfigError
 
     for key in ("tables", "models"):
-        if unknown := [name for name in cfg[f"only_{key}"] or [] if name not in plan[key]]:
-            raise ConfigError(f"Not one of the {key}.", expected=list(plan[key]), got=unknown[0], where=f"only_{key}")
-    for table in cfg.only_tables or plan["tables"]:
-        node = plan["tables"][table]
-        for model in (m for m in node.get("models", plan["models"]) if m in (cfg.only_models or [m])):
-            overrides = [*plan["train"], *node["train"], *plan["models"][model], *plan["also"]]
+        if unknown := [name for name in cfg[f"only_{key}"] or [] if name not in protocol[key]]:
+            raise ConfigError(
+                f"Not one of the {key}.", expected=list(protocol[key]), got=unknown[0], where=f"only_{key}"
+            )
+    for table in cfg.only_tables or protocol["tables"]:
+        node = protocol["tables"][table]
+        for model in (m for m in node.get("models", protocol["models"]) if m in (cfg.only_models or [m])):
+            overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
             yield (table, model), build.beside("train", *QUIET, *overrides)
 
 
@@ -213,27 +215,27 @@ class Kept:
 
 def _data_key(config: Mapping[str, Any]) -> str:
     """What of a config decides the samples and their features."""
-    data = {k: config[k] for k in ("modalities", "streams", "paths", "dataset")}
+    data = {k: config[k] for k in ("modality", "modalities", "paths", "dataset")}
     return json.dumps({**data, "dataset": {k: v for k, v in config["dataset"].items() if k != "batch_size"}, "seed": 0})
 
 
 @functools.lru_cache(maxsize=2)
-def _corpus(key: str) -> tuple[Any, dict[str, Kept]]:
-    """An indexed corpus with filled stores, and its splits as they are read."""
+def _dataset(key: str) -> tuple[Any, dict[str, Kept]]:
+    """An indexed dataset with filled stores, and its splits as they are read."""
     from omegaconf import OmegaConf
 
     from hero_lightning.config import build
 
-    corpus = build.corpus(OmegaConf.create(json.loads(key)))
-    corpus.prepare_data()
-    return corpus, {}
+    dataset = build.dataset(OmegaConf.create(json.loads(key)))
+    dataset.prepare_data()
+    return dataset, {}
 
 
 def fit(job: Job) -> dict[str, Any]:
     """Trains one model in this process and writes its result.
 
     Returns:
-        Of a final fit answers on test, the fitted Target and where the splits come from; else score and answers on
+        Of a final fit answers on test, the fitted Task and where the splits come from; else score and answers on
         validation; epochs, parameters, commit, seconds.
     """
     import pytorch_lightning as pl
@@ -245,19 +247,19 @@ def fit(job: Job) -> dict[str, Any]:
     start = time.monotonic()
     cfg = OmegaConf.create(job.config)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    corpus, kept = _corpus(_data_key(job.config))
-    corpus.seed, corpus.batch_size = cfg.seed, cfg.dataset.batch_size
-    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, lambda reasoner: None)
+    dataset, kept = _dataset(_data_key(job.config))
+    dataset.seed, dataset.batch_size = cfg.seed, cfg.dataset.batch_size
+    module = build.module(cfg, dataset.modalities, dataset.tasks, dataset.dims, lambda reasoner: None)
     trainer = build.trainer(cfg, job.path.parent)
-    trainer.fit(module, _loader(corpus, kept, BOTH if job.final else "train"))
+    trainer.fit(module, _loader(dataset, kept, BOTH if job.final else "train"))
     result: dict[str, Any] = {"epochs": trainer.current_epoch, "commit": run_folder.provenance()["commit"]}
     if job.final:
-        trainer.test(module, _loader(corpus, kept, "test"), verbose=False)
-        result |= {"test": _answers(module, corpus, "test"), "target": module.main.state()}
-        result["splits"] = corpus.plan.split_origin
+        trainer.test(module, _loader(dataset, kept, "test"), verbose=False)
+        result |= {"test": _answers(module, dataset, "test"), "task": module.main.state()}
+        result["splits"] = dataset.index.split_origin
     else:
-        trainer.validate(module, _loader(corpus, kept, "val"), verbose=False)
-        result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, corpus, "val")}
+        trainer.validate(module, _loader(dataset, kept, "val"), verbose=False)
+        result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, dataset, "val")}
     result |= {"parameters": sum(p.numel() for p in module.model.parameters()), "seconds": time.monotonic() - start}
     job.path.parent.mkdir(parents=True, exist_ok=True)
     part = job.path.with_suffix(f".{os.getpid()}.part")
@@ -266,21 +268,21 @@ def fit(job: Job) -> dict[str, Any]:
     return result
 
 
-def _loader(corpus: Any, kept: dict[str, Kept], split: str) -> Any:
+def _loader(dataset: Any, kept: dict[str, Kept], split: str) -> Any:
     """Batches of a split, its clips from memory."""
     from hero_lightning.data.collate import BatchLoader
 
-    parts = corpus.plan.samples
+    parts = dataset.index.samples
     parts.setdefault(BOTH, [*parts["train"], *parts["val"]])
-    made = corpus.loader(split, shuffle=split in ("train", BOTH))
-    dataset: Any = kept.setdefault(split, Kept(made.loader.dataset))
-    return BatchLoader(dataset, made.loader.collate_fn, made.batch_sampler, 0, made.plan, made.policy)
+    made = dataset.loader(split, shuffle=split in ("train", BOTH))
+    clips: Any = kept.setdefault(split, Kept(made.loader.dataset))
+    return BatchLoader(clips, made.loader.collate_fn, made.batch_sampler, 0, made.index, made.policy)
 
 
-def _answers(module: Any, corpus: Any, split: str) -> dict[str, Any]:
+def _answers(module: Any, dataset: Any, split: str) -> dict[str, Any]:
     """Ids, truth and prediction of the split that was scored last, in builtins."""
     found = module.predictions[module.main.name].compute()
-    mask, samples = found.label.mask, corpus.plan.samples[split]
+    mask, samples = found.label.mask, dataset.index.samples[split]
     numbers = found.prediction[mask].round(decimals=6).tolist()
     ids = [samples[i].id for i in found.index[mask].tolist()]
     return {"ids": ids, "truth": found.label.value[mask].tolist(), "prediction": numbers}
@@ -291,17 +293,17 @@ Made = Mapping[tuple[str, int, int], tuple[Job, Any]]
 
 
 def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tuple[str, dict[str, Any]]:
-    """A table of the experiment as markdown and as builtins; tables: name and whether its fits are final -> Made."""
+    """A table of the protocol as markdown and as builtins; tables: name and whether its fits are final -> Made."""
     from hero_lightning.config import instantiate
     from hero_lightning.evaluation import comparison
-    from hero_lightning.tasks import Target
+    from hero_lightning.tasks import Task
 
     node, made = cfg.tables[name], tables[name, True]
-    targets = {fold: Target.from_state(r["target"]) for (_, fold, _), (_, r) in made.items()}
+    tasks = {fold: Task.from_state(r["task"]) for (_, fold, _), (_, r) in made.items()}
 
     def gather(table: str, final: bool = True) -> dict[str, comparison.Fits]:
         results = {place: result for place, (_, result) in tables[table, final].items()}
-        return comparison.gather(results, targets[0], "test" if final else "val")
+        return comparison.gather(results, tasks[0], "test" if final else "val")
 
     found = gather(name)
     facts: dict[str, Any] = {"commits": sorted({str(r["commit"]) for _, r in made.values()})}
@@ -312,17 +314,17 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
     for theirs, file in (cfg.external or {}).items():
         found[theirs] = {job.place: _foreign(job, Path(file)) for job, _ in made.values()}
     beside = {t: gather(t) for t in node.get("beside") or () if (t, True) in tables}
-    lines = comparison.rows(targets[0], found, cfg.against, cfg.resamples, beside)
-    plain = comparison.constants(targets, next(iter(found.values())))
+    lines = comparison.rows(tasks[0], found, cfg.against, cfg.resamples, beside)
+    plain = comparison.constants(tasks, next(iter(found.values())))
     splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
     text = [
         f"## {node.title}\n",
-        f"{len(targets)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals:",
-        f"(paired) bootstrap over clips, {cfg.resamples} resamples; n.s. = the interval holds zero. {cfg.settings}",
+        f"{len(tasks)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals:",
+        f"(paired) bootstrap over clips, {cfg.resamples} resamples; n.s. = the interval holds zero. {cfg.num_trials}",
         "settings per model, chosen on validation of the first fold; scored after training on train + validation.",
         f"Splits: {splits}.\n",
         f"Commit {', '.join(facts['commits'])}.\n",
-        comparison.markdown(lines, plain, list(cfg.figures)) + "\n",
+        comparison.markdown(lines, plain, list(cfg.metrics)) + "\n",
         *(f"Elsewhere: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
     ]  # fmt: skip
     return "\n".join(text), {"title": node.title, "rows": lines, "constants": plain, **facts}
@@ -333,10 +335,10 @@ def _foreign(job: Job, path: Path) -> Any:
     from hero_lightning.evaluation.comparison import Answers
     from hero_lightning.evaluation.prediction_file import answered, read_rows
 
-    corpus, _ = _corpus(_data_key(job.config))
-    name, target = next(iter(corpus.targets.items()))
-    rows, samples, _ = read_rows(path, {}, corpus.gathered, "test")
-    found = answered(samples, {name: target}, rows, {}, {})[name]
+    dataset, _ = _dataset(_data_key(job.config))
+    name, task = next(iter(dataset.tasks.items()))
+    rows, samples, _ = read_rows(path, {}, dataset.gathered, "test")
+    found = answered(samples, {name: task}, rows, {}, {})[name]
     mask = found.label.mask
     ids = [s.id for s, m in zip(samples, mask.tolist(), strict=True) if m]
     return Answers.sorted(ids, found.label.value[mask], found.prediction[mask].float())

@@ -1,6 +1,6 @@
-"""Any corpus as a feature folder or as shards, and the check of such a folder: `python -m hero_lightning.convert`.
+"""Any dataset as a feature folder or as shards, and the check of such a folder: `python -m hero_lightning.convert`.
 
-Data flow: corpus (what its streams lack is computed and stored) -> out/features, labels.json, classes.json, splits.json
+Data flow: dataset (what its modalities lack is computed and stored) -> out/features, labels.json, classes.json, splits.json
 | out/*.tar; check=DIR -> faults.csv.
 """
 
@@ -38,16 +38,16 @@ def convert(cfg: Any) -> int:
         faults = check_folder(Path(cfg.check))
         write_rows(build.run_folder() / "faults.csv", Fault, faults)
         for fault in faults[: cfg.show]:
-            log.error("%s: %s. Mend: %s", fault.id, fault.problem, fault.mend)
+            log.error("%s: %s. Hint: %s", fault.id, fault.problem, fault.hint)
         log.info("%d faults in %s; all of them: %s", len(faults), cfg.check, build.run_folder() / "faults.csv")
         return len(faults)
-    corpus = build.corpus(cfg)
+    dataset = build.dataset(cfg)
     if cfg.features or cfg.form == "shards":
-        corpus.prepare_data()
+        dataset.prepare_data()
     out = Path(cfg.out)
-    written = write_shards(corpus, out) if cfg.form == "shards" else write_folder(corpus, out, cfg.features)
+    written = write_shards(dataset, out) if cfg.form == "shards" else write_folder(dataset, out, cfg.features)
     counts = ", ".join(f"{name} {n}" for name, n in written.items())
-    log.info("%d samples of %s in %s, with features: %s", len(corpus.gathered), corpus.name, cfg.out, counts)
+    log.info("%d samples of %s in %s, with features: %s", len(dataset.gathered), dataset.name, cfg.out, counts)
     log.info("python -m hero_lightning.train dataset=%s dataset.root=%s", cfg.form, cfg.out)
     return 0
 

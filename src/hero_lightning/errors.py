@@ -1,4 +1,4 @@
-"""Errors a user can act on: what was expected, what came, where, and what mends it.
+"""Errors a user can act on: what was expected, what was found, where, and a hint; and the checks that raise them.
 
 Data flow: raised anywhere in the package -> caught once at the edge of a command (`hero_lightning.config.cli`), which
 shows the message without a traceback unless HYDRA_FULL_ERROR=1.
@@ -6,18 +6,19 @@ shows the message without a traceback unless HYDRA_FULL_ERROR=1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NoReturn
 
 
 class HeroError(Exception):
-    """A problem the user can mend.
+    """A problem the user can hint.
 
     Args:
         problem: one sentence that says what is wrong.
         expected: what would have been right.
         got: what was found instead.
         where: file, sample id or config key.
-        mend: the command or edit that cures it.
+        hint: the command or edit that solves it, exactly as it is typed.
     """
 
     def __init__(
@@ -27,10 +28,10 @@ class HeroError(Exception):
         expected: object = None,
         got: object = None,
         where: object = None,
-        mend: object = None,
+        hint: object = None,
     ) -> None:
         self.problem = problem
-        self.details = {"expected": expected, "got": got, "where": where, "mend": mend}
+        self.details = {"expected": expected, "got": got, "where": where, "hint": hint}
         lines = [f"  {k + ':':<10}{v}" for k, v in self.details.items() if v is not None]
         super().__init__("\n".join([problem, *lines]))
 
@@ -48,7 +49,7 @@ class ConfigError(HeroError):
 
 
 class DataError(HeroError):
-    """A corpus, label file or sample is missing, broken or contradictory."""
+    """A dataset, label file or sample is missing, broken or contradictory."""
 
 
 class MediaError(DataError):
@@ -73,4 +74,39 @@ def not_yet(what: str, here: str, **_: object) -> NoReturn:
     Raises:
         ConfigError: always.
     """
-    raise ConfigError(f"{what} is configured but its engine is not in this version.", mend=f"use {here}")
+    raise ConfigError(f"{what} is configured but its engine is not in this version.", hint=f"use {here}")
+
+
+def one_of(where: str, value: object, known: Iterable[object], error: type[HeroError] = ConfigError) -> None:
+    """Checks that a value is one of those known; `where` is its config key.
+
+    Raises:
+        ConfigError (or `error`): it is not.
+    """
+    known = list(known)
+    if value not in known:
+        raise error(f"Unknown {where}.", expected=", ".join(map(str, known)), got=value, where=where)
+
+
+def in_range(where: str, value: float, interval: str, error: type[HeroError] = ConfigError) -> None:
+    """Checks that a number lies in an interval; `where` is its config key.
+
+    Args:
+        where: see above.
+        value: NaN lies in none.
+        interval: as in mathematics: "[0, 1)" holds 0 but not 1; "[1, inf)" has no upper end.
+
+    Raises:
+        ConfigError (or `error`): it does not.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise error(f"{where} is out of range.", expected=f"a number in {interval}", got=value, where=where)
+
+
+def cause(error: BaseException) -> str:
+    """What really happened, in one line: kind and first line of an error that is shown inside one of ours."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""Computes and stores features: `python -m hero_lightning.extract dataset=meld streams=[text]`.
+"""Computes and stores features: `python -m hero_lightning.extract dataset=meld modalities=[text]`.
 
-Data flow: corpus, or clips of your own -> samples -> decode in workers, encode on the device -> parts of the Store
-(-> a foreign layout) -> coverage.csv, failures.csv. Resumes where it stopped; several processes share the parts.
+Data flow: dataset, or clips of your own -> samples -> decode in workers, encode on the device -> parts of the Store
+(-> a foreign layout) -> availability.csv, failures.csv. Resumes where it stopped; several processes share the parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hero_lightning.config.cli import command
 
 if TYPE_CHECKING:
-    from hero_lightning.features import Stream
+    from hero_lightning.features import Modality
     from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 @command("extract")
 def main(cfg: Any) -> None:
-    """Fills the stores of the chosen streams and says what failed."""
+    """Fills the stores of the chosen modalities and says what failed."""
     extract(cfg)
 
 
 def extract(cfg: Any) -> None:
-    """Every stream with a frozen encoder, for every sample chosen."""
+    """Every modality with a frozen encoder, for every sample chosen."""
     import torch
 
     from hero_lightning.config import build
@@ -49,25 +49,25 @@ def extract(cfg: Any) -> None:
             expected="layout=store in parts",
             got=f"layout={cfg.layout} part={cfg.part}",
             where="layout",
-            mend="extract in parts, then once more without part=: nothing is computed again",
+            hint="extract in parts, then once more without part=: nothing is computed again",
         )
     if (foreign or cfg.video) and not cfg.out:
         raise ConfigError("It is not said where to write.", expected="out=DIR", got="none", where="out")
-    chosen = build.streams(cfg)
-    streams = {name: stream for name, stream in chosen.items() if stream.storable}
-    if left := [name for name in chosen if name not in streams]:
+    chosen = build.modalities(cfg)
+    modalities = {name: modality for name, modality in chosen.items() if modality.storable}
+    if left := [name for name in chosen if name not in modalities]:
         log.info("not extracted, since nothing can be stored of them: %s", ", ".join(left))
-    if not streams:
+    if not modalities:
         expected = "a frozen encoder and a sampler without chance"
-        raise ConfigError("No stream can be extracted.", expected=expected, got=list(chosen), where="streams")
-    corpus, root, samples = _chosen(cfg)
+        raise ConfigError("No modality can be extracted.", expected=expected, got=list(chosen), where="modalities")
+    dataset, root, samples = _chosen(cfg)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     scratch = tempfile.TemporaryDirectory() if cfg.video and foreign else None
     with scratch or nullcontext(root) as features:
-        for stream in streams.values():
-            stream.bind(Path(features), corpus)
+        for modality in modalities.values():
+            modality.bind(Path(features), dataset)
         summary = fill(
-            streams, samples, batch_size=cfg.batch_size, device=fabric.device if fabric else device,
+            modalities, samples, batch_size=cfg.batch_size, device=fabric.device if fabric else device,
             workers=cfg.dataset.get("num_workers", 0), progress=share[0] == 0, dtype=cfg.dtype,
             part_size=cfg.part_size, retry=cfg.retry, force=cfg.force, share=share,
         )  # fmt: skip
@@ -75,9 +75,9 @@ def extract(cfg: Any) -> None:
         if fabric:
             fabric.barrier()
         if share[0] == 0 or fabric is None:
-            _report(streams, samples, build.run_folder())
+            _report(modalities, samples, build.run_folder())
             if foreign:
-                written = export(streams, samples, cfg.out, cfg.layout, corpus, cfg.force)
+                written = export(modalities, samples, cfg.out, cfg.layout, dataset, cfg.force)
                 log.info("%s: %d files written", cfg.out, written)
 
 
@@ -101,17 +101,17 @@ def _share(cfg: Any) -> tuple[tuple[int, int], Any]:
 
 
 def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
-    """Name of the corpus, root of its stores, and the samples that `splits`, `ids` and `video` leave."""
+    """Name of the dataset, root of its stores, and the samples that `splits`, `ids` and `video` leave."""
     from hero_lightning.config import build
     from hero_lightning.datasets.clips import find_clips
     from hero_lightning.errors import DataError
     from hero_lightning.types import link_dialogues
 
     if cfg.video:
-        corpus, root, samples = "video", Path(cfg.out), find_clips(cfg.video)
+        dataset, root, samples = "video", Path(cfg.out), find_clips(cfg.video)
     else:
-        module = build.corpus(cfg)
-        corpus, root, samples = str(module.name), Path(module.features_root), link_dialogues(module.samples())
+        module = build.dataset(cfg)
+        dataset, root, samples = str(module.name), Path(module.features_root), link_dialogues(module.samples())
     kept = [s for s in samples if cfg.splits is None or s.split in cfg.splits or cfg.video]
     if cfg.ids is not None:
         path = Path(cfg.ids) if isinstance(cfg.ids, str) else None
@@ -120,26 +120,26 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
         listed = cfg.ids if path is None else path.read_text(encoding="utf-8-sig").splitlines()
         wanted = {name for entry in listed if (name := str(entry).strip())}
         if missing := sorted(wanted - {s.id for s in kept}):
-            expected = f"ids of {corpus}, " + (f"e.g. {kept[0].id}" if kept else "but none is left")
+            expected = f"ids of {dataset}, " + (f"e.g. {kept[0].id}" if kept else "but none is left")
             got = f"{len(missing)} others, e.g. {missing[0]}"
             raise DataError("ids names clips that are not there.", expected=expected, got=got, where="ids")
         kept = [s for s in kept if s.id in wanted]
-    return corpus, root, kept
+    return dataset, root, kept
 
 
-def _report(streams: Mapping[str, Stream], samples: Sequence[Sample], folder: Path) -> None:
-    """coverage.csv (what is stored, by split and reason) and failures.csv (which clips are not, and why)."""
-    from hero_lightning.data.availability import Coverage, describe, tabulate
+def _report(modalities: Mapping[str, Modality], samples: Sequence[Sample], folder: Path) -> None:
+    """availability.csv (what is stored, by split and reason) and failures.csv (which clips are not, and why)."""
+    from hero_lightning.data.availability import AvailabilityCount, describe, tabulate
 
-    found = {s.id: {name: stream.extracted(s) for name, stream in streams.items()} for s in samples}
+    found = {s.id: {name: modality.extracted(s) for name, modality in modalities.items()} for s in samples}
     table = tabulate(samples, found)
     for name, line in describe(table).items():
         log.info("%s: %s", name, line)
-    _write(folder / "coverage.csv", [f.name for f in fields(Coverage)], map(astuple, table))
-    stores = {name: stream.store for name, stream in streams.items() if stream.store is not None}
+    _write(folder / "availability.csv", [f.name for f in fields(AvailabilityCount)], map(astuple, table))
+    stores = {name: modality.store for name, modality in modalities.items() if modality.store is not None}
     faults = [(s.id, name, fault) for s in samples for name, store in stores.items() if (fault := store.fault(s))]
     rows = ((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
-    _write(folder / "failures.csv", ("id", "stream", "stage", "error"), rows)
+    _write(folder / "failures.csv", ("id", "modality", "stage", "error"), rows)
     log.info("%d gaps, see %s", len(faults), folder / "failures.csv")
 
 

@@ -36,7 +36,7 @@ def explained(name: str, where: str, instead: str) -> Iterator[None]:
             expected="a model of the Hugging Face hub, or a folder with its config, weights and preprocessing files",
             got=(str(error).strip() or type(error).__name__).splitlines()[0],
             where=f"{where}.name",
-            mend=f"download it (hf download {name}) or give a folder: {where}.name=FOLDER; or without it: {instead}",
+            hint=f"download it (hf download {name}) or give a folder: {where}.name=FOLDER; or without it: {instead}",
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -64,7 +64,7 @@ def matched(network: Any, report: Mapping[str, Any], name: str, where: str, spar
             expected=f"all tensors of {type(network).__name__}",
             got="; ".join(said),
             where=f"{where}.name",
-            mend="another model, or the transformers version it was saved with",
+            hint="another model, or the transformers version it was saved with",
         )
 
 

@@ -1,6 +1,6 @@
-"""Finds where the faces of a corpus are most expressive: `python -m hero_lightning.peaks dataset=mer2023`.
+"""Finds where the faces of a dataset are most expressive: `python -m hero_lightning.peaks dataset=mer2023`.
 
-Data flow: corpus -> samples -> PeakFinder in workers -> features_root/<corpus>/au_info/<id>.json, which the
+Data flow: dataset -> samples -> PeakFinder in workers -> features_root/<dataset>/au_info/<id>.json, which the
 emotion_peak sampler reads. Resumes where it stopped; what fails goes to ledger.csv of the run folder.
 """
 
@@ -41,13 +41,13 @@ def peaks(cfg: Any) -> Counter[str]:
     from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
 
-    corpus = build.corpus(cfg)
-    node = cfg.modalities.face.get("detector") or {}
-    faces = {"faces": instantiate.make(node, "modalities.face.detector")} if "_target_" in node else {}
+    dataset = build.dataset(cfg)
+    node = cfg.modality.face.get("detector") or {}
+    faces = {"faces": instantiate.make(node, "modality.face.detector")} if "_target_" in node else {}
     finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
     finder.faces.check()
-    folder = Path(corpus.features_root) / str(corpus.name) / PEAKS
-    samples = [s for s in corpus.samples() if cfg.splits is None or s.split in cfg.splits]
+    folder = Path(dataset.features_root) / str(dataset.name) / PEAKS
+    samples = [s for s in dataset.samples() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
     with ledger.open("w", newline="", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """Predicts clips: `python -m hero_lightning.predict run=RUN video=clip.mp4` prints JSON, of many clips a line each.
 
-Data flow: run folder -> model with the run's classes; clips, feature file or corpus sample (-> words by ASR) -> rows
+Data flow: run folder -> model with the run's classes; clips, feature file or dataset sample (-> words by ASR) -> rows
 -> Outputs (-> a language model's answers) -> JSON per clip, and reports to read.
 
 Legend: B rows of a batch, T steps.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hero_lightning.config.cli import command
 
 if TYPE_CHECKING:
-    from hero_lightning.features import Resolution, Stream
+    from hero_lightning.features import Availability, Modality
     from hero_lightning.models.outputs import Outputs
     from hero_lightning.training.module import EmotionModule
     from hero_lightning.types import Features, Sample
@@ -60,32 +60,32 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
     from torch.utils.data import DataLoader
 
     from hero_lightning.config import build
-    from hero_lightning.data.availability import resolve_all
+    from hero_lightning.data.availability import check_all
     from hero_lightning.data.collate import Collate, ItemDataset, to_device
     from hero_lightning.errors import DataError
-    from hero_lightning.features import Resolution
-    from hero_lightning.tasks import Target
+    from hero_lightning.features import Availability
+    from hero_lightning.tasks import Task
     from hero_lightning.training import checkpoint
 
     stored, path, state = build.load_run(cfg.run, cfg.paths)
     facts = state[checkpoint.FACTS]
-    streams = {n: s for n, s in build.streams(stored).items() if n in facts["dims"]}
-    samples = _samples(cfg, stored, streams, facts["corpus"])
-    targets = {n: Target.from_state(t) for n, t in facts["targets"].items()}
+    modalities = {n: s for n, s in build.modalities(stored).items() if n in facts["dims"]}
+    samples = _samples(cfg, stored, modalities, facts["dataset"])
+    tasks = {n: Task.from_state(t) for n, t in facts["tasks"].items()}
     lm = checkpoint.run_folder(path) / checkpoint.LM
-    module = build.module(stored, streams, targets, facts["dims"], lambda r: r.restore(facts["reasoner"], lm))
+    module = build.module(stored, modalities, tasks, facts["dims"], lambda r: r.restore(facts["reasoner"], lm))
     checkpoint.restore(module, state["state_dict"], path, strict=True)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     module = module.to(device).eval()
-    found = resolve_all(streams, samples)
-    for name in [n for n, s in streams.items() if cfg.video is not None and s.encoder is None]:
+    found = check_all(modalities, samples)
+    for name in [n for n, s in modalities.items() if cfg.video is not None and s.encoder is None]:
         for row in found.values():
-            row[name] = Resolution("absent", "the run reads it from stored features and names no encoder")
+            row[name] = Availability("absent", "the run reads it from stored features and names no encoder")
     readable = [n for n, s in enumerate(samples) if any(r.present for r in found[s.id].values())]
-    dataset = ItemDataset(samples, [(n,) for n in range(len(samples))], streams, found)
+    dataset = ItemDataset(samples, [(n,) for n in range(len(samples))], modalities, found)
     batches = [readable[k : k + cfg.batch_size] for k in range(0, len(readable), cfg.batch_size)]
     loader: Any = DataLoader(
-        dataset, batch_sampler=[[(0, n) for n in batch] for batch in batches], collate_fn=Collate(streams, {}),
+        dataset, batch_sampler=[[(0, n) for n in batch] for batch in batches], collate_fn=Collate(modalities, {}),
         num_workers=cfg.num_workers,
     )  # fmt: skip
     silent = [samples[n].id for n in range(len(samples)) if n not in set(readable)]
@@ -96,7 +96,7 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
             outputs = module.model(features, explain=True)
             answers = [] if module.reasoner is None else module.reasoner.answer(outputs, batch)
         for failure in loaded.failures:
-            found[failure.id][failure.stream] = Resolution("broken", failure.reason)
+            found[failure.id][failure.modality] = Availability("broken", failure.reason)
         for b, id in enumerate(batch.ids):
             if any(r.present for r in found[id].values()):
                 answer = answers[b] if answers else None
@@ -106,12 +106,12 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
     for id in silent:
         reasons = "; ".join(f"{n}: {r.mode}, {r.reason}" for n, r in found[id].items())
         if not many:
-            raise DataError("Nothing of this clip can be read by the run's streams.", got=reasons, where=id)
+            raise DataError("Nothing of this clip can be read by the run's modalities.", got=reasons, where=id)
         yield {"id": id, "error": f"nothing can be read: {reasons}"}
 
 
-def _samples(cfg: Any, stored: Any, streams: dict[str, Stream], corpus: str) -> list[Sample]:
-    """The clips that the command line names; the streams are set to read them."""
+def _samples(cfg: Any, stored: Any, modalities: dict[str, Modality], dataset: str) -> list[Sample]:
+    """The clips that the command line names; the modalities are set to read them."""
     from hero_lightning.config import build, instantiate
     from hero_lightning.datasets.clips import find_clips
     from hero_lightning.errors import ConfigError, DataError
@@ -135,37 +135,37 @@ def _samples(cfg: Any, stored: Any, streams: dict[str, Stream], corpus: str) -> 
                 raise ConfigError("text and au are of one clip.", expected=expected, got=len(samples), where="text")
             files = samples[0].files | ({"au": Path(cfg.au)} if cfg.au else {})
             samples = [replace(samples[0], text=cfg.text or samples[0].text, files=files)]
-        for stream in streams.values():
-            # What is stored belongs to the corpus, whatever the clips are called.
-            if stream.mode != "realtime" and stream.encoder is not None:
-                stream.mode, stream.source = "auto", None
-        if "text" in streams and "_target_" in (cfg.asr or {}):
+        for modality in modalities.values():
+            # What is stored belongs to the dataset, whatever the clips are called.
+            if modality.mode != "realtime" and modality.encoder is not None:
+                modality.mode, modality.source = "auto", None
+        if "text" in modalities and "_target_" in (cfg.asr or {}):
             samples = transcribed(samples, instantiate.make(cfg.asr, "asr"), Path(cfg.paths.features), "predict")
-        if "text" in streams and (mute := sum(not s.text for s in samples)):
-            log.warning("no text stream for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", mute)
+        if "text" in modalities and (mute := sum(not s.text for s in samples)):
+            log.warning("no text modality for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", mute)
         return samples
-    for stream in streams.values():
-        stream.bind(Path(cfg.paths.features), corpus)
+    for modality in modalities.values():
+        modality.bind(Path(cfg.paths.features), dataset)
     if cfg.id is not None:
-        known = {s.id: s for s in link_dialogues(build.corpus(stored).samples())}
+        known = {s.id: s for s in link_dialogues(build.dataset(stored).samples())}
         if cfg.id not in known:
             raise DataError(
-                "The run's corpus has no such sample.", expected=f"e.g. {min(known)}", got=cfg.id, where="id"
+                "The run's dataset has no such sample.", expected=f"e.g. {min(known)}", got=cfg.id, where="id"
             )
         return [known[cfg.id]]
     path = Path(cfg.features)
     if not path.is_file():
         raise DataError("There is no such file.", expected="a feature file", got=path, where="features")
-    for stream in streams.values():
-        if not isinstance(stream.source, NpyDict):
+    for modality in modalities.values():
+        if not isinstance(modality.source, NpyDict):
             raise ConfigError(
-                f"The run does not read stream {stream.name} from feature files.",
+                f"The run does not read modality {modality.name} from feature files.",
                 expected="a run on dataset=folder",
-                got=f"mode {stream.mode}",
+                got=f"mode {modality.mode}",
                 where="features",
-                mend="video=CLIP",
+                hint="video=CLIP",
             )
-        stream.source.root = path.parent
+        modality.source.root = path.parent
     return [Sample(path.stem, "predict", text=cfg.text, files={"features": path})]
 
 
@@ -174,16 +174,16 @@ def describe(
     b: int,
     outputs: Outputs,
     features: Mapping[str, Features],
-    resolutions: Mapping[str, Resolution],
+    availability: Mapping[str, Availability],
     answer: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Row b of outputs in words and numbers; `answer` is the language model's."""
     found: dict[str, Any] = {"id": "", "predictions": {}}
-    for name, target in module.targets.items():
-        prediction = target.predict(outputs.logits[name])[b].tolist()
-        if target.classes:
-            ranked = sorted(zip(target.classes, prediction, strict=True), key=lambda pair: -pair[1])
-            place = f"{name}_linear" if answer and target is module.main else name
+    for name, task in module.tasks.items():
+        prediction = task.predict(outputs.logits[name])[b].tolist()
+        if task.classes:
+            ranked = sorted(zip(task.classes, prediction, strict=True), key=lambda pair: -pair[1])
+            place = f"{name}_linear" if answer and task is module.main else name
             found["predictions"][place] = {
                 "label": ranked[0][0], "confidence": round(ranked[0][1], 4), "all": {c: round(p, 4) for c, p in ranked},
             }  # fmt: skip
@@ -198,7 +198,7 @@ def describe(
     if outputs.importance is not None:
         names = [segment[0] for segment in outputs.segments]
         found["importance"] = {s: round(float(v), 4) for s, v in zip(names, outputs.importance[b], strict=True)}
-    found["streams"] = {n: f"{r.mode}, {r.reason}" if r.reason else r.mode for n, r in resolutions.items()}
+    found["modalities"] = {n: f"{r.mode}, {r.reason}" if r.reason else r.mode for n, r in availability.items()}
     if outputs.imputed is not None and outputs.confidence is not None:
         found["inferred"] = {
             e: round(float(outputs.confidence[b, i]), 4) for i, e in enumerate(outputs.experts) if outputs.imputed[b, i]

@@ -34,7 +34,7 @@ def train(cfg: Any) -> float | None:
     from omegaconf import OmegaConf
 
     from hero_lightning.config import build
-    from hero_lightning.evaluation.probes import stream_probes
+    from hero_lightning.evaluation.probes import modality_probes
     from hero_lightning.reporting import tables
     from hero_lightning.training import checkpoint
 
@@ -43,38 +43,38 @@ def train(cfg: Any) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     config = build.stored_config(cfg)
     OmegaConf.save(config, folder / "config.yaml")
-    corpus = build.corpus(cfg)
-    corpus.prepare_data()
-    corpus.plan.write(folder)
-    tables.show_plan(corpus.plan)
+    dataset = build.dataset(cfg)
+    dataset.prepare_data()
+    dataset.index.write(folder)
+    tables.show_index(dataset.index)
     lm = checkpoint.copy_lm(cfg.resume or cfg.init_from, folder)
 
     def prepare(reasoner: Any) -> None:
-        batches = corpus.loader("train")
+        batches = dataset.loader("train")
         reasoner.prepare(((s, m) for b in batches for s, m in zip(b.samples, b.measures, strict=True)), lm)
 
-    module = build.module(cfg, corpus.streams, corpus.targets, corpus.dims, prepare)
-    module.facts |= {"config": OmegaConf.to_yaml(config), "corpus": str(corpus.name)}
+    module = build.module(cfg, dataset.modalities, dataset.tasks, dataset.dims, prepare)
+    module.facts |= {"config": OmegaConf.to_yaml(config), "dataset": str(dataset.name)}
     if cfg.init_from:
         source = checkpoint.find(cfg.init_from)
         state = checkpoint.load(source)
         checkpoint.restore(module, state["state_dict"], source, strict=False)
-        for change in checkpoint.changed_streams(state[checkpoint.FACTS], module.facts):
-            log.warning("init_from: stream %s had another %s: %s, now %s", *change)
+        for change in checkpoint.changed_modalities(state[checkpoint.FACTS], module.facts):
+            log.warning("init_from: modality %s had another %s: %s, now %s", *change)
     trainer = build.trainer(cfg, folder)
     resume = checkpoint.find(cfg.resume, prefer="last") if cfg.resume else None
     if resume is not None:
         checkpoint.check_facts(checkpoint.load(resume)[checkpoint.FACTS], module.facts, resume)
     log.info("run folder %s", folder)
-    trainer.fit(module, datamodule=corpus, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    trainer.fit(module, datamodule=dataset, ckpt_path=None if resume is None else str(resume), weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if best:
         checkpoint.restore(module, checkpoint.load(Path(best))["state_dict"], Path(best), strict=True)
     if cfg.test and cfg.probes:
-        module.baselines = stream_probes(module, corpus)
-    for split in corpus.test_splits if cfg.test else ():
-        trainer.test(module, dataloaders=corpus.loader(split), verbose=False)
+        module.baselines = modality_probes(module, dataset)
+    for split in dataset.test_splits if cfg.test else ():
+        trainer.test(module, dataloaders=dataset.loader(split), verbose=False)
     return None if score is None else float(score)
 
 

@@ -1,6 +1,6 @@
-"""The nouns every room shares: Sample, rows of a stream, Features, Batch.
+"""The nouns every room shares: Sample, rows of a modality, Features, Batch.
 
-Data flow: corpus -> Sample -> (worker) Ready | Raw rows -> (collate) Batch -> (device) Features.
+Data flow: dataset -> Sample -> (worker) StoredFeatures | EncoderInput rows -> (collate) Batch -> (device) Features.
 
 Shapes: B rows of a batch, T time steps or tokens, D feature width, H W picture size, N audio samples.
 Masks are boolean, True = real. Times are seconds from the start of the clip (its span, not its file).
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STREAMS = ("frame", "face", "motion", "audio", "au", "text")
-"""Every stream in canonical order (HERO's five experts and the face crops AffectGPT adds)."""
+MODALITIES = ("frame", "face", "motion", "audio", "au", "text")
+"""Every modality in canonical order (HERO's five experts and the face crops AffectGPT adds)."""
 AU_NAMES = {
     1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser", 6: "cheek raiser",
     7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler",
@@ -61,22 +61,22 @@ class Turn:
 
 @dataclass(slots=True)
 class Sample:
-    """One clip or utterance of a corpus.
+    """One clip or utterance of a dataset.
 
     Attributes:
-        id: unique inside the corpus, over all splits.
-        split: train, val, test, or another name of the corpus (test1, unlabelled).
+        id: unique inside the dataset, over all splits.
+        split: train, val, test, or another name of the dataset (test1, unlabelled).
         video: the picture; also the sound unless `audio` is given.
         audio: a separate sound file.
         files: further files by purpose: `features` (npy dict), `au` (csv or json), `au_info` (json), `face` (crops: an
             array, a folder of images or a video), `peak_frame` (image).
-        boxes: picture parts by stream, relative to the (cropped) picture: `face`.
+        boxes: picture parts by modality, relative to the (cropped) picture: `face`.
         text: what is said; gold where given, else the transcript.
         turns: previous turns of the dialogue, oldest first (`dialogue`, `turn` say where it stands).
-        labels: Target name -> value in the corpus' own words; absent key or None = no label.
-        descriptions: words about the clip (caption, rationale, one per stream). Training targets only: they are
+        labels: Task name -> value in the dataset' own words; absent key or None = no label.
+        descriptions: words about the clip (caption, rationale, one per modality). training targets only: they are
             written from the truth and must never reach a prompt.
-        truth: what a synthetic corpus knows about the clip (informative channels, noise levels, conflict).
+        truth: what a synthetic dataset knows about the clip (informative channels, noise levels, conflict).
     """
 
     id: str
@@ -96,8 +96,8 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Ready:
-    """One clip's features of one stream, read or computed before: nothing left to encode.
+class StoredFeatures:
+    """One clip's features of one modality, read or computed before: nothing left to encode.
 
     Attributes:
         x: [T, D] float.
@@ -111,29 +111,29 @@ class Ready:
 
 
 @dataclass(slots=True)
-class Raw:
-    """One clip's encoder input of one stream: what Encoder.preprocess made in the worker.
+class EncoderInput:
+    """One clip's encoder input of one modality: what Encoder.preprocess made in the worker.
 
     Attributes:
         inputs: tensors of one clip, without a batch axis.
-        measures: see Ready.
+        measures: see StoredFeatures.
     """
 
     inputs: dict[str, Tensor]
     measures: dict[str, float] = field(default_factory=dict)
 
 
-Row = Ready | Raw | None
-"""A stream's row of one clip; None = the stream is absent."""
+Row = StoredFeatures | EncoderInput | None
+"""A modality's row of one clip; None = the modality is absent."""
 
 
 @dataclass(slots=True)
 class Features:
-    """One stream's features of a batch.
+    """One modality's features of a batch.
 
     Attributes:
         x: [B, T, D]; values where mask is False mean nothing (an absent row may even hold NaN).
-        mask: [B, T] True = real; a row without any True is an absent stream.
+        mask: [B, T] True = real; a row without any True is an absent modality.
         time: [B, T] seconds, or None.
     """
 
@@ -143,32 +143,32 @@ class Features:
 
     @property
     def present(self) -> Tensor:
-        """[B] True where the stream has at least one real step."""
+        """[B] True where the modality has at least one real step."""
         return self.mask.any(dim=1)
 
 
 @dataclass(slots=True)
-class StreamBatch:
-    """One stream of a batch before its encoder: some rows ready, some raw, some absent.
+class ModalityBatch:
+    """One modality of a batch before its encoder: some rows ready, some raw, some absent.
 
     Attributes:
         size: B, the rows of the batch.
-        ready: Features of the ready rows [R, T, D], or None.
-        ready_rows: [R] their places in the batch.
-        raw: collated encoder inputs of the raw rows, or None.
-        raw_rows: [W] their places in the batch.
+        stored: Features of the ready rows [R, T, D], or None.
+        stored_rows: [R] their places in the batch.
+        inputs: collated encoder inputs of the other rows, or None.
+        input_rows: [W] their places in the batch.
     """
 
     size: int
-    ready: Features | None = None
-    ready_rows: Tensor | None = None
-    raw: dict[str, Tensor] | None = None
-    raw_rows: Tensor | None = None
+    stored: Features | None = None
+    stored_rows: Tensor | None = None
+    inputs: dict[str, Tensor] | None = None
+    input_rows: Tensor | None = None
 
 
 @dataclass(slots=True)
 class Label:
-    """One Target's labels of a batch.
+    """One Task's labels of a batch.
 
     Attributes:
         value: [B] class index (long), or [B, W] (multilabel, distribution), or [B] score (float).
@@ -186,16 +186,16 @@ class Batch:
     Attributes:
         index: [B] row number of the sample in its split: the key under which a prediction counts once.
         group: [B] which item of the batch a row belongs to; `order` [B] its place inside the item.
-        streams: stream name -> StreamBatch.
-        labels: Target name -> Label.
+        modalities: modality name -> ModalityBatch.
+        labels: Task name -> Label.
         samples: the Samples themselves (ids, text, turns, speaker, truth), B of them.
-        measures: per row, stream -> measures.
+        measures: per row, modality -> measures.
     """
 
     index: Tensor
     group: Tensor
     order: Tensor
-    streams: dict[str, StreamBatch]
+    modalities: dict[str, ModalityBatch]
     labels: dict[str, Label]
     samples: list[Sample]
     measures: list[dict[str, dict[str, float]]]
@@ -251,5 +251,5 @@ def dialogues(samples: list[Sample]) -> list[tuple[int, ...]]:
 
 
 def measures_of(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
-    """The measures of one clip's rows by stream; streams without any are left out."""
+    """The measures of one clip's rows by modality; modalities without any are left out."""
     return {name: row.measures for name, row in rows.items() if row is not None and row.measures}

@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from hero_lightning.errors import ConfigError, DataError, HeroError, not_yet
-from tests.helpers import feature_corpus, run
+from tests.helpers import feature_dataset, run
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("dataset=meld",), ("folder is missing", "expected", "train_sent_emo.csv", "mend", "paths.data")),
-        (("model=affectgpt",), ("model=affectgpt is configured but its engine is not in this version", "mend")),
-        (("stage=align",), ("stage=align is configured but its engine is not in this version", "mend")),
-        (("mode@modalities.audio=nothing",), ("Could not find 'mode/nothing'", "realtime")),
+        (("dataset=meld",), ("folder is missing", "expected", "train_sent_emo.csv", "hint", "paths.data")),
+        (("model=affectgpt",), ("model=affectgpt is configured but its engine is not in this version", "hint")),
+        (("stage=align",), ("stage=align is configured but its engine is not in this version", "hint")),
+        (("mode@modality.audio=nothing",), ("Could not find 'mode/nothing'", "realtime")),
         (("optimizer.lrr=1",), ("Key 'lrr' is not in struct",)),
         (("optimizer.lr=-1", "dataset=folder", "dataset.root=ROOT"), ("must be positive", "optimizer.lr", "-1")),
-        (("trainer=gpu", "dataset=folder", "dataset.root=ROOT"), ("trainer cannot be set up", "mend", "trainer=cpu")),
+        (("trainer=gpu", "dataset=folder", "dataset.root=ROOT"), ("trainer cannot be set up", "hint", "trainer=cpu")),
     ],
     ids=["missing data", "no model yet", "no stage yet", "unknown option", "unknown key", "wrong value", "no gpu"],
 )
 def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
-    root = feature_corpus(tmp_path / "corpus", clips=12)
+    root = feature_dataset(tmp_path / "dataset", clips=12)
     done = run("hero_lightning.train", *(a.replace("ROOT", str(root)) for a in arguments), cwd=tmp_path)
     assert done.returncode in (1, 2)
     for word in words:
@@ -41,9 +41,9 @@ def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_error_lists_what_is_known_and_survives_a_worker() -> None:
-    error = DataError("No file.", expected="one", got="none", where="x.csv", mend="make it")
+    error = DataError("No file.", expected="one", got="none", where="x.csv", hint="make it")
     assert str(error).splitlines() == [
-        "No file.", "  expected: one", "  got:      none", "  where:    x.csv", "  mend:     make it",
+        "No file.", "  expected: one", "  got:      none", "  where:    x.csv", "  hint:     make it",
     ]  # fmt: skip
     again = pickle.loads(pickle.dumps(error))
     assert isinstance(again, DataError)

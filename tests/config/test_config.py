@@ -19,18 +19,18 @@ from hero_lightning.errors import not_yet
 
 GROUPS = {
     "dataset": 21, "model": 5, "size": 3, "modes": 5, "mode": 3, "modality": 8, "sampler": 7, "encoder": 28,
-    "fusion": 4, "llm": 8, "stream_dropout": 2, "objective": 5, "stage": 4, "optimizer": 1, "trainer": 5, "logger": 3,
-    "callbacks": 2, "paths": 1, "launcher": 3, "debug": 3, "local": 1, "experiment": 3,
-    "evidence_decoder": 3, "corpus": 1, "detector": 4, "asr": 2, "mixup": 2,
+    "fusion": 4, "llm": 8, "modality_dropout": 2, "loss": 5, "stage": 4, "optimizer": 1, "trainer": 5, "logger": 3,
+    "callbacks": 2, "paths": 1, "launcher": 3, "debug": 3, "local": 1, "protocol": 3,
+    "evidence_decoder": 3, "dataset_defaults": 1, "detector": 4, "asr": 2, "mixup": 2,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 11}
 PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "check", "report", "peaks", "compare")
 # groups whose options are composed one by one: those of another command, and baselines, which replace the model
-ALONE = {"asr": "predict", "experiment": "compare", "baseline": "train"}
+ALONE = {"asr": "predict", "protocol": "compare", "baseline": "train"}
 # where a group sits, if not under its own name
-PLACE = {"mode": "mode@modalities.frame", "modality": "modality@modalities.frame", "fusion": "fusion@model.fusion"}
-PLACE |= {"sampler": "sampler@modalities.frame.sampler", "objective": "objective@objectives.sync"}
-PLACE |= {"detector": "detector@modalities.face.detector"}
+PLACE = {"mode": "mode@modality.frame", "modality": "modality@modality.frame", "fusion": "fusion@model.fusion"}
+PLACE |= {"sampler": "sampler@modality.frame.sampler", "loss": "loss@losses.sync"}
+PLACE |= {"detector": "detector@modality.face.detector"}
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
@@ -59,10 +59,10 @@ def nodes(cfg: Any, where: str = "") -> Iterator[tuple[str, dict]]:
 def place(group: str, option: str) -> str:
     if group == "encoder":
         text = (Path(CONF) / "encoder" / f"{option}.yaml").read_text()
-        stream = re.search(r"modalities\.(\w+)\.encoder", text)
-        return f"encoder@modalities.{stream.group(1) if stream else 'frame'}.encoder"
+        modality = re.search(r"modality\.(\w+)\.encoder", text)
+        return f"encoder@modality.{modality.group(1) if modality else 'frame'}.encoder"
     if group == "modality" and option not in ("none", "all"):
-        return f"modality@modalities.{option}"
+        return f"modality@modality.{option}"
     return PLACE.get(group, group)
 
 
@@ -96,10 +96,10 @@ def binds(cfg: DictConfig) -> None:
     """Every node's keys are arguments of the class it names."""
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]), resolve=False)
     for where, node in nodes(plain):
-        target = get_object(node["_target_"])
-        signature = inspect.signature(target)
+        task = get_object(node["_target_"])
+        signature = inspect.signature(task)
         given = {k for k, v in node.items() if not k.startswith("_") and v != {}}  # {}: a group set to none
-        if target is not not_yet and not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        if task is not not_yet and not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
             assert given <= set(signature.parameters), (where, given - set(signature.parameters))
 
 
@@ -129,18 +129,18 @@ def test_every_file_opens_with_a_command(group: str, option: str) -> None:
 
 
 def test_command_line_wins_over_modes() -> None:
-    cfg = composed("dataset=mer2023", "modes=hybrid", "mode@modalities.audio=auto")
-    assert [cfg.modalities[s].mode for s in ("frame", "face", "audio")] == ["preextracted", "realtime", "auto"]
-    assert cfg.modalities.frame.sampler._target_.endswith("EmotionPeak")
+    cfg = composed("dataset=mer2023", "modes=hybrid", "mode@modality.audio=auto")
+    assert [cfg.modality[s].mode for s in ("frame", "face", "audio")] == ["preextracted", "realtime", "auto"]
+    assert cfg.modality.frame.sampler._target_.endswith("EmotionPeak")
 
 
-def test_a_stream_set_to_none_has_no_target() -> None:
-    assert "_target_" not in composed("modality@modalities.audio=none").modalities.audio
+def test_a_modality_set_to_none_has_no_task() -> None:
+    assert "_target_" not in composed("modality@modality.audio=none").modality.audio
 
 
-def test_a_corpus_may_choose_streams_and_the_command_line_wins() -> None:
-    assert composed("dataset=folder").modalities.text.mode == "preextracted"
-    assert composed("dataset=folder", "mode@modalities.text=auto").modalities.text.mode == "auto"
+def test_a_dataset_may_choose_modalities_and_the_command_line_wins() -> None:
+    assert composed("dataset=folder").modality.text.mode == "preextracted"
+    assert composed("dataset=folder", "mode@modality.text=auto").modality.text.mode == "auto"
 
 
 def test_a_sweep_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:

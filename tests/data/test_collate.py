@@ -1,4 +1,4 @@
-"""Items to batches: order, labels, absent streams, clips that fail while they are read."""
+"""Items to batches: order, labels, absent modalities, clips that fail while they are read."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import torch
 from hero_lightning.data.collate import map_tensors, to_device
 from hero_lightning.encoders.handcrafted import FrameHog, LogMelProsody
 from hero_lightning.errors import DataError
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
-from hero_lightning.tasks import ScoreTarget
+from hero_lightning.tasks import ScoreTask
 from hero_lightning.types import Media, Sample
-from tests.datasets.corpora import WIDTHS, corpus, folder, talk, three_splits, write_folder
+from tests.datasets.datasets import WIDTHS, dataset, folder, talk, three_splits, write_folder
 from tests.media_helpers import write_clip
 
 
 def test_batch_of_single_samples(tmp_path):
     data = folder(write_folder(tmp_path))
     batch = next(iter(data.loader("train")))
-    samples = data.plan.samples["train"][:4]
+    samples = data.index.samples["train"][:4]
     assert batch.samples == samples
     assert batch.index.tolist() == batch.group.tolist() == [0, 1, 2, 3]
     assert batch.order.tolist() == [0] * 4
-    names = data.plan.classes["emotion"]
+    names = data.index.classes["emotion"]
     assert [names[i] for i in batch.labels["emotion"].value] == [s.labels["emotion"] for s in samples]
-    for stream, key in {"frame": "clip", "audio": "hubert"}.items():
-        ready = batch.streams[stream].ready
+    for modality, key in {"frame": "clip", "audio": "hubert"}.items():
+        ready = batch.modalities[modality].stored
         assert ready.x.shape[::2] == (4, WIDTHS[key])
         assert ready.mask.sum(1).tolist() == [3 + int(s.id[1:]) % 4 for s in samples]
 
 
 def test_items_of_several_samples(monkeypatch):
-    data = corpus(talk(6) + talk(3, "val", "v"))
+    data = dataset(talk(6) + talk(3, "val", "v"))
     monkeypatch.setattr(type(data), "items", lambda self, split: [(0, 1, 2), (4, 3)])
     (batch,) = data.loader("train")
     assert batch.index.tolist() == [0, 1, 2, 4, 3]
@@ -50,8 +50,8 @@ def test_missing_labels_are_masked():
     for k, s in enumerate(given):
         if k % 2:
             s.labels["score"] = 1.5
-    targets = corpus([]).targets | {"score": ScoreTarget("score", -3, 3)}
-    batch = next(iter(corpus(given, targets=targets).loader("train")))
+    tasks = dataset([]).tasks | {"score": ScoreTask("score", -3, 3)}
+    batch = next(iter(dataset(given, tasks=tasks).loader("train")))
     assert batch.labels["score"].mask.tolist() == [False, True, False, True]
     assert batch.labels["score"].value[1] == 1.5
 
@@ -61,58 +61,58 @@ def test_tensors_move_and_the_rest_is_shared(tmp_path):
     batch = next(iter(data.loader("train")))
     twice = map_tensors(batch, lambda x: x.clone())
     assert twice.samples is batch.samples
-    assert torch.equal(twice.streams["audio"].ready.x, batch.streams["audio"].ready.x)
-    assert twice.streams["audio"].ready.x is not batch.streams["audio"].ready.x
+    assert torch.equal(twice.modalities["audio"].stored.x, batch.modalities["audio"].stored.x)
+    assert twice.modalities["audio"].stored.x is not batch.modalities["audio"].stored.x
     seen = []
     map_tensors(batch, lambda x: seen.append(x) or x)
-    assert len(seen) == 3 + 2 * 3 + 2  # index, group, order; x, mask, rows per stream; value, mask of the label
+    assert len(seen) == 3 + 2 * 3 + 2  # index, group, order; x, mask, rows per modality; value, mask of the label
     there = pl.LightningModule().transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert there.samples is batch.samples
-    assert there.streams["frame"].ready.mask.is_meta
+    assert there.modalities["frame"].stored.mask.is_meta
     assert there.labels["emotion"].value.is_meta
-    raw = next(iter(corpus(three_splits()).loader("train")))
-    assert to_device(raw, torch.device("meta")).streams["text"].raw["x"].is_meta
+    raw = next(iter(dataset(three_splits()).loader("train")))
+    assert to_device(raw, torch.device("meta")).modalities["text"].inputs["x"].is_meta
 
 
-def media_corpus(tmp_path, **options):
+def media_dataset(tmp_path, **options):
     """Two clips with picture and sound; the second is cut off behind its header once the index is made."""
     given = three_splits()
     for s in (given[0], given[1]):
         path = write_clip(tmp_path / f"{s.id}.mp4", seconds=1.0)
         s.video = Media(path)
-    streams = {
-        "frame": Stream("frame", "realtime", partial(FrameHog), sampler=Uniform(2)),
-        "audio": Stream("audio", "realtime", partial(LogMelProsody)),
+    modalities = {
+        "frame": Modality("frame", "realtime", partial(FrameHog), sampler=Uniform(2)),
+        "audio": Modality("audio", "realtime", partial(LogMelProsody)),
     }
-    data = corpus(given, tmp_path, streams=streams | corpus([]).streams, **options)
-    data.index()
+    data = dataset(given, tmp_path, modalities=modalities | dataset([]).modalities, **options)
+    data.build_index()
     (tmp_path / "s1.mp4").write_bytes(b"\0" * 5000)
     return data
 
 
 def test_a_clip_that_fails_to_decode_loses_only_its_media(tmp_path):
-    data = media_corpus(tmp_path)
-    data.plan.write(tmp_path / "run")
-    before = len(data.plan.ledger)
+    data = media_dataset(tmp_path)
+    data.index.write(tmp_path / "run")
+    before = len(data.index.ledger)
     batch = next(iter(data.loader("train")))
-    assert batch.streams["frame"].raw_rows.tolist() == [0]
-    assert batch.streams["audio"].raw_rows.tolist() == [0]
-    assert batch.streams["text"].raw_rows.tolist() == [0, 1, 2, 3]
+    assert batch.modalities["frame"].input_rows.tolist() == [0]
+    assert batch.modalities["audio"].input_rows.tolist() == [0]
+    assert batch.modalities["text"].input_rows.tolist() == [0, 1, 2, 3]
     assert batch.ids[1] == "s1", "another sample in its place"
-    failed = data.plan.ledger[before:]
-    assert [(e.id, e.stream, e.kind) for e in failed] == [("s1", "frame", "failed"), ("s1", "audio", "failed")]
+    failed = data.index.ledger[before:]
+    assert [(e.id, e.modality, e.kind) for e in failed] == [("s1", "frame", "failed"), ("s1", "audio", "failed")]
     assert "s1.mp4" in failed[0].reason
     assert (tmp_path / "run" / "ledger.csv").read_text().count("failed") == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_clip_that_fails_to_decode_is_one_clear_error(tmp_path, workers):
-    data = media_corpus(tmp_path, num_workers=workers)
-    data.coverage = "error"
-    with pytest.raises(DataError, match="Stream frame of s1 cannot be read") as caught:
+    data = media_dataset(tmp_path, num_workers=workers)
+    data.missing = "error"
+    with pytest.raises(DataError, match="Modality frame of s1 cannot be read") as caught:
         list(data.loader("train"))
     assert "Traceback" not in str(caught.value)
-    assert "dataset.coverage=mask" in str(caught.value)
+    assert "dataset.missing=mask" in str(caught.value)
 
 
 def test_loader_parts_travel_to_workers(tmp_path):
@@ -120,6 +120,6 @@ def test_loader_parts_travel_to_workers(tmp_path):
     loader = data.loader("train").loader
     again = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
     item = again[0][(0, 1)]
-    assert item.samples == [data.plan.samples["train"][1]]
+    assert item.samples == [data.index.samples["train"][1]]
     assert isinstance(item.samples[0], Sample)
     assert again[1]([item]).batch.ids == [item.samples[0].id]

@@ -1,4 +1,4 @@
-"""Splits a corpus lacks: whole dialogues, speakers or videos, else stratified; the same whatever the order."""
+"""Splits a dataset lacks: whole dialogues, speakers or videos, else stratified; the same whatever the order."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_official_splits_stay():
     samples = [*clips(20), Sample("v", "val"), Sample("t", "test")]
     assert make_splits(samples, BOTH)[0] == samples
     no_train = [Sample("t", "test")]
-    assert make_splits(no_train, BOTH) == (no_train, {"test": "given by the corpus"})
+    assert make_splits(no_train, BOTH) == (no_train, {"test": "given by the dataset"})
 
 
 def test_another_part_serves_as_test():
@@ -107,7 +107,7 @@ def test_another_part_serves_as_test():
     assert found["test"] == {f"v{k}" for k in range(5)}
     assert len(found["val"]) == 4
     assert found["val"] <= {s.id for s in samples if s.split == "train"}
-    assert origin["test"] == "the corpus' val part, for want of a test part"
+    assert origin["test"] == "the dataset' val part, for want of a test part"
     with pytest.raises(ConfigError, match="No such split can serve as test"):
         make_splits(samples, BOTH, test_from="dev2")
     official = [*samples, Sample("t", "test")]

@@ -1,4 +1,4 @@
-"""Corpora to the feature-only layout and back: equal Samples, equal features; and the check of a broken folder."""
+"""Datasets to the feature-only layout and back: equal Samples, equal features; and the check of a broken folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hero_lightning.encoders.handcrafted import AuValues, FrameHog, HashedWords,
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
 from hero_lightning.features.foreign.safe_pickle import write_npydict
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
-from hero_lightning.tasks import ClassTarget, ScoreTarget
+from hero_lightning.tasks import ClassTask, ScoreTask
 from hero_lightning.types import Media, Sample, Turn
-from tests.datasets.corpora import corpus, features, folder, words
-from tests.datasets.corpora import write_folder as made_folder
+from tests.datasets.datasets import dataset, features, folder, words
+from tests.datasets.datasets import write_folder as made_folder
 from tests.datasets.test_meld import meld, write_csv
 from tests.helpers import in_process
 
@@ -71,14 +71,14 @@ def test_relative_media_start_at_the_folder(tmp_path):
     assert s.video == Media(tmp_path / "clips" / "a.mp4")
 
 
-def back(out, streams, targets):
-    """The converted folder as a corpus, with the streams of the original."""
-    own = {n: Stream(n, "preextracted", source=NpyDict(out / "features", HERO_KEYS.get(n, n))) for n in streams}
-    return FolderDataModule(root=out, features_root=out / "stores", streams=own, targets=targets)
+def back(out, modalities, tasks):
+    """The converted folder as a dataset, with the modalities of the original."""
+    own = {n: Modality(n, "preextracted", source=NpyDict(out / "features", HERO_KEYS.get(n, n))) for n in modalities}
+    return FolderDataModule(root=out, features_root=out / "stores", modalities=own, tasks=tasks)
 
 
 def assert_equal(original, converted):
-    """Equal Samples, equal features of every stream, clock and measures included."""
+    """Equal Samples, equal features of every modality, clock and measures included."""
     assert [s.id for s in converted.gathered] == [s.id for s in original.gathered]
     for a, b in zip(original.gathered, converted.gathered, strict=True):
         for field in Sample.__slots__:
@@ -87,11 +87,11 @@ def assert_equal(original, converted):
         assert {k: v for k, v in a.files.items() if k != "features"} == b.files
     rows = 0
     for s in original.gathered:
-        for name, found in original.plan.resolutions.get(s.id, {}).items():
-            again = converted.plan.resolutions[s.id][name]
+        for name, found in original.index.availability.get(s.id, {}).items():
+            again = converted.index.availability[s.id][name]
             assert again.mode == found.mode, (s.id, name)
             if found.mode == "preextracted":
-                x, y = original.streams[name].stored(s), converted.streams[name].stored(s)
+                x, y = original.modalities[name].stored(s), converted.modalities[name].stored(s)
                 assert x.x.equal(y.x)
                 assert x.measures == y.measures
                 assert (x.time is None) == (y.time is None)
@@ -101,26 +101,26 @@ def assert_equal(original, converted):
 
 
 def test_demo_and_back(tmp_path):
-    streams = {
-        "frame": Stream("frame", "auto", FrameHog, sampler=Uniform(2)),
-        "face": Stream("face", "auto", FrameHog, sampler=Uniform(2)),
-        "audio": Stream("audio", "auto", LogMelProsody),
-        "au": Stream("au", "auto", AuValues),
-        "text": Stream("text", "auto", HashedWords, context_turns=1),
+    modalities = {
+        "frame": Modality("frame", "auto", FrameHog, sampler=Uniform(2)),
+        "face": Modality("face", "auto", FrameHog, sampler=Uniform(2)),
+        "audio": Modality("audio", "auto", LogMelProsody),
+        "au": Modality("au", "auto", AuValues),
+        "text": Modality("text", "auto", HashedWords, context_turns=1),
     }
-    targets = {"emotion": ClassTarget("emotion"), "valence": ScoreTarget("valence", -1, 1)}
-    options = {"features_root": tmp_path / "stores", "streams": streams, "targets": targets}
+    tasks = {"emotion": ClassTask("emotion"), "valence": ScoreTask("valence", -1, 1)}
+    options = {"features_root": tmp_path / "stores", "modalities": modalities, "tasks": tasks}
     data = DemoDataModule(root=tmp_path / "demo", clips=24, **options)
     data.prepare_data()
     written = write_folder(data, tmp_path / "out")
-    assert set(written) == set(streams)
+    assert set(written) == set(modalities)
     assert written["frame"] == 24
-    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(targets["emotion"].classes)
-    fresh = {"emotion": ClassTarget("emotion"), "valence": ScoreTarget("valence", -1, 1)}
-    again = back(tmp_path / "out", streams, fresh)
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(tasks["emotion"].classes)
+    fresh = {"emotion": ClassTask("emotion"), "valence": ScoreTask("valence", -1, 1)}
+    again = back(tmp_path / "out", modalities, fresh)
     assert_equal(data, again)
-    assert again.plan.classes == data.plan.classes
-    assert again.plan.split_origin["val"] == "given by the corpus"
+    assert again.index.classes == data.index.classes
+    assert again.index.split_origin["val"] == "given by the dataset"
     assert check_folder(tmp_path / "out") == []
     batch = next(iter(again.loader("train", shuffle=True)))
     assert len(batch) == len(batch.labels["valence"].mask)
@@ -129,13 +129,13 @@ def test_demo_and_back(tmp_path):
 def test_meld_and_back(tmp_path):
     write_csv(tmp_path, "train", {d: range(3) for d in range(20)})
     write_csv(tmp_path, "dev", {0: [0, 2, 5], 1: [0]})
-    data = meld(tmp_path, streams={"text": words("auto")}, test_from="dev")
+    data = meld(tmp_path, modalities={"text": words("auto")}, test_from="dev")
     data.prepare_data()
     write_folder(data, tmp_path / "out")
-    targets = {"emotion": ClassTarget("emotion"), "sentiment": ClassTarget("sentiment")}
-    again = back(tmp_path / "out", ["text"], targets)
+    tasks = {"emotion": ClassTask("emotion"), "sentiment": ClassTask("sentiment")}
+    again = back(tmp_path / "out", ["text"], tasks)
     assert_equal(data, again)
-    assert again.plan.samples.keys() == {"train", "val", "test"}
+    assert again.index.samples.keys() == {"train", "val", "test"}
     assert again.gathered[1].turns == data.gathered[1].turns != ()
     assert check_folder(tmp_path / "out") == []
 
@@ -150,22 +150,22 @@ def test_folder_and_back(tmp_path):
 def test_what_cannot_be_written(tmp_path, caplog):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    data = corpus([Sample("a", "train", text="hi", labels={"emotion": e}) for e in "x"], tmp_path)
+    data = dataset([Sample("a", "train", text="hi", labels={"emotion": e}) for e in "x"], tmp_path)
     with pytest.raises(DataError, match="not empty"):
         write_folder(data, tmp_path / "full")
     rows = [Sample(id, "train", text="hi", labels={"emotion": id[-1]}) for id in ("../a", "b", "c", "d")]
     with pytest.raises(DataError, match="cannot be a file name"):
-        write_folder(corpus(rows, tmp_path), tmp_path / "out")
-    assert "stream text is not stored" in caplog.text
+        write_folder(dataset(rows, tmp_path), tmp_path / "out")
+    assert "modality text is not stored" in caplog.text
     rows = [Sample(id, "Train", text="hi", labels={"emotion": id}) for id in "abcd"]
     with pytest.raises(DataError, match=r"does not read back[\s\S]*a, split"):
         write_folder(
-            corpus([*rows, *(replace(r, id=f"t{r.id}", split="train") for r in rows)], tmp_path), tmp_path / "o"
+            dataset([*rows, *(replace(r, id=f"t{r.id}", split="train") for r in rows)], tmp_path), tmp_path / "o"
         )
 
 
 def test_pairs_are_not_lost_silently(tmp_path, caplog):
-    data = corpus([Sample(f"s{k}", "train", text="hi", labels={"emotion": "ab"[k % 2]}) for k in range(9)], tmp_path)
+    data = dataset([Sample(f"s{k}", "train", text="hi", labels={"emotion": "ab"[k % 2]}) for k in range(9)], tmp_path)
     data.items = lambda split: [(0, 1)]
     write_folder(data, tmp_path / "out")
     assert "pairs and lists have no place" in caplog.text
@@ -209,7 +209,7 @@ def test_check_lists_every_fault(tmp_path):
         ("orphan", "the feature file has no record"),
         ("c5", "hubert has width 9, the others 6"),
     }
-    assert all(f.mend for f in check_folder(tmp_path))
+    assert all(f.hint for f in check_folder(tmp_path))
 
 
 def test_check_of_broken_lists(tmp_path):
@@ -247,7 +247,7 @@ def test_labels_alone(tmp_path):
 def test_the_command(tmp_path, caplog):
     caplog.set_level("INFO")
     table(tmp_path, "name,discrete,valence,text", ["word"])
-    own = ["dataset=table", f"dataset.root={tmp_path}", f"out={tmp_path}/out", "streams=[text]"]
+    own = ["dataset=table", f"dataset.root={tmp_path}", f"out={tmp_path}/out", "modalities=[text]"]
     assert convert(in_process("convert", tmp_path / "run", *own, f"paths.features={tmp_path}/f")) == 0
     assert f"5 samples of {tmp_path.name}" in caplog.text
     (tmp_path / "out" / "features" / "s1.npy").unlink()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hero_lightning.datasets.folder import read_json
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.safe_pickle import write_npydict
-from hero_lightning.tasks import ClassTarget, ScoreTarget
-from tests.datasets.corpora import EMOTIONS, WIDTHS, features, folder, words, write_folder
+from hero_lightning.tasks import ClassTask, ScoreTask
+from tests.datasets.datasets import EMOTIONS, WIDTHS, features, folder, words, write_folder
 
 
 def records(n=12, **each):
@@ -27,15 +27,15 @@ def records(n=12, **each):
 
 
 def by_id(data):
-    return {s.id: s for rows in data.plan.samples.values() for s in rows}
+    return {s.id: s for rows in data.index.samples.values() for s in rows}
 
 
 def test_widths_classes_and_seeded_splits(tmp_path):
     data = folder(write_folder(tmp_path, 40))
     assert data.dims == {"frame": WIDTHS["clip"], "audio": WIDTHS["hubert"]}
-    assert data.plan.classes == {"emotion": sorted(EMOTIONS)}
-    assert Counter({k: len(v) for k, v in data.plan.samples.items()}) == {"train": 32, "val": 4, "test": 4}
-    assert "single samples" in data.plan.split_origin["test"]
+    assert data.index.classes == {"emotion": sorted(EMOTIONS)}
+    assert Counter({k: len(v) for k, v in data.index.samples.items()}) == {"train": 32, "val": 4, "test": 4}
+    assert "single samples" in data.index.split_origin["test"]
 
 
 def test_roots_beside_each_other(tmp_path):
@@ -45,19 +45,19 @@ def test_roots_beside_each_other(tmp_path):
     (tmp_path / "x").mkdir()
     data = folder(tmp_path, feature_root=tmp_path / "npy", ann_path=tmp_path / "train.json")
     assert data.features == tmp_path / "npy"
-    for stream in data.streams.values():
-        stream.source.root = tmp_path / "npy"
+    for modality in data.modalities.values():
+        modality.source.root = tmp_path / "npy"
     assert len(by_id(data)) == 12
 
 
 def test_classes_file_sets_the_order(tmp_path):
     order = ["sad", "neutral", "fear", "happy"]
     data = folder(write_folder(tmp_path, classes=order))
-    assert data.plan.classes == {"emotion": order}
+    assert data.index.classes == {"emotion": order}
     for bad in ({"a": 0}, [], ["sad", "sad", "happy"], ["sad"]):
         (tmp_path / "classes.json").write_text(json.dumps(bad))
         with pytest.raises(DataError, match=r"classes\.json (has another form|does not list two)"):
-            folder(tmp_path).index()
+            folder(tmp_path).build_index()
 
 
 def test_optional_fields(tmp_path):
@@ -73,13 +73,13 @@ def test_optional_fields(tmp_path):
         "rationale": lambda k: None,
         "unknown": lambda k: 1,
     }
-    targets = {
-        "emotion": ClassTarget("emotion"),
-        "sentiment": ClassTarget("sentiment", ["negative", "positive"]),
-        "sentiment_score": ScoreTarget("sentiment_score", -3, 3),
+    tasks = {
+        "emotion": ClassTask("emotion"),
+        "sentiment": ClassTask("sentiment", ["negative", "positive"]),
+        "sentiment_score": ScoreTask("sentiment_score", -3, 3),
     }
-    data = folder(write_folder(tmp_path, records=records(12, **full)), targets=targets)
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 6, "val": 3, "test": 3}
+    data = folder(write_folder(tmp_path, records=records(12, **full)), tasks=tasks)
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 6, "val": 3, "test": 3}
     found = by_id(data)
     last = found["c11"]
     assert (last.speaker, last.dialogue, last.turn, last.text) == ("p1", "3", 2, "said 11")
@@ -99,7 +99,7 @@ def test_gold_text_goes_before_the_transcript(tmp_path):
     del rows[3]["text"]
     write_folder(tmp_path, records=rows)
     write_npydict(tmp_path / "features" / "c2.npy", features(2, transcript=None))
-    found = by_id(folder(tmp_path, streams=folder(tmp_path).streams | {"text": words()}))
+    found = by_id(folder(tmp_path, modalities=folder(tmp_path).modalities | {"text": words()}))
     assert [found[f"c{k}"].text for k in range(5)] == ["said 0", "words of 1", None, "words of 3", "said 4"]
     found = by_id(folder(tmp_path, transcripts=False))
     assert found["c3"].text is None
@@ -108,32 +108,32 @@ def test_gold_text_goes_before_the_transcript(tmp_path):
 def test_splits_file(tmp_path):
     lists = {"training": ["c0", "c1", "c2", "c3"], "val": ["c5"], "test": ["c6", "nobody"]}
     data = folder(write_folder(tmp_path, records=records(8, split=lambda k: "train"), splits=lists))
-    assert {k: [s.id for s in v] for k, v in data.plan.samples.items()} == {
+    assert {k: [s.id for s in v] for k, v in data.index.samples.items()} == {
         "train": ["c0", "c1", "c2", "c3"], "val": ["c5"], "test": ["c6"],
     }  # fmt: skip
-    assert [(e.id, e.kind) for e in data.plan.ledger] == [("c4", "dropped"), ("c7", "dropped")]
-    assert any("1 ids without a record, e.g. nobody" in note for note in data.plan.notes)
-    assert any("2 records are not in splits.json" in note for note in data.plan.notes)
-    assert any("not from the records' `split`" in note for note in data.plan.notes)
-    assert len(data.plan.notes) == 3
+    assert [(e.id, e.kind) for e in data.index.ledger] == [("c4", "dropped"), ("c7", "dropped")]
+    assert any("1 ids without a record, e.g. nobody" in note for note in data.index.notes)
+    assert any("2 records are not in splits.json" in note for note in data.index.notes)
+    assert any("not from the records' `split`" in note for note in data.index.notes)
+    assert len(data.index.notes) == 3
     (tmp_path / "splits.json").write_text('{"train": ["c0", "c1"], "val": ["c0"]}')
     with pytest.raises(DataError, match="'c0' occurs twice") as caught:
-        folder(tmp_path).index()
+        folder(tmp_path).build_index()
     assert "list train and" in str(caught.value)
     (tmp_path / "splits.json").write_text('["c0"]')
     with pytest.raises(DataError, match=r"splits.json has another form"):
-        folder(tmp_path).index()
+        folder(tmp_path).build_index()
 
 
 def test_the_plans_splits_file_repeats_the_splits(tmp_path):
     data = folder(write_folder(tmp_path, 30))
-    data.plan.write(tmp_path / "run")
+    data.index.write(tmp_path / "run")
     (tmp_path / "run" / "splits.json").rename(tmp_path / "splits.json")
     again = folder(tmp_path, split_seed=9)
-    assert {k: {s.id for s in v} for k, v in again.plan.samples.items()} == {
-        k: {s.id for s in v} for k, v in data.plan.samples.items()
+    assert {k: {s.id for s in v} for k, v in again.index.samples.items()} == {
+        k: {s.id for s in v} for k, v in data.index.samples.items()
     }
-    assert again.plan.split_origin["val"] == "given by the corpus"
+    assert again.index.split_origin["val"] == "given by the dataset"
 
 
 # ---- bad label files
@@ -159,7 +159,7 @@ def test_the_plans_splits_file_repeats_the_splits(tmp_path):
 def test_bad_label_files(tmp_path, text, problem, details):
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(DataError, match=problem) as caught:
-        folder(tmp_path).index()
+        folder(tmp_path).build_index()
     assert str(tmp_path / "labels.json") in str(caught.value)
     for detail in details:
         assert detail in str(caught.value)
@@ -167,7 +167,7 @@ def test_bad_label_files(tmp_path, text, problem, details):
 
 def test_missing_label_file_shows_the_tree(tmp_path):
     with pytest.raises(DataError, match="label file is missing") as caught:
-        folder(tmp_path / "nowhere").index()
+        folder(tmp_path / "nowhere").build_index()
     assert "features/<video_id>.npy" in str(caught.value)
     assert "dataset.root=FOLDER" in str(caught.value)
 
@@ -251,22 +251,22 @@ BAD = ["missing", "truncated", "not numpy", "nan", "inf", "wrong width", "zeros"
 def test_bad_features_are_masked_counted_and_listed(tmp_path, kind):
     write_folder(tmp_path, 30)  # the width is learnt from the first eight of the train split
     mode, reason = spoil(tmp_path, kind)
-    streams = folder(tmp_path).streams | {"text": words()}
-    data = folder(tmp_path, streams=streams)
-    entries = [e for e in data.plan.ledger if e.stream == "audio"]
+    modalities = folder(tmp_path).modalities | {"text": words()}
+    data = folder(tmp_path, modalities=modalities)
+    entries = [e for e in data.index.ledger if e.modality == "audio"]
     assert [(e.id, e.kind) for e in entries] == [("c20", mode)]
     assert reason in entries[0].reason
-    assert sum(c.count for c in data.plan.table if c.stream == "audio" and c.mode == mode) == 1
-    for split in data.plan.samples:
+    assert sum(c.count for c in data.index.table if c.modality == "audio" and c.mode == mode) == 1
+    for split in data.index.samples:
         for batch in data.loader(split):
             if "c20" in batch.ids:
-                assert batch.ids.index("c20") not in batch.streams["audio"].ready_rows.tolist()
-                assert batch.ids.index("c20") in batch.streams["text"].raw_rows.tolist()
-    with pytest.raises(DataError, match="clips lack a stream") as caught:
-        folder(tmp_path, coverage="error").index()
+                assert batch.ids.index("c20") not in batch.modalities["audio"].stored_rows.tolist()
+                assert batch.ids.index("c20") in batch.modalities["text"].input_rows.tolist()
+    with pytest.raises(DataError, match="clips lack a modality") as caught:
+        folder(tmp_path, missing="error").build_index()
     assert "c20" in str(caught.value)
     assert reason in str(caught.value)
-    skipped = folder(tmp_path, coverage="skip")
+    skipped = folder(tmp_path, missing="skip")
     assert "c20" not in by_id(skipped)
     assert len(by_id(skipped)) == 29
 
@@ -277,7 +277,7 @@ def test_widths_that_disagree_from_the_start(tmp_path):
     rows = json.loads((tmp_path / "labels.json").read_text())
     (tmp_path / "labels.json").write_text(json.dumps([rows[20], *rows[:20], *rows[21:]]))
     with pytest.raises(FeatureError, match="another width") as caught:
-        folder(tmp_path, split_seed=3).index()
+        folder(tmp_path, split_seed=3).build_index()
     assert "hubert" in str(caught.value)
 
 
@@ -285,8 +285,8 @@ def test_thirty_thousand_labels_load_in_seconds(tmp_path):
     rows = records(30_000, speaker=lambda k: f"p{k % 50}", dialogue_id=lambda k: k // 12)
     (tmp_path / "labels.json").write_text(json.dumps(rows))
     start = time.perf_counter()
-    data = folder(tmp_path, streams={"text": words()})
-    assert sum(len(v) for v in data.index().samples.values()) == 30_000
+    data = folder(tmp_path, modalities={"text": words()})
+    assert sum(len(v) for v in data.build_index().samples.values()) == 30_000
     loader = data.loader("train", shuffle=True)
     next(iter(loader.batch_sampler))
     assert time.perf_counter() - start < 12

@@ -10,13 +10,13 @@ import pytest
 from hero_lightning.datasets.iemocap import EXTRA, LEFT, RIGHT, SESSIONS_4WAY, IemocapDataModule
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.tasks import ClassTarget, ScoreTarget
-from tests.datasets.corpora_a import iemocap_dialogue, iemocap_tree, options, write, write_normal
+from hero_lightning.tasks import ClassTask, ScoreTask
+from tests.datasets.datasets_a import iemocap_dialogue, iemocap_tree, options, write, write_normal
 from tests.media_helpers import write_clip
 
 
 def iemocap(root, *more, **changes):
-    return IemocapDataModule(**options(root, ClassTarget("emotion"), *more, **changes))
+    return IemocapDataModule(**options(root, ClassTask("emotion"), *more, **changes))
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def root(tmp_path):
 
 
 def everyone(data):
-    return {s.id: s for rows in data.plan.samples.values() for s in rows}
+    return {s.id: s for rows in data.index.samples.values() for s in rows}
 
 
 def test_utterances(root):
@@ -43,7 +43,7 @@ def test_utterances(root):
     assert found["Ses02M_script01_1_F000"].turns == ()
     assert s.video is None
     assert s.audio is None
-    assert data.plan.classes["emotion"] == ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
+    assert data.index.classes["emotion"] == ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
 
 
 def test_four_way_merges_excited_into_happy(root):
@@ -51,37 +51,37 @@ def test_four_way_merges_excited_into_happy(root):
     assert Counter(s.labels["emotion"] for s in everyone(data).values()) == {
         "happy": 20, "neutral": 20, "angry": 10, "sad": 10,
     }  # fmt: skip
-    assert data.plan.classes["emotion"] == ["happy", "sad", "neutral", "angry"]
+    assert data.index.classes["emotion"] == ["happy", "sad", "neutral", "angry"]
 
 
 def test_unlabelled_rows_may_stay_for_their_scores(root):
-    data = iemocap(root, ScoreTarget("valence", 0.5, 5.5), keep_unlabelled=True)
+    data = iemocap(root, ScoreTask("valence", 0.5, 5.5), keep_unlabelled=True)
     found = everyone(data)
     assert len(found) == 5 * 2 * 9
     assert found["Ses01F_impro01_F001"].labels == {"valence": 3.5, "activation": 3.0, "dominance": 2.25}
-    assert not [n for n in data.plan.notes if "official" in n]
+    assert not [n for n in data.index.notes if "official" in n]
 
 
 @pytest.mark.parametrize("fold", [1, 2, 3, 4, 5])
 def test_one_session_is_left_out(root, fold, caplog):
     data = iemocap(root, fold=fold, val_fraction=0.2)
     with caplog.at_level("INFO"):
-        parts = {k: v for k, v in data.plan.samples.items()}
+        parts = {k: v for k, v in data.index.samples.items()}
     assert {s.id[4] for s in parts["test"]} == {str(fold)}
     assert {s.id[4] for s in (*parts["train"], *parts["val"])} == set("12345") - {str(fold)}
     assert not {s.speaker for s in parts["test"]} & {s.speaker for k in ("train", "val") for s in parts[k]}
     assert not {s.dialogue for s in parts["train"]} & {s.dialogue for s in parts["val"]}
-    assert "by whole dialogues" in data.plan.split_origin["val"]
+    assert "by whole dialogues" in data.index.split_origin["val"]
     assert "10 dialogues: none in two splits; 10 speakers:" in caplog.text
 
 
 def test_the_pickles_extra_happy_rows(root):
-    assert any("1622 of 1623 in Session 5" in n for n in iemocap(root).plan.notes)
+    assert any("1622 of 1623 in Session 5" in n for n in iemocap(root).index.notes)
     write(root / EXTRA, "Ses03F_impro01_F001")
     data = iemocap(root)
     assert everyone(data)["Ses03F_impro01_F001"].labels["emotion"] == "happy"
-    assert "iemocap train has 57 samples; the official count is 5810" in data.plan.notes
-    assert not any("1622" in n for n in data.plan.notes)
+    assert "iemocap train has 57 samples; the official count is 5810" in data.index.notes
+    assert not any("1622" in n for n in data.index.notes)
 
 
 def test_official_counts(root):
@@ -135,11 +135,11 @@ def test_mertools_form(tmp_path):
     assert (s.speaker, s.dialogue, s.text) == ("Ses01F", "Ses01F_impro01", f"said {names[0]}")
     assert s.labels == {"emotion": "happy"}
     assert everyone(data)[names[1]].video.path.name == f"{names[1]}.avi"
-    assert {x.id[4] for x in data.plan.samples["test"]} == {"5"}
+    assert {x.id[4] for x in data.index.samples["test"]} == {"5"}
     table[names[3]]["emo"] = 6
     write_normal(tmp_path / "label_6way.npz", whole=table)
     with pytest.raises(DataError, match="number is unknown") as caught:
-        iemocap(tmp_path).index()
+        iemocap(tmp_path).build_index()
     assert names[3] in str(caught.value)
     assert "0 to 5" in str(caught.value)
 
@@ -157,7 +157,7 @@ def test_bad_settings(tmp_path):
 def test_missing_folders(tmp_path):
     for root, problem in ((tmp_path / "none", "iemocap folder is missing"), (tmp_path, "No label file of iemocap")):
         with pytest.raises(DataError, match=problem) as caught:
-            iemocap(root).index()
+            iemocap(root).build_index()
         assert "Session1/dialog/EmoEvaluation" in str(caught.value)
         assert "label_6way.npz" in str(caught.value)
 
@@ -165,9 +165,9 @@ def test_missing_folders(tmp_path):
 def test_the_test_session_is_missing(tmp_path):
     iemocap_tree(tmp_path, sessions=(1, 2))
     with pytest.raises(DataError, match="Session 5, the test part, is not there") as caught:
-        iemocap(tmp_path).index()
+        iemocap(tmp_path).build_index()
     assert "['Ses01', 'Ses02']" in str(caught.value)
-    assert iemocap(tmp_path, fold=2).plan.samples["test"]
+    assert iemocap(tmp_path, fold=2).index.samples["test"]
 
 
 @pytest.mark.parametrize("line", ["[1.0 - 2.0]\tSes01F_impro01_F000\tnue\t[1.0, 2.0, 3.0]", "[1.0 - 2.0]\tSes01F_im"])
@@ -175,7 +175,7 @@ def test_bad_lines_name_their_place(root, line):
     path = root / "IEMOCAP_full_release" / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt"
     path.write_text(f"% header\n\n{line}\n")
     with pytest.raises(DataError, match="EmoEvaluation line is wrong") as caught:
-        iemocap(root).index()
+        iemocap(root).build_index()
     assert "Ses01F_impro01.txt, line 3" in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""MELD's official files: ids, labels by name, words, clips, splits; and the real corpus where HERO_REAL holds it."""
+"""MELD's official files: ids, labels by name, words, clips, splits; and the real dataset where HERO_REAL holds it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hero_lightning.datasets.meld import COLUMNS, MeldDataModule
 from hero_lightning.datasets.readers import clean, read_csv
 from hero_lightning.encoders.handcrafted import FrameHog, LogMelProsody
 from hero_lightning.errors import DataError
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
-from hero_lightning.tasks import ClassTarget
-from tests.datasets.corpora import words
-from tests.datasets.corpora_a import write_normal
+from hero_lightning.tasks import ClassTask
+from tests.datasets.datasets import words
+from tests.datasets.datasets_a import write_normal
 from tests.media_helpers import write_clip
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
@@ -38,15 +38,15 @@ def write_csv(root, part, dialogues, encoding="utf-8"):
 
 
 def meld(root, **options):
-    targets = {"emotion": ClassTarget("emotion"), "sentiment": ClassTarget("sentiment")}
-    options = {"streams": {"text": words()}, "targets": targets} | options
+    tasks = {"emotion": ClassTask("emotion"), "sentiment": ClassTask("sentiment")}
+    options = {"modalities": {"text": words()}, "tasks": tasks} | options
     return MeldDataModule(root=root, features_root=root / "stores", **options)
 
 
-def media_streams():
+def media_modalities():
     return {
-        "frame": Stream("frame", "realtime", partial(FrameHog), sampler=Uniform(2)),
-        "audio": Stream("audio", "realtime", partial(LogMelProsody)),
+        "frame": Modality("frame", "realtime", partial(FrameHog), sampler=Uniform(2)),
+        "audio": Modality("audio", "realtime", partial(LogMelProsody)),
         "text": words(),
     }
 
@@ -64,42 +64,42 @@ def test_rows(tmp_path, place):
     write_csv(tmp_path / place, "dev", {0: [0]})
     write_csv(tmp_path / place, "test", {0: [0]})
     data = meld(tmp_path)
-    ids = {k: [s.id for s in v] for k, v in data.plan.samples.items()}
+    ids = {k: [s.id for s in v] for k, v in data.index.samples.items()}
     names = [f"train_dia0_utt{u}" for u in (2, 0, 7)]
     assert ids == {"train": names, "val": ["val_dia0_utt0"], "test": ["test_dia0_utt0"]}
-    last = data.plan.samples["train"][2]
+    last = data.index.samples["train"][2]
     assert last.text == '"It\'s 7, dear..."'
     assert (last.speaker, last.dialogue, last.turn) == ("P1", "train_dia0", 7)
     assert last.labels == {"emotion": "fear", "sentiment": "positive"}
     assert [t.text[:7] for t in last.turns] == ["\"It's 0", "\"It's 2"]
-    assert data.plan.classes == {
+    assert data.index.classes == {
         "emotion": ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"],
         "sentiment": ["neutral", "positive", "negative"],
     }
-    assert "meld train has 3 samples; the official count is 9989" in data.plan.notes
+    assert "meld train has 3 samples; the official count is 9989" in data.index.notes
 
 
 def test_without_test_it_trains_and_validates(root):
     data = meld(root)
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 60, "val": 4}
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 60, "val": 4}
     assert data.test_dataloader() == []
 
 
 def test_dev_serves_as_test(root):
     data = meld(root, test_from="dev")
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 54, "val": 6, "test": 4}
-    assert {s.id[:5] for s in data.plan.samples["test"]} == {"val_d"}
-    dialogues = [{s.dialogue for s in data.plan.samples[k]} for k in ("train", "val")]
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 54, "val": 6, "test": 4}
+    assert {s.id[:5] for s in data.index.samples["test"]} == {"val_d"}
+    dialogues = [{s.dialogue for s in data.index.samples[k]} for k in ("train", "val")]
     assert len(dialogues[1]) == 2
     assert not dialogues[0] & dialogues[1]
-    assert "for want of a test part" in data.plan.split_origin["test"]
-    assert "0.1 of train by whole dialogues" in data.plan.split_origin["val"]
+    assert "for want of a test part" in data.index.split_origin["test"]
+    assert "0.1 of train by whole dialogues" in data.index.split_origin["val"]
 
 
 def test_only_dev(tmp_path):
     write_csv(tmp_path, "dev", {0: range(4)})
     data = meld(tmp_path)
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"val": 4}
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"val": 4}
 
 
 def test_clips(root):
@@ -111,23 +111,25 @@ def test_clips(root):
     (folder / "dia1_utt1.mp4").write_bytes((folder / "dia0_utt0.mp4").read_bytes()[:300])
     for stray in ("._dia1_utt2.mp4", "final_videos_testdia1_utt2.mp4", "dia1_utt2.mp4.part"):
         (folder / stray).write_bytes((folder / "dia0_utt0.mp4").read_bytes())
-    data = meld(root, streams=media_streams(), batch_size=6)
+    data = meld(root, modalities=media_modalities(), batch_size=6)
     batch = next(iter(data.loader("train")))
     assert batch.ids[:6] == [f"train_dia{d}_utt{u}" for d in range(2) for u in range(3)]
-    assert batch.streams["frame"].raw_rows.tolist() == [0, 1, 2]
-    assert batch.streams["audio"].raw_rows.tolist() == [0, 2]
-    assert batch.streams["text"].raw_rows.tolist() == list(range(6))
-    reasons = {(e.id, e.stream): (e.kind, e.reason) for e in data.plan.ledger}
+    assert batch.modalities["frame"].input_rows.tolist() == [0, 1, 2]
+    assert batch.modalities["audio"].input_rows.tolist() == [0, 2]
+    assert batch.modalities["text"].input_rows.tolist() == list(range(6))
+    reasons = {(e.id, e.modality): (e.kind, e.reason) for e in data.index.ledger}
     assert reasons["train_dia0_utt1", "audio"] == ("absent", "no sound")
     assert reasons["train_dia1_utt0", "frame"][0] == "broken"
     assert "empty" in reasons["train_dia1_utt0", "frame"][1]
     assert reasons["train_dia1_utt1", "frame"][0] == "broken"
     assert "missing" in reasons["train_dia1_utt2", "frame"][1], "a stray name was taken for a clip"
     assert reasons["val_dia0_utt0", "frame"] == ("absent", "no video")
-    assert {s.id for v in data.plan.samples.values() for s in v} >= {"train_dia1_utt0", "val_dia1_utt0"}
-    with pytest.raises(DataError, match="62 clips lack a stream"):
-        meld(root, streams=media_streams(), coverage="error").index()
-    assert len(meld(root, streams=media_streams(), coverage="skip", use_splits=["train"]).plan.samples["train"]) == 2
+    assert {s.id for v in data.index.samples.values() for s in v} >= {"train_dia1_utt0", "val_dia1_utt0"}
+    with pytest.raises(DataError, match="62 clips lack a modality"):
+        meld(root, modalities=media_modalities(), missing="error").build_index()
+    assert (
+        len(meld(root, modalities=media_modalities(), missing="skip", use_splits=["train"]).index.samples["train"]) == 2
+    )
 
 
 def test_clips_the_release_broke_keep_their_words(tmp_path):
@@ -139,14 +141,14 @@ def test_clips_the_release_broke_keep_their_words(tmp_path):
         for name in ("dia0_utt0", "dia0_utt1", "dia125_utt3" if part == "train" else "dia110_utt7"):
             write_clip(folder / f"{name}.mp4", seconds=0.5)
     for policy in ("error", "skip", "mask"):
-        data = meld(tmp_path, streams=media_streams(), coverage=policy)
-        assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 3, "val": 3}
-        assert {(e.id, e.stream, e.reason) for e in data.plan.ledger} == {
+        data = meld(tmp_path, modalities=media_modalities(), missing=policy)
+        assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 3, "val": 3}
+        assert {(e.id, e.modality, e.reason) for e in data.index.ledger} == {
             (i, s, KNOWN) for i in ("train_dia125_utt3", "val_dia110_utt7") for s in ("frame", "audio")
         }
         (batch,) = data.loader("train")
-        assert batch.streams["text"].raw_rows.tolist() == [0, 1, 2]
-        assert batch.streams["audio"].raw_rows.tolist() == [0, 1]
+        assert batch.modalities["text"].input_rows.tolist() == [0, 1, 2]
+        assert batch.modalities["audio"].input_rows.tolist() == [0, 1]
 
 
 def test_mertools_form(tmp_path):
@@ -155,16 +157,16 @@ def test_mertools_form(tmp_path):
     write_normal(tmp_path / "label.npz", {n: f"It’s {n}" for n in names}, **tables)
     (tmp_path / "subvideo").mkdir()
     data = meld(tmp_path)
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 8, "val": 8}
-    second = data.plan.samples["train"][1]
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 8, "val": 8}
+    second = data.index.samples["train"][1]
     assert (second.id, second.text, second.dialogue, second.turn) == (names[1], f"It's {names[1]}", "train_dia0", 2)
     assert [t.text for t in second.turns] == [f"It's {names[0]}"]
     assert second.labels == {"emotion": "joy"}
     assert second.video.path == tmp_path / "subvideo" / f"{names[1]}.mp4"
-    assert any("sentiment is left out" in n for n in data.plan.notes)
+    assert any("sentiment is left out" in n for n in data.index.notes)
     write_normal(tmp_path / "label.npz", train={"train_dia0_utt0": {"emo": 7}})
     with pytest.raises(DataError, match="number is unknown"):
-        meld(tmp_path).index()
+        meld(tmp_path).build_index()
 
 
 # ---- bad label files
@@ -173,7 +175,7 @@ def test_mertools_form(tmp_path):
 def test_missing_root_and_files(tmp_path):
     for root, problem in ((tmp_path / "nowhere", "meld folder is missing"), (tmp_path, "No label file of meld")):
         with pytest.raises(DataError, match=problem) as caught:
-            meld(root).index()
+            meld(root).build_index()
         message = str(caught.value)
         assert "train_sent_emo.csv or dev_sent_emo.csv" in message
         assert "docs/data/meld.md" in message
@@ -194,7 +196,7 @@ def test_missing_root_and_files(tmp_path):
 def test_bad_label_files(tmp_path, text, problem):
     (tmp_path / "train_sent_emo.csv").write_text(text)
     with pytest.raises(DataError, match=problem) as caught:
-        meld(tmp_path).index()
+        meld(tmp_path).build_index()
     assert "train_sent_emo.csv" in str(caught.value)
 
 
@@ -202,7 +204,7 @@ def test_duplicate_rows_name_both_lines(root):
     path = root / "dev_sent_emo.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
     with pytest.raises(DataError, match="'val_dia0_utt2' occurs twice") as caught:
-        meld(root).index()
+        meld(root).build_index()
     assert "line 3 and" in str(caught.value)
     assert "line 6" in str(caught.value)
 
@@ -211,7 +213,7 @@ def test_unknown_emotion(root):
     path = root / "dev_sent_emo.csv"
     path.write_text(path.read_text().replace("anger", "rage"))
     with pytest.raises(DataError, match="Unknown label") as caught:
-        meld(root).index()
+        meld(root).build_index()
     assert "val_dia0_utt2" in str(caught.value)
 
 
@@ -236,13 +238,13 @@ def test_a_label_file_saved_in_cp1252(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
-def test_the_real_corpus():
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
+def test_the_real_dataset():
     root = Path(os.environ["HERO_REAL"]) / "data" / "meld"
     data = meld(root)
-    train, val = data.plan.samples["train"], data.plan.samples["val"]
+    train, val = data.index.samples["train"], data.index.samples["val"]
     assert (len(train), len(val)) == (9989, 1109)
-    assert data.plan.notes == []
+    assert data.index.notes == []
     assert len({s.dialogue for s in train}) == 1038
     assert Counter(s.labels["emotion"] for s in train) == {
         "neutral": 4710, "joy": 1743, "surprise": 1205, "anger": 1109, "sadness": 683, "disgust": 271, "fear": 268,
@@ -252,5 +254,5 @@ def test_the_real_corpus():
     assert max(len(s.turns) for s in train) == 23
     assert all(s.text and s.text.isprintable() and not set(s.text) & set("’‘“”…") for s in (*train, *val))
     scored = meld(root, test_from="dev")
-    assert len(scored.plan.samples["test"]) == 1109
-    assert 950 < len(scored.plan.samples["val"]) < 1050
+    assert len(scored.index.samples["test"]) == 1109
+    assert 950 < len(scored.index.samples["val"]) < 1050

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from hero_lightning.errors import ConfigError, DataError, FeatureError
-from tests.datasets.corpora_b import SIX, bare, build, mer2023, mer_normal, table
+from tests.datasets.datasets_b import SIX, bare, build, mer2023, mer_normal, table
 
 
 def test_parts_labels_words_and_files(tmp_path):
     data = build("mer2023", tmp_path / "c")
-    plan = data.plan
-    assert {k: len(v) for k, v in plan.samples.items()} == {"train": 11, "val": 1, "test1": 4, "test2": 4, "test3": 4}
+    index = data.index
+    assert {k: len(v) for k, v in index.samples.items()} == {"train": 11, "val": 1, "test1": 4, "test2": 4, "test3": 4}
     assert data.test_splits == ["test1", "test2", "test3"]
-    assert plan.classes["emotion"] == list(SIX)
-    clips = {s.id: s for rows in plan.samples.values() for s in rows}
+    assert index.classes["emotion"] == list(SIX)
+    clips = {s.id: s for rows in index.samples.values() for s in rows}
     first, second = clips["sample_00000001"], clips["sample_00000002"]
     assert (first.text, first.labels) == ("Hello...", {"emotion": "neutral", "valence": -2.5})
     assert first.files["au"].name == "sample_00000001.csv"
@@ -25,9 +25,9 @@ def test_parts_labels_words_and_files(tmp_path):
     assert {clips[i].video.path.parts[-2:] for i in ("sample_00000001", "sample_00000013", "sample_00000017")} == {
         ("train", "sample_00000001.avi"), ("test1", "sample_00000013.avi"), ("test2", "sample_00000017.mp4"),
     }  # fmt: skip
-    assert "mer2023 train has 12 samples; the official count is 3373" in plan.notes
-    assert "mer2023 test3 has 4 samples; the official count is 834" in plan.notes
-    assert build("mer2023", tmp_path / "c", language="chinese").plan.samples["train"][0].text == "你好"
+    assert "mer2023 train has 12 samples; the official count is 3373" in index.notes
+    assert "mer2023 test3 has 4 samples; the official count is 834" in index.notes
+    assert build("mer2023", tmp_path / "c", language="chinese").index.samples["train"][0].text == "你好"
 
 
 def test_valence_of_unrated_clips_is_masked(tmp_path):
@@ -38,7 +38,7 @@ def test_valence_of_unrated_clips_is_masked(tmp_path):
 
 def test_the_pool(tmp_path):
     data = build("mer2023", tmp_path / "c", unlabelled=True)
-    pool = data.plan.samples["unlabelled"]
+    pool = data.index.samples["unlabelled"]
     assert [s.id for s in pool] == ["samplenew_00000098", "samplenew_00000099"]
     assert pool[1].text == "Hm."
     assert all(s.labels == {} and s.video.path.is_file() for s in pool)
@@ -55,14 +55,14 @@ def test_the_pool(tmp_path):
 
 def test_normal_form(tmp_path):
     data = build("mer2024", tmp_path / "c", unlabelled=True)
-    plan = data.plan
-    assert {k: len(v) for k, v in plan.samples.items()} == {"train": 11, "val": 1, "test1": 4, "unlabelled": 1}
-    clip = plan.samples["test1"][1]
+    index = data.index
+    assert {k: len(v) for k, v in index.samples.items()} == {"train": 11, "val": 1, "test1": 4, "unlabelled": 1}
+    clip = index.samples["test1"][1]
     assert (clip.id, clip.text, clip.labels) == ("test1_0001", "话test1_0001", {"emotion": "angry"})
     assert clip.video.path.parts[-2:] == ("video", "test1_0001.mp4")
     assert clip.audio.path.parts[-2:] == ("audio", "test1_0001.wav")
-    assert plan.samples["unlabelled"][0].id == "pool_0001"
-    assert "mer2024 train has 12 samples; the official count is 5030" in plan.notes
+    assert index.samples["unlabelled"][0].id == "pool_0001"
+    assert "mer2024 train has 12 samples; the official count is 5030" in index.notes
 
 
 def test_csv_comes_before_npz_and_npz_fills_up(tmp_path):
@@ -86,22 +86,22 @@ def test_bad_input(tmp_path):
     assert "dataset.language" in str(wrong.value)
     for root, problem in ((tmp_path / "nowhere", "folder is missing"), (tmp_path, "No label file of mer2023")):
         with pytest.raises(DataError, match=problem) as caught:
-            bare("mer2023", root).index()
+            bare("mer2023", root).build_index()
         assert "train-label.csv" in str(caught.value)
         assert "label-6way.npz" in str(caught.value)
     root = mer2023(tmp_path / "v")
     table(root / "train-label.csv", "name,discrete,valence", [("sample_00000001", "sad", "high")])
     with pytest.raises(DataError, match="score is no number") as caught:
-        bare("mer2023", root).index()
+        bare("mer2023", root).build_index()
     assert "train-label.csv, line 2" in str(caught.value)
     root = mer2023(tmp_path / "t")
     table(root / "transcription-engchi-polish.csv", "name,chinese", [("sample_00000001", "好")])
     with pytest.raises(DataError, match="transcripts lack a column"):
-        bare("mer2023", root).index()
+        bare("mer2023", root).build_index()
 
 
 def test_an_npz_that_wants_to_run_code_is_refused(tmp_path):
     root = mer_normal(tmp_path / "c")
-    np.savez(root / "label-6way.npz", train_corpus=np.array({"a": print}, dtype=object))
+    np.savez(root / "label-6way.npz", train_dataset=np.array({"a": print}, dtype=object))
     with pytest.raises(FeatureError, match="wants to run code"):
-        bare("mer2024", root).index()
+        bare("mer2024", root).build_index()

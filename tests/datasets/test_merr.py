@@ -9,15 +9,15 @@ import pytest
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.media.frame_samplers import EmotionPeak
 from hero_lightning.media.types import ClipInfo
-from tests.datasets.corpora_b import bare, build, merr
+from tests.datasets.datasets_b import bare, build, merr
 
 
 def test_fine(tmp_path):
     data = build("merr", tmp_path / "c")
-    plan = data.plan
-    assert {k: len(v) for k, v in plan.samples.items()} == {"train": 12, "val": 1, "test": 1}
-    assert plan.classes["emotion"][6:] == ["fear", "contempt", "doubt"]
-    assert "merr train has 14 samples; the official count is 4487" in plan.notes
+    index = data.index
+    assert {k: len(v) for k, v in index.samples.items()} == {"train": 12, "val": 1, "test": 1}
+    assert index.classes["emotion"][6:] == ["fear", "contempt", "doubt"]
+    assert "merr train has 14 samples; the official count is 4487" in index.notes
     clips = {s.id: s for s in data.samples()}
     whole, poor, old = (clips[f"clip_{k:04d}"] for k in (0, 1, 2))
     assert (whole.text, whole.labels, whole.truth) == ("oh 0", {"emotion": "surprise"}, {"peak_index": 0})
@@ -30,7 +30,7 @@ def test_fine(tmp_path):
 def test_coarse(tmp_path):
     data = build("merr", tmp_path / "c", grain="coarse")
     assert data.samples()[0].descriptions["caption"] == "templated"
-    assert "merr train has 14 samples; the official count is 28618" in data.plan.notes
+    assert "merr train has 14 samples; the official count is 28618" in data.index.notes
 
 
 def test_the_peak_frame_is_looked_at(tmp_path):
@@ -57,7 +57,7 @@ def test_a_bad_record_is_named(tmp_path, change, problem, where):
     records["clip_0003"] = {k: v for k, v in record.items() if v is not None}
     path.write_text(json.dumps(records))
     with pytest.raises(DataError, match=problem) as caught:
-        bare("merr", root).index()
+        bare("merr", root).build_index()
     assert where in str(caught.value)
 
 
@@ -65,7 +65,7 @@ def test_bad_files_and_settings(tmp_path):
     with pytest.raises(ConfigError, match="grain has a wrong value"):
         bare("merr", tmp_path, grain="middle")
     with pytest.raises(DataError, match="No label file of merr"):
-        bare("merr", tmp_path).index()
+        bare("merr", tmp_path).build_index()
     (tmp_path / "MERR_fine_grained.json").write_text('{"a": 1}')
     with pytest.raises(DataError, match="another form"):
-        bare("merr", tmp_path).index()
+        bare("merr", tmp_path).build_index()

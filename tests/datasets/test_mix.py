@@ -1,4 +1,4 @@
-"""Several corpora in one run: keys, widths, ratios, order over workers and ranks, stores shared with single runs."""
+"""Several datasets in one run: keys, widths, ratios, order over workers and ranks, stores shared with single runs."""
 
 from __future__ import annotations
 
@@ -9,54 +9,56 @@ import pytest
 from hero_lightning.data.sampling import EpochBatchSampler
 from hero_lightning.datasets.mix import MixDataModule
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import Target
-from tests.datasets.corpora import corpus, folder, talk, words, write_folder
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import Task
+from tests.datasets.datasets import dataset, folder, talk, words, write_folder
 from tests.datasets.test_meld import write_csv
 from tests.helpers import train_in_process
 
 
 def parts(tmp_path, mode="auto", **changes):
-    """A large and a small corpus of words, with ids in common."""
-    large = corpus([*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")], tmp_path, streams={"text": words(mode)})
-    small = corpus([*talk(10), *talk(3, "val", "v")], tmp_path, streams={"text": words(mode)}, **changes)
+    """A large and a small dataset of words, with ids in common."""
+    large = dataset(
+        [*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")], tmp_path, modalities={"text": words(mode)}
+    )
+    small = dataset([*talk(10), *talk(3, "val", "v")], tmp_path, modalities={"text": words(mode)}, **changes)
     large.name, small.name = "large", "small"
     return {"large": large, "small": small}
 
 
-def mix(tmp_path, corpora=None, **options):
-    options = {"streams": {"text": words()}, "targets": {}, "batch_size": 4, "bucket": False} | options
+def mix(tmp_path, datasets=None, **options):
+    options = {"modalities": {"text": words()}, "tasks": {}, "batch_size": 4, "bucket": False} | options
     return MixDataModule(
-        corpora=corpora or parts(tmp_path), root=tmp_path, features_root=tmp_path / "stores", **options
+        datasets=datasets or parts(tmp_path), root=tmp_path, features_root=tmp_path / "stores", **options
     )
 
 
-def test_ids_targets_and_splits(tmp_path):
+def test_ids_tasks_and_splits(tmp_path):
     data = mix(tmp_path)
-    plan = data.plan
-    assert {k: len(v) for k, v in plan.samples.items()} == {"train": 40, "val": 7, "test": 5}
-    assert set(plan.classes) == {"large/emotion", "small/emotion"} == set(data.targets)
-    ids = [s.id for s in plan.samples["train"]]
+    index = data.index
+    assert {k: len(v) for k, v in index.samples.items()} == {"train": 40, "val": 7, "test": 5}
+    assert set(index.classes) == {"large/emotion", "small/emotion"} == set(data.tasks)
+    ids = [s.id for s in index.samples["train"]]
     assert len(set(ids)) == 40
     assert {i.partition("/")[0] for i in ids} == {"large", "small"}
-    assert plan.split_origin["val"] == "large: given by the corpus; small: given by the corpus"
+    assert index.split_origin["val"] == "large: given by the dataset; small: given by the dataset"
     batch = next(iter(data.loader("val")))
     assert batch.labels["large/emotion"].mask.tolist() == [True] * 4
     assert not batch.labels["small/emotion"].mask.any()
 
 
 def test_stores_are_those_of_single_runs(tmp_path):
-    corpora = parts(tmp_path)
-    corpora["large"].prepare_data()
-    data = mix(tmp_path, corpora)
-    assert Counter(r["text"].mode for r in data.plan.resolutions.values()) == {"preextracted": 39, "realtime": 13}
+    datasets = parts(tmp_path)
+    datasets["large"].prepare_data()
+    data = mix(tmp_path, datasets)
+    assert Counter(r["text"].mode for r in data.index.availability.values()) == {"preextracted": 39, "realtime": 13}
     data.prepare_data()
-    assert Counter(r["text"].mode for r in data.plan.resolutions.values()) == {"preextracted": 52}
-    for s in data.plan.samples["train"]:
+    assert Counter(r["text"].mode for r in data.index.availability.values()) == {"preextracted": 52}
+    for s in data.index.samples["train"]:
         name, _, id = s.id.partition("/")
-        alone = next(a for a in corpora[name].plan.samples["train"] if a.id == id)
-        assert data.streams["text"].stored(s).x.equal(corpora[name].streams["text"].stored(alone).x)
-    assert set(data.streams["text"].identity()["parts"]) == {"large", "small"}
+        alone = next(a for a in datasets[name].index.samples["train"] if a.id == id)
+        assert data.modalities["text"].stored(s).x.equal(datasets[name].modalities["text"].stored(alone).x)
+    assert set(data.modalities["text"].identity()["parts"]) == {"large", "small"}
 
 
 def drawn(data, epoch):
@@ -74,7 +76,7 @@ def test_ratios(tmp_path):
         seen.update(ids)
     assert {i: n for i, n in seen.items() if i.startswith("large")} == {f"large/s{k}": 1 for k in range(30)}
     assert all(n == 9 for i, n in seen.items() if i.startswith("small"))
-    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(s.id for s in data.plan.samples["train"])
+    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(s.id for s in data.index.samples["train"])
 
 
 def test_order_does_not_depend_on_workers(tmp_path):
@@ -99,34 +101,34 @@ def test_ranks_share_the_order_of_one_process():
 
 def test_widths_must_agree(tmp_path):
     large, small = parts(tmp_path).values()
-    (stream,) = folder(write_folder(tmp_path / "in")).streams.keys() - {"audio"}
+    (modality,) = folder(write_folder(tmp_path / "in")).modalities.keys() - {"audio"}
     other = folder(tmp_path / "in")
-    wide = folder(write_folder(tmp_path / "wide"), streams={"frame": other.streams["audio"]})
-    wide.streams = {"frame": Stream("frame", "preextracted", source=other.streams["audio"].source)}
-    with pytest.raises(DataError, match=r"frame in different widths[\s\S]*6 in b[\s\S]*corpora\.b"):
-        mix(tmp_path, {"a": other, "b": wide}).index()
-    assert (stream, large.name, small.name) == ("frame", "large", "small")
+    wide = folder(write_folder(tmp_path / "wide"), modalities={"frame": other.modalities["audio"]})
+    wide.modalities = {"frame": Modality("frame", "preextracted", source=other.modalities["audio"].source)}
+    with pytest.raises(DataError, match=r"frame in different widths[\s\S]*6 in b[\s\S]*datasets\.b"):
+        mix(tmp_path, {"a": other, "b": wide}).build_index()
+    assert (modality, large.name, small.name) == ("frame", "large", "small")
 
 
-def test_a_stream_that_one_corpus_lacks_is_absent_there(tmp_path):
+def test_a_modality_that_one_dataset_lacks_is_absent_there(tmp_path):
     data = mix(tmp_path, {"talk": parts(tmp_path)["small"], "own": folder(write_folder(tmp_path / "in"))})
-    found = data.plan.resolutions
+    found = data.index.availability
     assert set(data.dims) == {"text", "frame", "audio"}
     assert found["talk/s0"]["frame"].mode == "absent"
     assert found["own/c0"]["text"].mode == "absent"
     batch = next(iter(data.loader("train")))
-    assert set(batch.streams) == set(data.dims)
+    assert set(batch.modalities) == set(data.dims)
 
 
-def test_targets_of_a_checkpoint_come_back(tmp_path):
-    states = {name: t.state() for name, t in mix(tmp_path).plan and mix(tmp_path).targets.items()}
+def test_tasks_of_a_checkpoint_come_back(tmp_path):
+    states = {name: t.state() for name, t in mix(tmp_path).index and mix(tmp_path).tasks.items()}
     first = mix(tmp_path)
-    first.index()
-    states = {name: t.state() for name, t in first.targets.items()}
-    again = mix(tmp_path, targets={name: Target.from_state(s) for name, s in states.items()})
-    again.index()
-    assert {n: t.state() for n, t in again.targets.items()} == states
-    assert again.corpora["large"].targets["emotion"].name == "emotion"
+    first.build_index()
+    states = {name: t.state() for name, t in first.tasks.items()}
+    again = mix(tmp_path, tasks={name: Task.from_state(s) for name, s in states.items()})
+    again.build_index()
+    assert {n: t.state() for n, t in again.tasks.items()} == states
+    assert again.datasets["large"].tasks["emotion"].name == "emotion"
 
 
 @pytest.mark.parametrize(
@@ -144,8 +146,8 @@ def test_refusals(tmp_path, options, said):
         mix(tmp_path, **options)
 
 
-def test_one_corpus_is_no_mix(tmp_path):
-    with pytest.raises(ConfigError, match="needs corpora"):
+def test_one_dataset_is_no_mix(tmp_path):
+    with pytest.raises(ConfigError, match="needs datasets"):
         mix(tmp_path, {"large": parts(tmp_path)["large"]})
 
 
@@ -157,8 +159,8 @@ def test_a_mix_trains(tmp_path):
     (tmp_path / "table").mkdir()
     (tmp_path / "table" / "labels.csv").write_text("id,label,text,speaker\n" + "\n".join(rows) + "\n")
     own = [
-        "dataset=mix", "~dataset.corpora.iemocap", "+dataset@dataset.corpora.table=table", f"paths.data={tmp_path}",
-        "dataset.ratios={meld: 1, table: 2}", "encoder@modalities.text.encoder=words", "streams=[text]", "size=tiny",
+        "dataset=mix", "~dataset.datasets.iemocap", "+dataset@dataset.datasets.table=table", f"paths.data={tmp_path}",
+        "dataset.ratios={meld: 1, table: 2}", "encoder@modality.text.encoder=words", "modalities=[text]", "size=tiny",
         f"paths.features={tmp_path}/f", "trainer.max_epochs=1", "probes=false",
     ]  # fmt: skip
     train_in_process(tmp_path / "run", *own)

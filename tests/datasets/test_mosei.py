@@ -15,9 +15,9 @@ import torch
 from hero_lightning.datasets.mosei import EMOTIONS, MoseiDataModule, MosiDataModule
 from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.features.foreign.tables import MmsaPickle, NpzTable
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import ClassTarget, MultilabelTarget, ScoreTarget
-from tests.datasets.corpora_a import (
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import ClassTask, MultilabelTask, ScoreTask
+from tests.datasets.datasets_a import (
     MMSA_COLUMNS,
     mmsa_rows,
     mosei_labels,
@@ -35,20 +35,20 @@ from tests.media_helpers import write_clip
 
 VIDEOS = ["-3g5yACwYnA", "a_b_c", "98562", "Zx__9", "v5"]
 MODES = dict(zip(VIDEOS, ("train", "train", "train", "valid", "test"), strict=True))
-SCORE = ScoreTarget("sentiment_score", -3, 3)
+SCORE = ScoreTask("sentiment_score", -3, 3)
 
 
 def mosei(root, **more):
-    targets = (SCORE, MultilabelTarget("emotions", EMOTIONS), ClassTarget("sentiment"))
-    return MoseiDataModule(**options(root, *targets, **more))
+    tasks = (SCORE, MultilabelTask("emotions", EMOTIONS), ClassTask("sentiment"))
+    return MoseiDataModule(**options(root, *tasks, **more))
 
 
 def mosi(root, **more):
-    return MosiDataModule(**options(root, SCORE, ClassTarget("sentiment"), **more))
+    return MosiDataModule(**options(root, SCORE, ClassTask("sentiment"), **more))
 
 
 def everyone(data):
-    return {s.id: s for rows in data.plan.samples.values() for s in rows}
+    return {s.id: s for rows in data.index.samples.values() for s in rows}
 
 
 def sdk(root, transcripts=True, folds=True):
@@ -70,8 +70,8 @@ def h5py(monkeypatch):
 
 def test_csd_with_folds_and_transcripts(tmp_path):
     data = mosei(sdk(tmp_path))
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 12, "val": 4, "test": 4}
-    assert {s.dialogue for s in data.plan.samples["val"]} == {"Zx__9"}
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 12, "val": 4, "test": 4}
+    assert {s.dialogue for s in data.index.samples["val"]} == {"Zx__9"}
     found = everyone(data)
     # clip numbers are the transcripts' (1, 2, 4, 5), matched by time: the .csd lists them the other way round
     assert [i for i in found if i.startswith("a_b_c")] == [f"a_b_c_{k}" for k in (5, 4, 2, 1)]
@@ -80,7 +80,7 @@ def test_csd_with_folds_and_transcripts(tmp_path):
     assert s.labels == {"sentiment_score": 0.5, "sentiment": "positive", "emotions": {}}
     assert found["-3g5yACwYnA_4"].labels["emotions"] == {"anger": pytest.approx(2 / 3)}
     assert [t.text for t in s.turns] == ["said 0 in a_b_c", "said 1 in a_b_c"]
-    assert "cmu_mosei_std_folds.py lists 3 train videos; the official count is 2249" in data.plan.notes
+    assert "cmu_mosei_std_folds.py lists 3 train videos; the official count is 2249" in data.index.notes
     (batch,) = data.loader("val")
     assert batch.labels["emotions"].value.shape == (4, 6)
     assert batch.labels["emotions"].mask.all()
@@ -95,9 +95,9 @@ def test_csd_alone_numbers_clips_in_order_and_reads_timed_words(tmp_path):
     data = mosei(tmp_path, val_fraction=0.3, test_fraction=0.2)
     s = everyone(data)["98562_0"]
     assert s.text == "w18 w19 w20"  # 9.1 to 11 s, w21 is a pause
-    assert any("every video is train" in n for n in data.plan.notes)
-    assert "by whole videos" in data.plan.split_origin["val"]
-    parts = [{s.dialogue for s in rows} for rows in data.plan.samples.values()]
+    assert any("every video is train" in n for n in data.index.notes)
+    assert "by whole videos" in data.index.split_origin["val"]
+    parts = [{s.dialogue for s in rows} for rows in data.index.samples.values()]
     assert len(parts) == 3
     assert sum(map(len, parts)) == 5
 
@@ -107,13 +107,13 @@ def test_videos_of_no_fold_are_counted(tmp_path):
     write_folds(tmp_path / "cmu_mosei_std_folds.py", VIDEOS[:2], VIDEOS[3:4], VIDEOS[4:])
     data = mosei(tmp_path)
     assert len(everyone(data)) == 16
-    assert [(e.id, e.kind) for e in data.plan.ledger if e.kind == "dropped"] == [("98562", "dropped")]
+    assert [(e.id, e.kind) for e in data.index.ledger if e.kind == "dropped"] == [("98562", "dropped")]
 
 
 def test_a_video_in_two_folds_is_a_leak(tmp_path):
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, [*mmsa_rows(MODES), ("v5", 9, "x", 1, "", "", "", "", "train")])
     with pytest.raises(DataError, match="Splits leak: 1 of 5 videos") as caught:
-        mosei(tmp_path, streams=options(tmp_path)["streams"]).index()
+        mosei(tmp_path, modalities=options(tmp_path)["modalities"]).build_index()
     assert "v5 in test (v5_1), train (v5_9)" in str(caught.value)
 
 
@@ -139,22 +139,22 @@ def test_spans_inside_whole_videos(tmp_path):
 def test_broken_sdk_files(tmp_path, break_it, error, problem):
     break_it(sdk(tmp_path))
     with pytest.raises(error, match=problem):
-        mosei(tmp_path).index()
+        mosei(tmp_path).build_index()
 
 
 def test_without_h5py_the_message_names_the_extra(tmp_path, monkeypatch):
     sdk(tmp_path)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ConfigError, match="needs h5py") as caught:
-        mosei(tmp_path).index()
-    assert "hero-lightning[corpora]" in str(caught.value)
+        mosei(tmp_path).build_index()
+    assert "hero-lightning[datasets]" in str(caught.value)
 
 
 # ---- MMSA and MERTools
 
 
 def check_mmsa(data, case=str):
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 12, "val": 4, "test": 4}
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 12, "val": 4, "test": 4}
     s = everyone(data)["a_b_c_4"]
     assert s.text == case("Said 2 IN a_b_c")
     assert (s.labels["sentiment_score"], s.labels["sentiment"]) == (0.0, "neutral")
@@ -165,8 +165,8 @@ def test_mmsa_labels_with_the_sdks_emotions(tmp_path):
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, mmsa_rows(MODES, scale=3))
     data = mosei(tmp_path)
     check_mmsa(data)
-    assert any("target emotions is left out" in n for n in data.plan.notes)
-    assert "cmu_mosei test has 4 samples; the official count is 4659" in data.plan.notes
+    assert any("task emotions is left out" in n for n in data.index.notes)
+    assert "cmu_mosei test has 4 samples; the official count is 4659" in data.index.notes
     mosei_transcripts(tmp_path, VIDEOS[:4])
     write_csd(tmp_path / "CMU_MOSEI_Labels.csd", "All Labels", mosei_labels(VIDEOS))
     data = mosei(tmp_path)
@@ -185,22 +185,22 @@ def test_mmsa_clips(tmp_path):
 
 def test_mmsa_pickle_gives_labels_and_features(tmp_path):
     path = write_mmsa_pickle(tmp_path / "Processed" / "unaligned_50.pkl", mmsa_rows(MODES, scale=3))
-    streams = {"audio": Stream("audio", "preextracted", source=MmsaPickle(path, "audio"))}
-    data = mosei(tmp_path, streams=streams)
+    modalities = {"audio": Modality("audio", "preextracted", source=MmsaPickle(path, "audio"))}
+    data = mosei(tmp_path, modalities=modalities)
     check_mmsa(data)
     (batch,) = data.loader("test")
     assert batch.ids == ["v5_1", "v5_2", "v5_4", "v5_5"]
-    assert batch.streams["audio"].ready.mask.sum(dim=1).tolist() == [2, 3, 4, 2]
+    assert batch.modalities["audio"].stored.mask.sum(dim=1).tolist() == [2, 3, 4, 2]
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     path = tmp_path / "aligned_50.pkl"
     path.write_bytes(pickle.dumps({"train": os.system}))
     with pytest.raises(FeatureError, match="wants to run code"):
-        mosei(tmp_path).index()
+        mosei(tmp_path).build_index()
     path.write_bytes(pickle.dumps({"train": {"id": []}}))
     with pytest.raises(DataError, match="not MMSA's") as caught:
-        mosei(tmp_path).index()
+        mosei(tmp_path).build_index()
     assert "train without ['raw_text', 'regression_labels']" in str(caught.value)
 
 
@@ -219,13 +219,13 @@ def test_mertools_form(tmp_path):
 def test_a_score_that_is_no_number(tmp_path):
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, [("v", 1, "x", "high", "", "", "", "", "train")])
     with pytest.raises(DataError, match="score is no number") as caught:
-        mosei(tmp_path).index()
+        mosei(tmp_path).build_index()
     assert "label.csv, line 2" in str(caught.value)
 
 
 def test_missing_labels(tmp_path):
     with pytest.raises(DataError, match="No label file of cmu_mosei") as caught:
-        mosei(tmp_path).index()
+        mosei(tmp_path).build_index()
     for name in ("label.csv", "label.npz", "unaligned_50.pkl", "CMU_MOSEI_Labels.csd", "docs/data/cmu_mosei.md"):
         assert name in str(caught.value)
 
@@ -254,12 +254,12 @@ def labels_csv(root):
 def test_mosi_has_two_splits(tmp_path):
     labels_csv(tmp_path)
     data = mosi(tmp_path)
-    assert {s.dialogue for s in data.plan.samples["test"]} == {"v5"}
-    assert {k: len(v) for k, v in data.plan.samples.items()} == {"train": 12, "val": 4, "test": 4}
+    assert {s.dialogue for s in data.index.samples["test"]} == {"v5"}
+    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 12, "val": 4, "test": 4}
     data = mosi(tmp_path, split="bclstm", val_fraction=0.25)
-    assert {s.dialogue for s in data.plan.samples["test"]} == {"98562"}
-    assert len({s.dialogue for s in data.plan.samples["val"]}) == 1
-    assert "cmu_mosi test has 4 samples; the official count is 752" in data.plan.notes
+    assert {s.dialogue for s in data.index.samples["test"]} == {"98562"}
+    assert len({s.dialogue for s in data.index.samples["val"]}) == 1
+    assert "cmu_mosi test has 4 samples; the official count is 752" in data.index.notes
 
 
 def test_mosi_sdk_and_raw_transcripts(tmp_path):
@@ -269,7 +269,7 @@ def test_mosi_sdk_and_raw_transcripts(tmp_path):
     write(tmp_path / "Raw/Transcript/Segmented/v5.annotprocessed", "0_DELIM_FIRST CLIP\n1_DELIM_AND MORE\n")
     write(tmp_path / "Raw/Transcript/Segmented/98562.annotprocessed", "".join(f"{k}_DELIM_X\n" for k in range(4)))
     write(tmp_path / "Raw/Transcript/Segmented/Zx__9.annotprocessed", "2_DELIM_Y\n")
-    s = mosi(tmp_path).plan.samples["test"][0]
+    s = mosi(tmp_path).index.samples["test"][0]
     assert (s.id, s.text, s.labels) == ("v5_0", "FIRST CLIP", {"sentiment_score": 1.5, "sentiment": "positive"})
 
 
@@ -278,12 +278,12 @@ def test_mosi_settings(tmp_path):
         mosi(tmp_path, split="random")
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, mmsa_rows(MODES))
     with pytest.raises(DataError, match="No label file of cmu_mosi") as caught:
-        mosi(tmp_path, split="bclstm").index()
+        mosi(tmp_path, split="bclstm").build_index()
     assert "labels.csv" in str(caught.value)
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
 def test_the_real_features():
     root = Path(os.environ["HERO_REAL"]) / "data" / "mosi"
     keys = {"frame": "video", "audio": "audio", "text": "text"}
@@ -291,17 +291,18 @@ def test_the_real_features():
         ("bclstm", {"train": 1447, "test": 752}),
         ("standard", {"train": 1284, "val": 229, "test": 686}),
     ):
-        streams = {
-            s: Stream(s, "preextracted", source=NpzTable(root / "features_bclstm.npz", key)) for s, key in keys.items()
+        modalities = {
+            s: Modality(s, "preextracted", source=NpzTable(root / "features_bclstm.npz", key))
+            for s, key in keys.items()
         }
-        data = mosi(root, split=split, streams=streams)
+        data = mosi(root, split=split, modalities=modalities)
         assert data.dims == {"frame": 100, "audio": 73, "text": 100}
-        assert data.plan.notes == []
-        found = {k: len(v) for k, v in data.plan.samples.items()}
+        assert data.index.notes == []
+        found = {k: len(v) for k, v in data.index.samples.items()}
         assert found == sizes if "val" in sizes else found["train"] + found["val"] == sizes["train"]
         assert found["test"] == sizes["test"]
-        assert not [e for e in data.plan.ledger if e.kind != "absent"]
+        assert not [e for e in data.index.ledger if e.kind != "absent"]
     batch = next(iter(data.loader("test")))
     table = np.load(root / "features_bclstm.npz")
     row = list(table["names"]).index(batch.ids[0])
-    assert torch.equal(batch.streams["audio"].ready.x[0, 0], torch.from_numpy(table["audio"][row]))
+    assert torch.equal(batch.modalities["audio"].stored.x[0, 0], torch.from_numpy(table["audio"][row]))

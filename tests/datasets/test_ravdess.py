@@ -16,17 +16,17 @@ from hero_lightning.datasets.ravdess import EMOTIONS, FOLDS, RavdessDataModule
 from hero_lightning.encoders.handcrafted import LogMelProsody
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.foreign.tables import NpzTable
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import ClassTarget
-from tests.datasets.corpora_a import options, write
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import ClassTask
+from tests.datasets.datasets_a import options, write
 
 
 def ravdess(root, **more):
-    return RavdessDataModule(**options(root, ClassTarget("emotion"), **more))
+    return RavdessDataModule(**options(root, ClassTask("emotion"), **more))
 
 
 def everyone(data):
-    return {s.id: s for rows in data.plan.samples.values() for s in rows}
+    return {s.id: s for rows in data.index.samples.values() for s in rows}
 
 
 def touch(root, *names):
@@ -48,10 +48,10 @@ def test_names(tmp_path):
     assert (s.video.path.name[:2], s.audio.path.name[:2]) == ("01", "03")
     assert found["03-01-05-01-02-01-08"].video.path.name[:2] == "02"
     assert found["03-01-01-01-01-01-01"].video is None
-    parts = [{s.speaker for s in rows} for rows in data.plan.samples.values()]
+    parts = [{s.speaker for s in rows} for rows in data.index.samples.values()]
     assert sum(map(len, parts)) == 5
-    assert "by whole speakers" in data.plan.split_origin["val"]
-    assert "ravdess test has 4 samples; the official count is 300" in data.plan.notes
+    assert "by whole speakers" in data.index.split_origin["val"]
+    assert "ravdess test has 4 samples; the official count is 300" in data.index.notes
 
 
 def test_folds_hold_every_actor_once():
@@ -61,10 +61,10 @@ def test_folds_hold_every_actor_once():
 @pytest.mark.parametrize("fold", range(5))
 def test_tables_without_clips(tmp_path, fold):
     data = ravdess(tmp_path, fold=fold)
-    assert data.plan.notes == []
+    assert data.index.notes == []
     found = everyone(data)
     assert len(found) == 1440
-    assert {int(s.speaker[-2:]) for s in data.plan.samples["test"]} == set(FOLDS[fold])
+    assert {int(s.speaker[-2:]) for s in data.index.samples["test"]} == set(FOLDS[fold])
     assert Counter(s.labels["emotion"] for s in found.values()) == {e: 96 if e == "neutral" else 192 for e in EMOTIONS}
 
 
@@ -73,28 +73,28 @@ def test_bad_root_and_fold(tmp_path):
         ravdess(tmp_path, fold=5)
     assert "dataset.fold" in str(caught.value)
     with pytest.raises(DataError, match="ravdess folder is missing"):
-        ravdess(tmp_path / "none").index()
+        ravdess(tmp_path / "none").build_index()
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
-def test_the_real_corpus():
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
+def test_the_real_dataset():
     root = Path(os.environ["HERO_REAL"]) / "data" / "ravdess"
     meta = json.loads((root / "meta.json").read_text())
     assert tuple(map(tuple, meta["folds_actors"])) == FOLDS
     assert tuple(meta["classes"]) == EMOTIONS
     table = np.load(root / "au_mfcc.npz")
     source = partial(NpzTable, root / "au_mfcc.npz", rename={"^03-": "01-"})
-    streams = {"au": Stream("au", "preextracted", source=source("au"))}
-    streams["audio"] = Stream("audio", "realtime", partial(LogMelProsody))
-    data = ravdess(root, fold=2, streams=streams)
+    modalities = {"au": Modality("au", "preextracted", source=source("au"))}
+    modalities["audio"] = Modality("audio", "realtime", partial(LogMelProsody))
+    data = ravdess(root, fold=2, modalities=modalities)
     found = everyone(data)
     assert len(found) == 1440
-    assert data.plan.notes == []
+    assert data.index.notes == []
     assert data.dims["au"] == 35
     codes = dict(zip(table["names"], table["emotion"], strict=True))
     assert all(EMOTIONS[codes["01" + i[2:]]] == s.labels["emotion"] for i, s in found.items())
     batch = next(iter(data.loader("test")))
     row = list(table["names"]).index("01" + batch.ids[0][2:])
-    assert torch.equal(batch.streams["au"].ready.x[0, 0], torch.from_numpy(table["au"][row]))
-    assert len(batch.streams["audio"].raw_rows) == len(batch)
+    assert torch.equal(batch.modalities["au"].stored.x[0, 0], torch.from_numpy(table["au"][row]))
+    assert len(batch.modalities["audio"].input_rows) == len(batch)

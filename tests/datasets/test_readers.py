@@ -8,7 +8,7 @@ import pytest
 from hero_lightning.datasets.readers import label_file, media_in, read_normal_form
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.tables import read_csv
-from tests.datasets.corpora_a import write, write_normal
+from tests.datasets.datasets_a import write, write_normal
 
 
 def test_normal_form(tmp_path):
@@ -35,7 +35,7 @@ def test_entries_of_another_form(tmp_path, table):
 
 
 def test_a_label_file_that_runs_code_is_refused(tmp_path):
-    np.savez(tmp_path / "label.npz", train_corpus=np.array(print, dtype=object))
+    np.savez(tmp_path / "label.npz", train_dataset=np.array(print, dtype=object))
     with pytest.raises(FeatureError, match="wants to run code"):
         read_normal_form(tmp_path / "label.npz")
 
@@ -50,11 +50,11 @@ def test_media_by_name(tmp_path):
 
 def test_csv_faults_name_their_line(tmp_path):
     path = write(tmp_path / "x.csv", "﻿name,label\na,1\nb\n")
-    with pytest.raises(DataError, match="CORPUS label file has another number of cells") as caught:
-        list(read_csv(path, ("name", "label"), "CORPUS"))
+    with pytest.raises(DataError, match="DATASET label file has another number of cells") as caught:
+        list(read_csv(path, ("name", "label"), "DATASET"))
     assert "x.csv, line 3" in str(caught.value)
     with pytest.raises(DataError, match="lacks a column"):
-        list(read_csv(path, ("name", "score"), "CORPUS"))
+        list(read_csv(path, ("name", "score"), "DATASET"))
 
 
 def test_label_file(tmp_path):

@@ -22,22 +22,22 @@ from hero_lightning.datasets.shards import (
 )
 from hero_lightning.encoders.handcrafted import FrameHog, HashedWords, LogMelProsody
 from hero_lightning.errors import DataError
-from hero_lightning.features.fingerprint import Stamp
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.fingerprint import SourceFingerprint
+from hero_lightning.features.modality import Modality
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.frame_samplers import Uniform
-from hero_lightning.tasks import ClassTarget
+from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Media, Sample
-from tests.datasets.corpora import EMOTIONS, corpus, folder, write_folder
+from tests.datasets.datasets import EMOTIONS, dataset, folder, write_folder
 from tests.helpers import in_process
 from tests.media_helpers import write_clip
 
 
-def streams(mode="auto"):
+def modalities(mode="auto"):
     return {
-        "frame": Stream("frame", mode, FrameHog, sampler=Uniform(2)),
-        "audio": Stream("audio", mode, LogMelProsody),
-        "text": Stream("text", mode, HashedWords),
+        "frame": Modality("frame", mode, FrameHog, sampler=Uniform(2)),
+        "audio": Modality("audio", mode, LogMelProsody),
+        "text": Modality("text", mode, HashedWords),
     }
 
 
@@ -54,15 +54,15 @@ def original(tmp_path):
     rows[4].video, rows[5].video = Media(clips[3], (0.0, 0.5)), Media(clips[3], (0.5, 1.0))
     rows[1].files["au"] = tmp_path / "au.csv"
     rows[2].split, rows[3].split = "val", "test"
-    data = corpus(rows, tmp_path, streams=streams())
+    data = dataset(rows, tmp_path, modalities=modalities())
     data.prepare_data()
     return data
 
 
 def shards(root, own=None):
-    own = own or {n: Stream(n, "preextracted", source=ShardFeatures(root, k)) for n, k in KEYS.items()}
+    own = own or {n: Modality(n, "preextracted", source=ShardFeatures(root, k)) for n, k in KEYS.items()}
     return ShardsDataModule(
-        root=root, features_root=root / "stores", streams=own, targets={"emotion": ClassTarget("emotion")}
+        root=root, features_root=root / "stores", modalities=own, tasks={"emotion": ClassTask("emotion")}
     )
 
 
@@ -84,8 +84,8 @@ def test_there_and_back(original, tmp_path):
     for s in original.gathered:
         for field in ("split", "text", "labels", "boxes", "speaker"):
             assert getattr(mine[s.id], field) == getattr(s, field)
-        for name, stream in original.streams.items():
-            x, y = stream.stored(s), pickle.loads(pickle.dumps(data.streams[name])).stored(mine[s.id])
+        for name, modality in original.modalities.items():
+            x, y = modality.stored(s), pickle.loads(pickle.dumps(data.modalities[name])).stored(mine[s.id])
             assert x.x.equal(y.x)
             assert x.measures == y.measures
             assert (x.time is None) == (y.time is None)
@@ -97,7 +97,7 @@ def test_there_and_back(original, tmp_path):
 
 def test_media_inside_a_shard(original, tmp_path):
     write_shards(original, tmp_path / "out")
-    data = shards(tmp_path / "out", streams("realtime"))
+    data = shards(tmp_path / "out", modalities("realtime"))
     for s in original.gathered[:2]:
         inside = by_id(data)[s.id].video
         assert inside.path.suffix == ".tar"
@@ -106,9 +106,9 @@ def test_media_inside_a_shard(original, tmp_path):
             (x, sound), (y, again) = (c.read({"frame": [0.0, 0.3]}, sound=True) for c in (a, b))
         assert x["frame"].pixels.equal(y["frame"].pixels)
         assert sound.x.equal(again.x)
-    assert {r.mode for row in data.plan.resolutions.values() for r in row.values()} == {"realtime"}
+    assert {r.mode for row in data.index.availability.values() for r in row.values()} == {"realtime"}
     two = [by_id(data)[s.id] for s in original.gathered[:2]]
-    assert Stamp("frame")(two[0]) != Stamp("frame")(two[1])  # one tar, two clips
+    assert SourceFingerprint("frame")(two[0]) != SourceFingerprint("frame")(two[1])  # one tar, two clips
 
 
 def test_equal_bytes_and_an_index_that_follows(original, tmp_path):
@@ -145,7 +145,10 @@ def test_a_foreign_shard(tmp_path):
     clip = write_clip(tmp_path / "x.mp4", seconds=0.5).read_bytes()
     foreign(tmp_path / "t.tar", a__json=b'{"emotion": "sad", "split": "val"}', a__video__mp4=clip, b__mp4=clip)
     a, b = ShardsDataModule(
-        root=tmp_path, features_root=tmp_path, streams=streams("realtime"), targets={"emotion": ClassTarget("emotion")}
+        root=tmp_path,
+        features_root=tmp_path,
+        modalities=modalities("realtime"),
+        tasks={"emotion": ClassTask("emotion")},
     ).samples()
     assert (a.id, a.split, a.labels, b.id, b.labels) == ("a", "val", {"emotion": "sad"}, "b", {})
     assert a.video.part != b.video.part
@@ -181,7 +184,7 @@ def test_remote_shards_are_fetched_once(original, tmp_path, monkeypatch):
     (tmp_path / "near").mkdir()
     fetch(f"file:{tmp_path}/far/{{train,val}}-000000.tar", tmp_path / "near")
     fetch(f"pipe:cat {tmp_path}/far/test-000000.tar", tmp_path / "near")
-    assert shards(tmp_path / "near").index().dims == original.dims
+    assert shards(tmp_path / "near").build_index().dims == original.dims
     (tmp_path / "far").rename(tmp_path / "gone")
     fetch(f"file:{tmp_path}/far/train-000000.tar", tmp_path / "near")  # is there already
 
@@ -191,7 +194,7 @@ def test_many_clips_make_many_shards(tmp_path, monkeypatch):
     assert CLIPS > 5
     data = folder(write_folder(tmp_path / "in", 24))
     write_shards(data, tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("train-*.tar"))) == -(-len(data.plan.samples["train"]) // 5)
+    assert len(list((tmp_path / "out").glob("train-*.tar"))) == -(-len(data.index.samples["train"]) // 5)
     assert len(read_index(tmp_path / "out")) == 24
 
 
@@ -206,5 +209,5 @@ def test_shards_by_command_and_back_to_a_folder(tmp_path):
     a, b = (folder(root) for root in (tmp_path / "in", tmp_path / "back"))
     assert by_id(a) == by_id(b)
     for s in a.gathered:
-        for name, stream in a.streams.items():
-            assert stream.stored(s).x.equal(b.streams[name].stored(s).x)
+        for name, modality in a.modalities.items():
+            assert modality.stored(s).x.equal(b.modalities[name].stored(s).x)

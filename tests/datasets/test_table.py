@@ -1,4 +1,4 @@
-"""A corpus from one csv: columns found and named, spans, several labels in a cell, features, npz; mistakes."""
+"""A dataset from one csv: columns found and named, spans, several labels in a cell, features, npz; mistakes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 from hero_lightning.datasets.table import TableDataModule
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.foreign.tables import CsvTable, NpyFolder
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import ClassTarget, MultilabelTarget, ScoreTarget
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import ClassTask, MultilabelTask, ScoreTask
 from hero_lightning.types import Media
-from tests.datasets.corpora import words
+from tests.datasets.datasets import words
 from tests.helpers import train_in_process
 from tests.media_helpers import write_clip
 
 
 def table(root, **options):
-    targets = {"emotion": ClassTarget("emotion"), "valence": ScoreTarget("valence", -5, 5)}
+    tasks = {"emotion": ClassTask("emotion"), "valence": ScoreTask("valence", -5, 5)}
     return TableDataModule(
-        root=root, features_root=root / "stores", **({"streams": {"text": words()}, "targets": targets} | options)
+        root=root, features_root=root / "stores", **({"modalities": {"text": words()}, "tasks": tasks} | options)
     )
 
 
@@ -52,7 +52,7 @@ def test_columns_by_name_and_clips_by_pattern(tmp_path):
 
 def test_several_labels_in_a_cell(tmp_path):
     write(tmp_path, "id,emotions,text", "a,sad | tired,hi", "b,,hi")
-    data = table(tmp_path, targets={"emotions": MultilabelTarget("emotions", ["sad", "tired"])})
+    data = table(tmp_path, tasks={"emotions": MultilabelTask("emotions", ["sad", "tired"])})
     assert [s.labels for s in data.samples()] == [{"emotions": ["sad", "tired"]}, {}]
 
 
@@ -62,20 +62,20 @@ def test_features_in_the_table_and_beside_it(tmp_path):
     (tmp_path / "hubert-UTT").mkdir()
     for k in range(12):
         np.save(tmp_path / "hubert-UTT" / f"c{k}.npy", np.full(3, k + 1.0, "float32"))
-    streams = {
-        "au": Stream("au", "preextracted", source=CsvTable(tmp_path / "labels.csv", ["f*"], ids="id")),
-        "audio": Stream("audio", "preextracted", source=NpyFolder(tmp_path / "hubert", "utterance")),
+    modalities = {
+        "au": Modality("au", "preextracted", source=CsvTable(tmp_path / "labels.csv", ["f*"], ids="id")),
+        "audio": Modality("audio", "preextracted", source=NpyFolder(tmp_path / "hubert", "utterance")),
     }
-    data = table(tmp_path, streams=streams)
+    data = table(tmp_path, modalities=modalities)
     assert data.dims == {"au": 2, "audio": 3}
     batch = next(iter(data.loader("train")))
     row = batch.ids.index("c1")
-    assert batch.streams["au"].ready.x[row].tolist() == [[1.5, 2.0]]
+    assert batch.modalities["au"].stored.x[row].tolist() == [[1.5, 2.0]]
 
 
 def test_npz_of_mertools(tmp_path):
     train = {f"sample_{k}": {"emo": "ab"[k % 2], "val": -10 if k else 2.0} for k in range(6)}
-    np.savez(tmp_path / "label-6way.npz", train_corpus=train, test1_corpus={"t": {"emo": "a", "val": 1}})
+    np.savez(tmp_path / "label-6way.npz", train_dataset=train, test1_dataset={"t": {"emo": "a", "val": 1}})
     (tmp_path / "transcription_merge.csv").write_text("name,chinese,english\nsample_0,x,hello\n")
     rows = table(tmp_path, file="label-6way.npz", clips="video/{id}.mp4").samples()
     assert [s.split for s in rows].count("test1") == 1
@@ -111,14 +111,20 @@ def test_what_is_asked_for_but_not_there(tmp_path):
     with pytest.raises(ConfigError, match="clips names no clip"):
         table(tmp_path, clips="video.mp4")
     write(tmp_path, "id,label,text,valence", *(f"{k},{'ab'[k % 2]},hi,high" for k in range(9)))
-    with pytest.raises(DataError, match=r"no number for target valence"):
-        table(tmp_path).index()
+    with pytest.raises(DataError, match=r"no number for task valence"):
+        table(tmp_path).build_index()
 
 
 def test_a_table_trains_by_yaml_alone(tmp_path):
     clip = write_clip(tmp_path / "c.mp4", seconds=1.0)
     rows = [f"c{k},{clip.name},{'ab'[k % 2]},{k % 2} word,P{k % 6}" for k in range(24)]
     write(tmp_path, "id,path,label,text,speaker", *rows)
-    own = ["dataset=table", f"dataset.root={tmp_path}", f"paths.features={tmp_path}/f", "size=tiny", "streams=[text]"]
+    own = [
+        "dataset=table",
+        f"dataset.root={tmp_path}",
+        f"paths.features={tmp_path}/f",
+        "size=tiny",
+        "modalities=[text]",
+    ]
     train_in_process(tmp_path / "run", *own, "trainer.max_epochs=1", "probes=false", "callbacks.record=null")
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

@@ -13,25 +13,25 @@ from hero_lightning.media.frame_samplers import Consecutive, Uniform
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.metrics.table import PredictionTable
 from hero_lightning.types import Sample
-from tests.datasets.corpora_b import V2V, bare, build, v2v
+from tests.datasets.datasets_b import V2V, bare, build, v2v
 
 # ---- reading and splitting
 
 
 def test_parts_counts_and_comparisons(tmp_path):
     data = build("v2v", tmp_path / "c")
-    plan = data.plan
-    assert sum(len(plan.samples[k]) for k in ("train", "val")) == 12
-    assert {k: len(plan.samples[k]) for k in ("test", "test_listwise")} == {"test": 5, "test_listwise": 6}
+    index = data.index
+    assert sum(len(index.samples[k]) for k in ("train", "val")) == 12
+    assert {k: len(index.samples[k]) for k in ("test", "test_listwise")} == {"test": 5, "test_listwise": 6}
     assert data.test_splits == ["test", "test_listwise"]
-    assert "by whole clusters" in plan.split_origin["val"]
+    assert "by whole clusters" in index.split_origin["val"]
     for note in (
         "v2v train has 7 comparisons; the official count is 11038",
         "v2v test_listwise has 2 comparisons; the official count is 1758",
         "v2v train has 12 samples; the official count is 16125",
     ):
-        assert note in plan.notes
-    shared = next(s for s in plan.samples["test"] if s.id == "50021")
+        assert note in index.notes
+    shared = next(s for s in index.samples["test"] if s.id == "50021")
     assert shared.labels["preference"] == [[7, 1, 2], [8, 1, 2]]
     assert shared.video.path == tmp_path / "c" / "videos" / "50021.mp4"
     assert bare("v2v", tmp_path / "c", videos=tmp_path).samples()[0].video.path.parent == tmp_path
@@ -45,19 +45,19 @@ def test_clusters():
 def test_t14_no_video_is_shared(tmp_path):
     for seed in range(6):
         data = build("v2v", tmp_path / "c", split_seed=seed)
-        ids = {k: {s.id for s in rows} for k, rows in data.plan.samples.items()}
+        ids = {k: {s.id for s in rows} for k, rows in data.index.samples.items()}
         assert not ids["train"] & ids["val"]
         assert ids["val"]
         for members in V2V["train"]:
             assert len({k for k in ("train", "val") if set(members) & ids[k]}) == 1, "a comparison was cut"
-    assert "1 of 5 v2v test videos are in VCE's train file" in " ".join(data.plan.notes)
-    assert "1 of 6 v2v test_listwise videos are in VCE's train file" in " ".join(data.plan.notes)
+    assert "1 of 5 v2v test videos are in VCE's train file" in " ".join(data.index.notes)
+    assert "1 of 6 v2v test_listwise videos are in VCE's train file" in " ".join(data.index.notes)
 
 
 def test_a_video_in_two_parts_is_refused(tmp_path):
     root = v2v(tmp_path / "c", test=[["00001", "50021"]])
     with pytest.raises(DataError, match="'00001' occurs twice") as caught:
-        bare("v2v", root).index()
+        bare("v2v", root).build_index()
     assert "(train) and" in str(caught.value)
     assert "(test)" in str(caught.value)
 
@@ -80,12 +80,12 @@ def test_bad_comparisons(tmp_path, members):
 
 
 def ids_of(data, split):
-    return [tuple(data.plan.samples[split][row].id for row in item) for item in data.items(split)]
+    return [tuple(data.index.samples[split][row].id for row in item) for item in data.items(split)]
 
 
 def test_items_are_comparisons(tmp_path):
     data = build("v2v", tmp_path / "c")
-    split_of = {s.id: k for k in ("train", "val") for s in data.plan.samples[k]}
+    split_of = {s.id: k for k in ("train", "val") for s in data.index.samples[k]}
     assert ids_of(data, "train") == [tuple(c) for c in V2V["train"] if split_of[c[0]] == "train"]
     assert ids_of(data, "test") == [("00020", "50021"), ("50022",), ("50023", "50024")], "each video is had once"
     assert ids_of(data, "test_listwise") == [("00030", "50031", "50032"), ("50033", "50034", "50035")]
@@ -104,26 +104,26 @@ def test_batches_carry_group_and_order(tmp_path):
 
 
 def score(data, split, utility, batches=None):
-    """Figures of utilities {id: u} over a split, as the module collects them."""
-    table, target = PredictionTable(), data.targets["preference"]
+    """Metrics of utilities {id: u} over a split, as the module collects them."""
+    table, task = PredictionTable(), data.tasks["preference"]
     for batch in batches or data.loader(split):
         logits = torch.tensor([[utility[i]] for i in batch.ids])
-        table.update(batch.index, target.predict(logits), batch.labels["preference"])
+        table.update(batch.index, task.predict(logits), batch.labels["preference"])
     found = table.compute()
-    return target.figures(found.prediction, found.label)
+    return task.metrics(found.prediction, found.label)
 
 
 def test_t8_every_comparison_is_scored(tmp_path):
     pairs = [[f"{2 * k:05d}", f"{2 * k + 1:05d}"] for k in range(50_000 // 2, 50_000 // 2 + 13)]
     data = build("v2v", v2v(tmp_path / "c", test=pairs))
-    target, (batch, *rest) = data.targets["preference"], list(data.loader("test"))
-    rows = [target.statistics(torch.zeros(len(b), 1), b.labels["preference"].value) for b in (batch, *rest)]
+    task, (batch, *rest) = data.tasks["preference"], list(data.loader("test"))
+    rows = [task.statistics(torch.zeros(len(b), 1), b.labels["preference"].value) for b in (batch, *rest)]
     assert sum(int(r[:, 0].sum()) for r in rows) == 13
-    up = {s.id: float(s.id) for s in data.plan.samples["test"]}
+    up = {s.id: float(s.id) for s in data.index.samples["test"]}
     assert score(data, "test", up)["pair_accuracy"] == 1.0
 
 
-def test_figures_look_comparisons_up(tmp_path):
+def test_metrics_look_comparisons_up(tmp_path):
     data = build("v2v", tmp_path / "c")
     utility = {"00020": 0.0, "50021": 1.0, "50022": 2.0, "50023": 3.0, "50024": 3.0}
     assert score(data, "test", utility)["pair_accuracy"] == pytest.approx(1 / 3), "one wrong, one tied"
@@ -137,12 +137,12 @@ def test_t15_a_comparison_without_its_video_is_wrong(tmp_path):
     root = tmp_path / "c"
     data = build("v2v", root)
     (root / "features" / "50024.npy").write_bytes(b"broken")
-    with pytest.raises(DataError, match="1 clips lack a stream") as caught:
-        data.index()
+    with pytest.raises(DataError, match="1 clips lack a modality") as caught:
+        data.build_index()
     assert "50024 (test)" in str(caught.value)
     (root / "features" / "00004.npy").write_bytes(b"broken")
-    data = bare("v2v", root, coverage="mask", val_fraction=0.1)
-    assert ("50024", "dropped") in {(e.id, e.kind) for e in data.plan.ledger}
+    data = bare("v2v", root, missing="mask", val_fraction=0.1)
+    assert ("50024", "dropped") in {(e.id, e.kind) for e in data.index.ledger}
     utility = {"00020": 0.0, "50021": 1.0, "50022": 0.5, "50023": 0.0}
     assert score(data, "test", utility)["pair_accuracy"] == pytest.approx(2 / 3)
     assert not any("00005" in item for item in ids_of(data, "train")), "a pair without its partner teaches nothing"
@@ -150,7 +150,7 @@ def test_t15_a_comparison_without_its_video_is_wrong(tmp_path):
 
 def test_t16_repeated_samples_count_once(tmp_path):
     data = build("v2v", tmp_path / "c")
-    utility = {s.id: float(k) for k, s in enumerate(data.plan.samples["test"])}
+    utility = {s.id: float(k) for k, s in enumerate(data.index.samples["test"])}
     batches = list(data.loader("test"))
     again = [*batches, batches[0]]
     assert score(data, "test", utility, again) == score(data, "test", utility)

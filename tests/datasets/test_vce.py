@@ -10,9 +10,9 @@ import torch
 from hero_lightning.datasets.vce import EMOTIONS, check_record
 from hero_lightning.errors import DataError
 from hero_lightning.metrics import distribution
-from hero_lightning.tasks import ClassTarget, DistributionTarget
+from hero_lightning.tasks import ClassTask, DistributionTask
 from hero_lightning.types import Label
-from tests.datasets.corpora_b import bare, build, vce, vce_record
+from tests.datasets.datasets_b import bare, build, vce, vce_record
 
 COUNTS = {
     "train": [3040, 5470, 4350, 5790, 327, 340, 1705, 494, 6461, 566, 1313, 897, 490, 2341, 78, 196, 1387, 332, 3825,
@@ -26,12 +26,10 @@ COUNTS = {
 def test_t1_label_order():
     assert list(EMOTIONS) == sorted(EMOTIONS)
     assert len(EMOTIONS) == 27
-    target = DistributionTarget("emotions", EMOTIONS)
+    task = DistributionTask("emotions", EMOTIONS)
     records = [vce_record("00001"), vce_record("00001")]
     shuffled = dict(reversed(records[1]["emotions"].items()))
-    codes = [
-        target.encode(check_record("00001", {"emotions": e}, "x"), "x") for e in (records[0]["emotions"], shuffled)
-    ]
+    codes = [task.encode(check_record("00001", {"emotions": e}, "x"), "x") for e in (records[0]["emotions"], shuffled)]
     assert list(records[0]["emotions"]) != list(shuffled)
     assert codes[0] == codes[1]
     lacking = {k: v for k, v in shuffled.items() if k != "Joy"}
@@ -53,7 +51,7 @@ def test_t2_readme_example(tmp_path):
     }
     path = root / "train_labels.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"00000": record}))
-    sample = build("vce", root).plan.samples["train"][0]
+    sample = build("vce", root).index.samples["train"][0]
     assert sample.id == "00000"
     assert sample.labels["emotion"] == "Admiration"
     assert EMOTIONS.index("Admiration") == 0
@@ -74,34 +72,34 @@ def test_t3_majority_oracle():
     assert {EMOTIONS[i] for i in train.topk(3).indices} == {"Boredom", "Amusement", "Adoration"}
     truth = torch.eye(27)[torch.arange(27).repeat_interleave(test)]
     constant = (train / train.sum()).expand(len(truth), -1)
-    found = distribution.figures(distribution.statistics(constant, truth).sum(dim=0), 27)
+    found = distribution.metrics(distribution.statistics(constant, truth).sum(dim=0), 27)
     assert float(found["acc_true1_in_pred3"]) == pytest.approx(3911 / 11046)
     assert float(found["acc_true1_in_pred3"]) == pytest.approx(0.354065, abs=5e-7)
-    target = ClassTarget("emotion", EMOTIONS)
+    task = ClassTask("emotion", EMOTIONS)
     label = Label(truth.argmax(dim=-1), torch.ones(len(truth), dtype=torch.bool))
-    assert target.figures(constant, label)["accuracy"] == pytest.approx(0.136611, abs=5e-7)
+    assert task.metrics(constant, label)["accuracy"] == pytest.approx(0.136611, abs=5e-7)
 
 
 def test_t14_validation_is_no_part_of_training(tmp_path):
-    plan = build("vce", tmp_path / "c").plan
-    ids = {k: {s.id for s in v} for k, v in plan.samples.items()}
+    index = build("vce", tmp_path / "c").index
+    ids = {k: {s.id for s in v} for k, v in index.samples.items()}
     assert {k: len(v) for k, v in ids.items()} == {"train": 8, "val": 4, "test": 5}
     assert not ids["train"] & ids["val"]
     assert ids["val"] == {f"{k}" for k in range(45_000, 45_004)}
-    assert plan.split_origin["val"] == "given by the corpus"
-    assert "vce val has 4 samples; the official count is 5000" in plan.notes
+    assert index.split_origin["val"] == "given by the dataset"
+    assert "vce val has 4 samples; the official count is 5000" in index.notes
 
 
 def test_t15_an_unreadable_test_clip(tmp_path):
     """The run stops and names the clip; under another policy it is left out and listed. Never another clip's row."""
     broken = build("vce", tmp_path / "c")
     (tmp_path / "c" / "features" / "50001.npy").write_bytes(b"broken")
-    with pytest.raises(DataError, match="1 clips lack a stream") as caught:
-        broken.index()
+    with pytest.raises(DataError, match="1 clips lack a modality") as caught:
+        broken.build_index()
     assert "50001 (test) frame: broken" in str(caught.value)
-    plan = bare("vce", tmp_path / "c", coverage="mask").plan
-    assert [s.id for s in plan.samples["test"]] == ["50000", "50002", "50003", "50004"]
-    assert ("50001", "dropped") in {(e.id, e.kind) for e in plan.ledger}
+    index = bare("vce", tmp_path / "c", missing="mask").index
+    assert [s.id for s in index.samples["test"]] == ["50000", "50002", "50003", "50004"]
+    assert ("50001", "dropped") in {(e.id, e.kind) for e in index.ledger}
 
 
 @pytest.mark.parametrize(
@@ -115,10 +113,10 @@ def test_t15_an_unreadable_test_clip(tmp_path):
 def test_bad_label_files(tmp_path, content, problem):
     (tmp_path / "train_labels.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=problem) as caught:
-        bare("vce", tmp_path).index()
+        bare("vce", tmp_path).build_index()
     assert "train_labels.json" in str(caught.value)
 
 
 def test_no_label_file(tmp_path):
     with pytest.raises(DataError, match="No label file of vce"):
-        bare("vce", tmp_path).index()
+        bare("vce", tmp_path).build_index()

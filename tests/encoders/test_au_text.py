@@ -5,12 +5,12 @@ import transformers as tr
 
 from hero_lightning.encoders.au_text import NOTHING, AuWords
 from hero_lightning.media.action_units import AU_COLUMNS
-from hero_lightning.media.types import Table
+from hero_lightning.media.types import ActionUnits
 
 
-def table(*rows: dict[str, float]) -> Table:
+def table(*rows: dict[str, float]) -> ActionUnits:
     x = torch.tensor([[row.get(name, 0.0) for name in AU_COLUMNS] for row in rows])
-    return Table(x, torch.arange(len(rows)) / 10, AU_COLUMNS)
+    return ActionUnits(x, torch.arange(len(rows)) / 10, AU_COLUMNS)
 
 
 def test_strongest_muscle_first_and_nothing_said_of_a_calm_face(folders):

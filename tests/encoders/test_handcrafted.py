@@ -17,7 +17,7 @@ from hero_lightning.encoders.handcrafted import (
 )
 from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.media.action_units import AU_COLUMNS
-from hero_lightning.media.types import Frames, Table, Waveform, Words
+from hero_lightning.media.types import ActionUnits, Frames, Utterance, Waveform
 from hero_lightning.types import Features, Turn
 
 
@@ -59,8 +59,8 @@ MATERIAL = {
     FrameHog: [pictures(*(square(0.3 + 0.1 * k, 0.5) for k in range(n))) for n in (1, 4)],
     FrameDifference: [pictures(*(square(0.3 + 0.1 * k, 0.5) for k in range(n))) for n in (2, 5)],
     LogMelProsody: [sine(120, 0.31), sine(200, 1.7)],
-    HashedWords: [Words("oh no!"), Words("I said hello, you know", "A", (Turn("B", "what?"),))],
-    AuValues: [Table(torch.rand(n, 35) * 3, torch.arange(n) / 25, AU_COLUMNS) for n in (3, 100)],
+    HashedWords: [Utterance("oh no!"), Utterance("I said hello, you know", "A", (Turn("B", "what?"),))],
+    AuValues: [ActionUnits(torch.rand(n, 35) * 3, torch.arange(n) / 25, AU_COLUMNS) for n in (3, 100)],
 }
 
 
@@ -221,13 +221,13 @@ def test_mel_filters_cover_the_band():
 
 
 def test_words_are_the_same_on_every_machine():
-    x = HashedWords(dim=16, pairs=False).preprocess(Words("Happy day"))["x"]
+    x = HashedWords(dim=16, pairs=False).preprocess(Utterance("Happy day"))["x"]
     assert ["".join("-+"[int(v > 0)] for v in row) for row in x] == ["+++-++---++--+-+", "+---++-+-+---+--"]
 
 
 def test_same_word_same_code_other_word_nearly_orthogonal():
     encoder = HashedWords(pairs=False)
-    x = encoder.preprocess(Words("Happy happy, sad! HAPPY?"))["x"]
+    x = encoder.preprocess(Utterance("Happy happy, sad! HAPPY?"))["x"]
     assert len(x) == 6
     assert torch.equal(x[0], x[1])
     assert torch.equal(x[0], x[4])
@@ -237,8 +237,8 @@ def test_same_word_same_code_other_word_nearly_orthogonal():
 
 
 def test_pairs_tell_order():
-    one, two = (HashedWords().preprocess(Words(t))["x"] for t in ("not good", "good not"))
-    plain = HashedWords(pairs=False).preprocess(Words("not good"))["x"]
+    one, two = (HashedWords().preprocess(Utterance(t))["x"] for t in ("not good", "good not"))
+    plain = HashedWords(pairs=False).preprocess(Utterance("not good"))["x"]
     assert torch.equal(one[0], plain[0])
     assert not torch.equal(one[1], plain[1])
     assert not torch.equal(one[1], two[0])
@@ -246,31 +246,31 @@ def test_pairs_tell_order():
 
 def test_context_comes_first_is_marked_and_goes_first():
     encoder = HashedWords(max_words=6)
-    alone = encoder.preprocess(Words("I see you"))["x"]
-    words = Words("I see you", "Ann", (Turn("Bob", "go away"), Turn(None, "now")))
+    alone = encoder.preprocess(Utterance("I see you"))["x"]
+    words = Utterance("I see you", "Ann", (Turn("Bob", "go away"), Turn(None, "now")))
     x = encoder.preprocess(words)["x"]
     assert len(x) == 6  # <speaker ann> i see you, after the last two of: <speaker bob> go away <speaker> now
     assert torch.equal(x[3:], alone)
-    assert not torch.equal(x[1], encoder.preprocess(Words("now"))["x"][0])
-    other = encoder.preprocess(Words("I see you", "Ann", (Turn("Bob", "stay here"), Turn(None, "now"))))["x"]
+    assert not torch.equal(x[1], encoder.preprocess(Utterance("now"))["x"][0])
+    other = encoder.preprocess(Utterance("I see you", "Ann", (Turn("Bob", "stay here"), Turn(None, "now"))))["x"]
     assert torch.equal(x, other)  # what was cut cannot matter
     wide = HashedWords()
     assert not torch.equal(
         wide.preprocess(words)["x"],
-        wide.preprocess(Words("I see you", "Ann", (Turn("Eve", "go away"), Turn(None, "now"))))["x"],
+        wide.preprocess(Utterance("I see you", "Ann", (Turn("Eve", "go away"), Turn(None, "now"))))["x"],
     )
 
 
 @given(text=st.text(max_size=60), words=st.integers(1, 12))
 @settings(deadline=None)
 def test_any_text_gives_at_least_one_word(text, words):
-    x = HashedWords(max_words=words).preprocess(Words(text))["x"]
+    x = HashedWords(max_words=words).preprocess(Utterance(text))["x"]
     assert 1 <= len(x) <= words
     assert x.shape[1] == 128
 
 
 def test_chinese_is_read_sign_by_sign():
-    assert len(HashedWords().preprocess(Words("我很高兴！ok"))["x"]) == 6
+    assert len(HashedWords().preprocess(Utterance("我很高兴！ok"))["x"]) == 6
 
 
 # ---- AuValues
@@ -280,15 +280,15 @@ def test_units_are_scaled_and_thinned():
     x = torch.zeros(100, 35)
     x[:, AU_COLUMNS.index("AU12_r")] = torch.arange(100) / 20
     x[:, AU_COLUMNS.index("AU12_c")] = 1
-    out = encode(AuValues(max_steps=10), Table(x, torch.arange(100) / 25, AU_COLUMNS))
+    out = encode(AuValues(max_steps=10), ActionUnits(x, torch.arange(100) / 25, AU_COLUMNS))
     assert out.x.shape == (1, 10, 35)
     assert out.x[0, 0, AU_COLUMNS.index("AU12_r")] == pytest.approx(4.5 / 20 / 5)
     assert out.x[0, :, AU_COLUMNS.index("AU12_c")].tolist() == [1] * 10
     assert out.time[0, 0] == pytest.approx(4.5 / 25)
-    few = encode(AuValues(), Table(x[:3], torch.arange(3) / 25, AU_COLUMNS))
+    few = encode(AuValues(), ActionUnits(x[:3], torch.arange(3) / 25, AU_COLUMNS))
     assert torch.equal(few.time[0], torch.arange(3) / 25)
 
 
 def test_another_table_is_refused():
     with pytest.raises(MediaError, match="35 columns"):
-        AuValues().preprocess(Table(torch.zeros(3, 4), torch.zeros(3), ("a",) * 4))
+        AuValues().preprocess(ActionUnits(torch.zeros(3, 4), torch.zeros(3), ("a",) * 4))

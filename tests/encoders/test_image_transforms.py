@@ -11,7 +11,7 @@ from tests.encoders.pretrained_made import CROPPED, SQUARE
 
 
 def read(**more) -> Preparation:
-    return Preparation.read(CROPPED | more, "modalities.frame.encoder.name")
+    return Preparation.read(CROPPED | more, "modality.frame.encoder.name")
 
 
 def pictures(height: int, width: int) -> torch.Tensor:
@@ -68,5 +68,5 @@ def test_another_side_keeps_the_proportion():
     "more", [{"size": {"longest_edge": 3}}, {"size": None}, {"resample": 0}, {"image_mean": None}, {"crop_size": None}]
 )
 def test_what_is_not_supported_is_refused(more):
-    with pytest.raises(ConfigError, match=r"not supported[\s\S]*modalities\.frame\.encoder\.name"):
+    with pytest.raises(ConfigError, match=r"not supported[\s\S]*modality\.frame\.encoder\.name"):
         read(**more)

@@ -18,17 +18,17 @@ from hero_lightning.encoders.image import ImageEncoder
 from hero_lightning.encoders.speech import SpeechEncoder, WhisperEncoder
 from hero_lightning.encoders.video import VideoEncoder
 from hero_lightning.errors import ConfigError
-from hero_lightning.features.device import StreamEncoder
+from hero_lightning.features.device import ModalityEncoder
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import read_clip
 from hero_lightning.media.action_units import AU_COLUMNS
 from hero_lightning.media.frame_samplers import Consecutive, Uniform
-from hero_lightning.media.types import Frames, Table, Waveform
+from hero_lightning.media.types import ActionUnits, Frames, Waveform
 from hero_lightning.types import Media, Sample
 from tests.media_helpers import tone, write_au_csv, write_clip
 
-# option -> family, class, options, stream
+# option -> family, class, options, modality
 OPTIONS = {
     "clip": ("clip", ImageEncoder, {}, "frame"),
     "clip_projected": ("clip", ImageEncoder, {"pooling": "projected"}, "face"),
@@ -62,14 +62,16 @@ def loaded(folders, option: str, **more):
     return encoder.train(encoder.trainable)
 
 
-def materials(stream: str) -> list:
-    """Raw material of three clips of different length."""
+def materials(modality: str) -> list:
+    """EncoderInput material of three clips of different length."""
     draw = torch.Generator().manual_seed(3)
-    if stream == "audio":
+    if modality == "audio":
         return [Waveform(0.1 * torch.randn(round(s * 16_000), generator=draw)) for s in (0.5, 2.6, 0.1)]
-    if stream == "au":
-        return [Table(3 * torch.rand(n, 35, generator=draw), torch.arange(n) / 10, AU_COLUMNS) for n in (3, 40, 1)]
-    counts = (16, 21, 5) if stream == "motion" else (3, 5, 1)
+    if modality == "au":
+        return [
+            ActionUnits(3 * torch.rand(n, 35, generator=draw), torch.arange(n) / 10, AU_COLUMNS) for n in (3, 40, 1)
+        ]
+    counts = (16, 21, 5) if modality == "motion" else (3, 5, 1)
     return [
         Frames(torch.randint(0, 256, (n, 40, 60, 3), generator=draw, dtype=torch.uint8), torch.arange(n) / 25)
         for n in counts
@@ -110,16 +112,16 @@ def test_realtime_equals_stored(folders, samples, tmp_path, option):
     family, kind, options, name = OPTIONS[option]
     encoder = partial(kind, str(folders[family]), **options)
     sampler = {"frame": Uniform(4), "face": Uniform(3), "motion": Consecutive(16, clips=2)}.get(name)
-    auto = Stream(name, "auto", encoder, sampler=sampler, max_len=40)
-    live = Stream(name, "realtime", encoder, sampler=sampler, max_len=40)
+    auto = Modality(name, "auto", encoder, sampler=sampler, max_len=40)
+    live = Modality(name, "realtime", encoder, sampler=sampler, max_len=40)
     auto.bind(tmp_path, "demo")
     assert auto.dim == auto.encoder.dim  # from the config: nothing is loaded
     assert auto.encoder.network is None
     assert fill({name: auto}, samples, batch_size=2).written == {name: 2}
     out = []
-    for stream in (auto, live):
-        rows = [read_clip({name: stream}, {name: stream.resolve(s)}, s)[name] for s in samples]
-        out.append(StreamEncoder(stream)(stream.collate(rows)))
+    for modality in (auto, live):
+        rows = [read_clip({name: modality}, {name: modality.availability(s)}, s)[name] for s in samples]
+        out.append(ModalityEncoder(modality)(modality.collate(rows)))
     assert torch.equal(out[0].mask, out[1].mask)
     torch.testing.assert_close(out[0].x, out[1].x, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out[0].time, out[1].time)
@@ -140,8 +142,8 @@ def test_what_learns(folders, option, trainable):
     encoder.encode(encoder.collate(rows)).x.square().sum().backward()
     assert {n for n, p in encoder.named_parameters() if p.grad is not None} == learning  # DDP waits for each of them
     name, sampler = OPTIONS[option][3], Uniform(2)
-    with pytest.raises(ConfigError, match=rf"mode@modalities\.{name}=realtime"):
-        Stream(name, "auto", partial(made, folders, option, trainable=trainable, **feed_forward), sampler=sampler)
+    with pytest.raises(ConfigError, match=rf"mode@modality\.{name}=realtime"):
+        Modality(name, "auto", partial(made, folders, option, trainable=trainable, **feed_forward), sampler=sampler)
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -219,7 +221,7 @@ def test_a_missing_model_is_named_with_the_remedy(monkeypatch, kind):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError) as info:
         _ = kind("no-such-organisation/no-such-model").dim
-    where = f"modalities.{kind.stream}.encoder"
+    where = f"modality.{kind.modality}.encoder"
     for part in ("no-such-model", "hf download", f"{where}.name=FOLDER", f"encoder@{where}={kind.instead}", "got:"):
         assert part in str(info.value)
 

@@ -13,12 +13,12 @@ from transformers.utils import logging
 
 from hero_lightning.encoders.text import TextEncoder
 from hero_lightning.errors import ConfigError
-from hero_lightning.features.device import StreamEncoder
+from hero_lightning.features.device import ModalityEncoder
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import read_clip
 from hero_lightning.hub import fingerprint
-from hero_lightning.media.types import Words
+from hero_lightning.media.types import Utterance
 from hero_lightning.types import Sample, Turn
 
 logging.disable_progress_bar()
@@ -58,7 +58,7 @@ def loaded(folder: Path, **options) -> TextEncoder:
     return encoder.train(encoder.trainable)
 
 
-def words_of(encoder: TextEncoder, material: Words) -> list[list[str]]:
+def words_of(encoder: TextEncoder, material: Utterance) -> list[list[str]]:
     """Tokens of every segment."""
     out = encoder.preprocess(material)
     tokens = encoder.tokenizer.convert_ids_to_tokens(out["ids"].tolist())
@@ -68,21 +68,21 @@ def words_of(encoder: TextEncoder, material: Words) -> list[list[str]]:
 
 def test_tokens_are_one_sequence_with_names_in_context(folder):
     encoder = TextEncoder(str(folder))
-    (alone,) = words_of(encoder, Words("I am happy", "Ann"))
+    (alone,) = words_of(encoder, Utterance("I am happy", "Ann"))
     assert alone == t("[CLS] i am happy [SEP]")
-    (all_,) = words_of(encoder, Words("I am happy", "Ann", CONTEXT))
+    (all_,) = words_of(encoder, Utterance("I am happy", "Ann", CONTEXT))
     assert all_ == t("[CLS] bob : hello there you [SEP] what now ? [SEP] ann : i am happy [SEP]")
 
 
 def test_the_oldest_context_goes_first_and_the_utterance_last(folder):
     short = partial(TextEncoder, str(folder))
-    (tokens,) = words_of(short(max_length=12), Words("I am happy", "Ann", CONTEXT))
+    (tokens,) = words_of(short(max_length=12), Utterance("I am happy", "Ann", CONTEXT))
     assert tokens == t("[CLS] [SEP] what now ? [SEP] ann : i am happy [SEP]")
-    (tokens,) = words_of(short(max_length=7), Words("I am happy", "Ann", CONTEXT))
+    (tokens,) = words_of(short(max_length=7), Utterance("I am happy", "Ann", CONTEXT))
     assert tokens == t("[CLS] ann : i am happy [SEP]")
-    (tokens,) = words_of(short(max_length=4), Words("I am happy"))
+    (tokens,) = words_of(short(max_length=4), Utterance("I am happy"))
     assert tokens == t("[CLS] i am [SEP]")
-    turns = words_of(short(max_length=5, pooling="turns"), Words("I am so happy", None, CONTEXT))
+    turns = words_of(short(max_length=5, pooling="turns"), Utterance("I am so happy", None, CONTEXT))
     assert turns == [
         t("[CLS] bob : hello [SEP]"),
         t("[CLS] what now ? [SEP]"),
@@ -95,13 +95,13 @@ def test_features_are_the_networks_own(folder):
     network = BertModel.from_pretrained(folder)
     ids = torch.tensor([[2, *(VOCABULARY.index(w) for w in ["i", "am", "happy"]), 3]])
     want = network.eval()(ids).last_hidden_state
-    out = encoder.encode(encoder.collate([encoder.preprocess(Words("I am happy"))]))
+    out = encoder.encode(encoder.collate([encoder.preprocess(Utterance("I am happy"))]))
     assert out.x.shape == (1, 5, encoder.dim)
     torch.testing.assert_close(out.x, want, atol=1e-6, rtol=1e-5)
     assert not out.x.requires_grad
     both = loaded(folder, layers=(-1, -2))
     states = network(ids, output_hidden_states=True).hidden_states
-    out = both.encode(both.collate([both.preprocess(Words("I am happy"))]))
+    out = both.encode(both.collate([both.preprocess(Utterance("I am happy"))]))
     torch.testing.assert_close(out.x, (states[-1] + states[-2]) / 2, atol=1e-6, rtol=1e-5)
 
 
@@ -109,9 +109,9 @@ def test_turns_are_means_in_time_order_then_the_utterance(folder):
     encoder = loaded(folder, pooling="turns")
 
     def tokens(text):
-        return encoder.encode(encoder.collate([encoder.preprocess(Words(text))])).x[0, 1:]
+        return encoder.encode(encoder.collate([encoder.preprocess(Utterance(text))])).x[0, 1:]
 
-    out = encoder.encode(encoder.collate([encoder.preprocess(Words("I am happy", None, CONTEXT))]))
+    out = encoder.encode(encoder.collate([encoder.preprocess(Utterance("I am happy", None, CONTEXT))]))
     assert out.x.shape == (1, 3 + 5, 16)
     lines = ("Bob: hello there you", "what now ?", "I am happy")
     means = torch.stack([tokens(line).mean(dim=0) for line in lines])
@@ -122,7 +122,10 @@ def test_turns_are_means_in_time_order_then_the_utterance(folder):
 @pytest.mark.parametrize("pooling", ["tokens", "turns"])
 def test_alone_equals_in_batch(folder, pooling):
     encoder = loaded(folder, pooling=pooling)
-    rows = [encoder.preprocess(w) for w in (Words("hello"), Words("so sad now", "Ann", CONTEXT), Words("you see"))]
+    rows = [
+        encoder.preprocess(w)
+        for w in (Utterance("hello"), Utterance("so sad now", "Ann", CONTEXT), Utterance("you see"))
+    ]
     together = encoder.encode(encoder.collate(rows))
     for b, row in enumerate(rows):
         alone = encoder.encode(encoder.collate([row])).x[0]
@@ -140,31 +143,31 @@ def test_what_learns(folder, trainable, learning):
         assert names == []
         return
     assert all("lora_" in n for n in names) is (learning == "lora")
-    encoder.encode(encoder.collate([encoder.preprocess(Words("hello"))])).x.sum().backward()
+    encoder.encode(encoder.collate([encoder.preprocess(Utterance("hello"))])).x.sum().backward()
     got = {n for n, p in encoder.named_parameters() if p.grad is not None}
     assert {n for n in names if "pooler" not in n} == got
-    with pytest.raises(ConfigError, match=r"mode@modalities\.text=realtime"):
-        Stream("text", "auto", partial(TextEncoder, str(folder), trainable=trainable))
+    with pytest.raises(ConfigError, match=r"mode@modality\.text=realtime"):
+        Modality("text", "auto", partial(TextEncoder, str(folder), trainable=trainable))
 
 
 def test_a_learning_network_in_a_batch_without_words(folder):
-    stream = Stream("text", "realtime", partial(TextEncoder, str(folder), trainable="lora"))
-    module = StreamEncoder(stream).train()
-    module(stream.collate([None])).x.sum().backward()
+    modality = Modality("text", "realtime", partial(TextEncoder, str(folder), trainable="lora"))
+    module = ModalityEncoder(modality).train()
+    module(modality.collate([None])).x.sum().backward()
     assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
 
 
 def test_realtime_equals_stored(folder, tmp_path):
     samples = [Sample(f"s{k}", "train", text="so happy " * (k + 1), turns=CONTEXT[:k], speaker="Ann") for k in range(3)]
     encoder = partial(TextEncoder, str(folder), pooling="turns")
-    auto = Stream("text", "auto", encoder, context_turns=2, max_len=9)
-    live = Stream("text", "realtime", encoder, context_turns=2, max_len=9)
+    auto = Modality("text", "auto", encoder, context_turns=2, max_len=9)
+    live = Modality("text", "realtime", encoder, context_turns=2, max_len=9)
     auto.bind(tmp_path, "demo")
     assert fill({"text": auto}, samples, workers=1).written == {"text": 3}
     out = []
-    for stream in (auto, live):
-        rows = [read_clip({"text": stream}, {"text": stream.resolve(s)}, s)["text"] for s in samples]
-        out.append(StreamEncoder(stream)(stream.collate(rows)))
+    for modality in (auto, live):
+        rows = [read_clip({"text": modality}, {"text": modality.availability(s)}, s)["text"] for s in samples]
+        out.append(ModalityEncoder(modality)(modality.collate(rows)))
     assert torch.equal(out[0].mask, out[1].mask)
     torch.testing.assert_close(out[0].x, out[1].x, atol=1e-5, rtol=1e-5)
 
@@ -187,8 +190,8 @@ def test_identity_knows_the_model_and_the_options(folder, tmp_path):
 
 def test_it_travels_to_a_worker_with_its_tokenizer(folder):
     encoder = TextEncoder(str(folder))
-    before = encoder.preprocess(Words("hello there"))
-    after = pickle.loads(pickle.dumps(encoder)).preprocess(Words("hello there"))
+    before = encoder.preprocess(Utterance("hello there"))
+    after = pickle.loads(pickle.dumps(encoder)).preprocess(Utterance("hello there"))
     assert torch.equal(before["ids"], after["ids"])
 
 
@@ -198,7 +201,7 @@ def test_a_missing_model_is_named_with_the_remedy(monkeypatch, name):
     with pytest.raises(ConfigError) as info:
         TextEncoder(name).load()
     text = str(info.value)
-    for part in (name, "modalities.text.encoder.name=FOLDER", "encoder@modalities.text.encoder=words", "got:"):
+    for part in (name, "modality.text.encoder.name=FOLDER", "encoder@modality.text.encoder=words", "got:"):
         assert part in text
     with pytest.raises(ConfigError):
         _ = TextEncoder(name).dim
@@ -245,7 +248,7 @@ def test_real_minilm_finds_meaning():
     encoder = loaded(Path(os.environ["HERO_REAL"]) / "models" / "all-MiniLM-L6-v2", pooling="turns")
     assert encoder.dim == 384
     lines = ("I am so glad to see you", "What a joy to meet you", "The engine needs oil")
-    out = encoder.encode(encoder.collate([encoder.preprocess(Words(line)) for line in lines]))
+    out = encoder.encode(encoder.collate([encoder.preprocess(Utterance(line)) for line in lines]))
     near, far = (torch.cosine_similarity(out.x[0, 0], out.x[k, 0], dim=0) for k in (1, 2))
     assert near > 0.5
     assert far < 0.2

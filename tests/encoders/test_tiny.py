@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyTable, TinyText
-from hero_lightning.media.types import Frames, Table, Waveform, Words
+from hero_lightning.media.types import ActionUnits, Frames, Utterance, Waveform
 from hero_lightning.types import Turn
 
 MATERIAL = {
     TinyFrames: Frames(torch.randint(0, 255, (3, 10, 12, 3), dtype=torch.uint8), torch.arange(3)),
     TinyAudio: Waveform(torch.randn(4000)),
-    TinyText: Words("good day", None, (Turn("A", "yes"),)),
-    TinyTable: Table(torch.randn(3, 35), torch.arange(3)),
+    TinyText: Utterance("good day", None, (Turn("A", "yes"),)),
+    TinyTable: ActionUnits(torch.randn(3, 35), torch.arange(3)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Linear probes: pooling ignores padding, the regression equals scikit-learn's, absent streams do not crash it."""
+"""Linear probes: pooling ignores padding, the regression equals scikit-learn's, absent modalities do not crash it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A corpus of six small clips and its streams, shared by the tests of this room."""
+"""A dataset of six small clips and its modalities, shared by the tests of this room."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hero_lightning.encoders.handcrafted import AuValues, FrameDifference, FrameHog, HashedWords, LogMelProsody
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Fps, Uniform
 from hero_lightning.types import Media, Sample, Turn
 from tests.media_helpers import tone, write_au_csv, write_clip
@@ -42,8 +42,8 @@ def samples(tmp_path_factory) -> list[Sample]:
     return out
 
 
-def make(name: str, mode: str = "auto", **options) -> Stream:
-    """A stream with its weight-free encoder."""
+def make(name: str, mode: str = "auto", **options) -> Modality:
+    """A modality with its weight-free encoder."""
     encoder, sampler = {
         "frame": (partial(FrameHog, size=32, cells=4), Uniform(4)),
         "face": (partial(FrameHog, size=32, cells=4), Uniform(3)),
@@ -54,15 +54,15 @@ def make(name: str, mode: str = "auto", **options) -> Stream:
     }[name]
     if name == "text":
         options.setdefault("context_turns", 2)
-    return Stream(name, mode, **({"encoder": encoder, "sampler": sampler} | options))
+    return Modality(name, mode, **({"encoder": encoder, "sampler": sampler} | options))
 
 
 @pytest.fixture
-def streams(tmp_path: Path) -> dict[str, Stream]:
+def modalities(tmp_path: Path) -> dict[str, Modality]:
     """All six in mode auto, bound below a fresh features root."""
     out = {name: make(name) for name in ALL}
-    for stream in out.values():
-        stream.bind(tmp_path / "features", "demo")
+    for modality in out.values():
+        modality.bind(tmp_path / "features", "demo")
     return out
 
 

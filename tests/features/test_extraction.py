@@ -16,36 +16,36 @@ from hero_lightning.features import extraction, manifest, read
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.foreign.safe_pickle import write_npydict
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import read_clip
-from hero_lightning.features.source import Resolution
+from hero_lightning.features.source import Availability
 from hero_lightning.media.frame_samplers import EmotionPeak, HeadTail, Uniform
 from hero_lightning.types import Media, Sample
 from tests.features.conftest import ALL, make, tree
 
 
-def bound(root, **streams) -> dict[str, Stream]:
-    for stream in streams.values():
-        stream.bind(root, "demo")
-    return streams
+def bound(root, **modalities) -> dict[str, Modality]:
+    for modality in modalities.values():
+        modality.bind(root, "demo")
+    return modalities
 
 
-def test_fill_all_streams_opening_each_clip_once(streams, samples, monkeypatch):
+def test_fill_all_modalities_opening_each_clip_once(modalities, samples, monkeypatch):
     passes = []
     real = read.ClipReader.read
     monkeypatch.setattr(
         read.ClipReader, "read", lambda self, *a, **o: passes.append(self.media.path.name) or real(self, *a, **o)
     )
-    summary = fill(streams, samples, batch_size=4, part_size=4)
+    summary = fill(modalities, samples, batch_size=4, part_size=4)
     assert sorted(passes) == [f"c{k}.mp4" for k in range(6)]
     assert summary.written == {n: 6 if n in ("frame", "motion") else 5 for n in ALL}
     assert summary.absent == {n: 6 - w for n, w in summary.written.items()}
     assert "frame: 6 written, 0 kept, 0 absent, 0 failed" in str(summary)
-    for name, stream in streams.items():
-        modes = [stream.resolve(s).mode for s in samples]
+    for name, modality in modalities.items():
+        modes = [modality.availability(s).mode for s in samples]
         assert modes.count("preextracted") == summary.written[name]
         assert "realtime" not in modes
-    again = fill(streams, samples)
+    again = fill(modalities, samples)
     assert len(passes) == 6
     assert again.kept == summary.written
     assert set(again.written.values()) == {0}
@@ -93,8 +93,8 @@ def test_a_bad_clip_is_entered_in_the_ledger_and_the_others_go_on(tmp_path, samp
     table = tmp_path / "au.csv"
     table.write_text("frame, AU01_r\n1, 2\n")
     bad = Sample("bad", "train", video=Media(cut), files={"au": table}, text="still here")
-    streams = bound(tmp_path / "f", frame=make("frame"), audio=make("audio"), au=make("au"), text=make("text"))
-    summary = fill(streams, [*samples, bad], batch_size=8)
+    modalities = bound(tmp_path / "f", frame=make("frame"), audio=make("audio"), au=make("au"), text=make("text"))
+    summary = fill(modalities, [*samples, bad], batch_size=8)
     assert {n: sorted(f) for n, f in summary.failed.items()} == {
         "frame": ["bad"],
         "audio": ["bad"],
@@ -103,14 +103,14 @@ def test_a_bad_clip_is_entered_in_the_ledger_and_the_others_go_on(tmp_path, samp
     }
     assert "lacks columns" in summary.failed["au"]["bad"]
     assert str(cut) in summary.failed["frame"]["bad"]
-    assert streams["frame"].resolve(bad).mode == "broken"
-    assert streams["text"].resolve(bad).mode == "preextracted"
+    assert modalities["frame"].availability(bad).mode == "broken"
+    assert modalities["text"].availability(bad).mode == "preextracted"
     assert summary.written["frame"] == 6
     table.write_bytes(samples[0].files["au"].read_bytes())
-    assert fill({"au": streams["au"]}, [bad]).written == {"au": 1}  # the file was mended
-    assert streams["au"].resolve(bad).mode == "preextracted"
-    assert fill({"frame": streams["frame"]}, [bad]).failed == {"frame": {}}
-    assert list(fill({"frame": streams["frame"]}, [bad], retry=True).failed["frame"]) == ["bad"]
+    assert fill({"au": modalities["au"]}, [bad]).written == {"au": 1}  # the file was mended
+    assert modalities["au"].availability(bad).mode == "preextracted"
+    assert fill({"frame": modalities["frame"]}, [bad]).failed == {"frame": {}}
+    assert list(fill({"frame": modalities["frame"]}, [bad], retry=True).failed["frame"]) == ["bad"]
 
 
 class Moody(TinyText):
@@ -125,8 +125,8 @@ class Moody(TinyText):
 
 
 def test_what_the_encoder_cannot_do_is_entered_too(tmp_path, samples):
-    streams = bound(tmp_path, text=make("text", encoder=Moody, context_turns=0))
-    summary = fill(streams, samples, batch_size=8)
+    modalities = bound(tmp_path, text=make("text", encoder=Moody, context_turns=0))
+    summary = fill(modalities, samples, batch_size=8)
     assert summary.failed["text"] == {
         "c0": "NaN or Inf in the features",
         "c4": "out of memory",
@@ -149,23 +149,23 @@ class Unset(TinyText):
 
 @pytest.mark.parametrize(("encoder", "said"), [(Lost, "device lost"), (Unset, "No tokenizer")])
 def test_a_fault_of_the_encoder_is_not_put_on_the_clips(tmp_path, samples, encoder, said):
-    streams = bound(tmp_path, text=make("text", encoder=encoder))
+    modalities = bound(tmp_path, text=make("text", encoder=encoder))
     with pytest.raises((RuntimeError, ConfigError), match=said):
-        fill(streams, samples, batch_size=8)
-    assert not any(streams["text"].store.fault(s) for s in samples)
+        fill(modalities, samples, batch_size=8)
+    assert not any(modalities["text"].store.fault(s) for s in samples)
 
 
 def test_too_short_for_a_step_is_absent(tmp_path, samples):
-    streams = bound(tmp_path, motion=make("motion", sampler=Uniform(1)))
-    assert fill(streams, samples[:2]).absent == {"motion": 2}
-    assert streams["motion"].resolve(samples[0]).reason == "too short for one step"
+    modalities = bound(tmp_path, motion=make("motion", sampler=Uniform(1)))
+    assert fill(modalities, samples[:2]).absent == {"motion": 2}
+    assert modalities["motion"].availability(samples[0]).reason == "too short for one step"
 
 
 def test_what_the_own_source_has_is_not_computed(tmp_path, samples):
     write_npydict(tmp_path / "c0.npy", {"bert": torch.randn(4, 128).numpy()})
-    streams = bound(tmp_path / "f", text=make("text", source=NpyDict(tmp_path, "bert")))
-    assert fill(streams, samples).written == {"text": 4}
-    assert not streams["text"].store.has(samples[0])
+    modalities = bound(tmp_path / "f", text=make("text", source=NpyDict(tmp_path, "bert")))
+    assert fill(modalities, samples).written == {"text": 4}
+    assert not modalities["text"].store.has(samples[0])
 
 
 def test_bfloat16_store(tmp_path, samples):
@@ -178,28 +178,28 @@ def test_bfloat16_store(tmp_path, samples):
 
 
 @pytest.mark.parametrize(
-    "stream",
+    "modality",
     [
         make("text", mode="realtime", encoder=partial(TinyText, trainable=True)),
         make("frame", mode="realtime", encoder=TinyFrames, sampler=HeadTail(2)),
     ],
 )
-def test_what_must_not_be_stored_is_refused(tmp_path, samples, stream):
+def test_what_must_not_be_stored_is_refused(tmp_path, samples, modality):
     with pytest.raises(ConfigError, match="cannot be stored"):
-        fill(bound(tmp_path, **{stream.name: stream}), samples)
+        fill(bound(tmp_path, **{modality.name: modality}), samples)
 
 
 def test_float16_store_and_what_does_not_fit_into_it(tmp_path, samples):
-    streams = bound(tmp_path, frame=make("frame"))
-    fill(streams, samples, dtype="float16")
+    modalities = bound(tmp_path, frame=make("frame"))
+    fill(modalities, samples, dtype="float16")
     fresh = bound(tmp_path / "exact", frame=make("frame"))
     fill(fresh, samples)
-    a, b = streams["frame"].stored(samples[0]).x, fresh["frame"].stored(samples[0]).x
+    a, b = modalities["frame"].stored(samples[0]).x, fresh["frame"].stored(samples[0]).x
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     large = bound(tmp_path, text=make("text", encoder=Large))
     with pytest.raises(FeatureError, match="too large for float16") as info:
         fill(large, samples, dtype="float16")
-    assert "dtype=bfloat16" in info.value.details["mend"]
+    assert "dtype=bfloat16" in info.value.details["hint"]
     assert not large["text"].store.has(samples[0])
     assert fill(large, samples, dtype="bfloat16", force=True).written == {"text": 5}
 
@@ -217,15 +217,15 @@ def test_unknown_dtype(tmp_path, samples):
 
 
 def test_encoder_with_weights_and_progress(tmp_path, samples, caplog):
-    streams = bound(tmp_path, frame=make("frame", encoder=partial(TinyFrames, dim=6)))
+    modalities = bound(tmp_path, frame=make("frame", encoder=partial(TinyFrames, dim=6)))
     with caplog.at_level("INFO"):
-        fill(streams, samples, progress=True)
+        fill(modalities, samples, progress=True)
     assert re.search(r"6 of 6 clips, [\d.]+ clips/s, 0 s left", caplog.text)
     live = make("frame", mode="realtime", encoder=partial(TinyFrames, dim=6))
     encoder = live.encoder_module()
-    row = read_clip({"frame": live}, {"frame": live.resolve(samples[0])}, samples[0])["frame"]
+    row = read_clip({"frame": live}, {"frame": live.availability(samples[0])}, samples[0])["frame"]
     torch.testing.assert_close(
-        encoder.encode(encoder.collate([row.inputs])).x[0], streams["frame"].stored(samples[0]).x
+        encoder.encode(encoder.collate([row.inputs])).x[0], modalities["frame"].stored(samples[0]).x
     )
 
 
@@ -234,26 +234,28 @@ def test_samples_without_the_material_cost_nothing(tmp_path, samples):
     assert fill(bound(tmp_path, text=make("text")), mute).absent == {"text": 6}
 
 
-def test_another_corpus_of_the_same_ids_is_not_mistaken_for_it(streams, samples):
-    fill(streams, samples)
+def test_another_dataset_of_the_same_ids_is_not_mistaken_for_it(modalities, samples):
+    fill(modalities, samples)
     swapped = [replace(s, id=f"c{5 - k}") for k, s in enumerate(samples)]
-    assert all(streams["frame"].resolve(s).mode == "realtime" for s in swapped)
-    summary = fill(streams, swapped)
+    assert all(modalities["frame"].availability(s).mode == "realtime" for s in swapped)
+    summary = fill(modalities, swapped)
     assert summary.written == {n: 6 if n in ("frame", "motion") else 5 for n in ALL}
-    for name, stream in streams.items():
+    for name, modality in modalities.items():
         for s in swapped:
-            found = stream.resolve(s)
-            assert found.mode == ("preextracted" if stream.resolve_media(s).mode == "realtime" else "absent"), name
+            found = modality.availability(s)
+            assert found.mode == ("preextracted" if modality.media_availability(s).mode == "realtime" else "absent"), (
+                name
+            )
 
 
 def test_a_file_that_came_since_is_used(tmp_path, samples):
-    streams = bound(tmp_path, au=make("au"))
-    fill(streams, samples)
-    assert streams["au"].resolve(samples[4]).mode == "absent"
+    modalities = bound(tmp_path, au=make("au"))
+    fill(modalities, samples)
+    assert modalities["au"].availability(samples[4]).mode == "absent"
     found = replace(samples[4], files=samples[0].files)
-    assert streams["au"].resolve(found).mode == "realtime"
-    assert fill(streams, [found]).written == {"au": 1}
-    assert streams["au"].resolve(found).mode == "preextracted"
+    assert modalities["au"].availability(found).mode == "realtime"
+    assert fill(modalities, [found]).written == {"au": 1}
+    assert modalities["au"].availability(found).mode == "preextracted"
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
@@ -261,10 +263,10 @@ def test_three_processes_write_what_one_writes(tmp_path, samples, order):
     whole = bound(tmp_path / "whole", frame=make("frame"), audio=make("audio"))
     fill(whole, samples, part_size=1)
     for k in order:
-        streams = bound(tmp_path / "shared", frame=make("frame"), audio=make("audio"))
-        done = fill(streams, samples, part_size=1, share=(k, 3))
+        modalities = bound(tmp_path / "shared", frame=make("frame"), audio=make("audio"))
+        done = fill(modalities, samples, part_size=1, share=(k, 3))
         assert done.written["frame"] == 2
-        assert fill(streams, samples, part_size=1, share=(k, 3)).written["frame"] == 0
+        assert fill(modalities, samples, part_size=1, share=(k, 3)).written["frame"] == 0
     assert tree(tmp_path / "shared") == tree(tmp_path / "whole")
 
 
@@ -281,12 +283,12 @@ def test_a_share_cannot_force_or_retry(tmp_path, samples, how):
 
 
 def test_force_begins_anew(tmp_path, samples):
-    streams = bound(tmp_path, text=make("text"))
-    fill(streams, samples)
+    modalities = bound(tmp_path, text=make("text"))
+    fill(modalities, samples)
     before = tree(tmp_path)
-    assert fill(streams, samples[:2], force=True).written == {"text": 2}
-    assert not streams["text"].store.has(samples[2])
-    fill(streams, samples, force=True)
+    assert fill(modalities, samples[:2], force=True).written == {"text": 2}
+    assert not modalities["text"].store.has(samples[2])
+    fill(modalities, samples, force=True)
     assert tree(tmp_path) == before
 
 
@@ -296,17 +298,17 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, samples, monkeypa
     fill(whole, samples, batch_size=2, part_size=2)
     real, written = os.replace, []
 
-    def replace(source, target):
-        if target.name.startswith("part-"):
-            written.append(target.name)
+    def replace(source, task):
+        if task.name.startswith("part-"):
+            written.append(task.name)
             if len(written) == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
-        real(source, target)
+        real(source, task)
 
     monkeypatch.setattr(manifest.os, "replace", replace)
     with pytest.raises(FeatureError, match="No space left on device") as info:
         fill(full, samples, batch_size=2, part_size=2)
-    assert "finished parts" in info.value.details["mend"] or "finished is kept" in info.value.details["mend"]
+    assert "finished parts" in info.value.details["hint"] or "finished is kept" in info.value.details["hint"]
     assert [full["frame"].store.has(s) for s in samples] == [True, True, False, False, False, False]
     names = {p.name for p in full["frame"].store.folder.iterdir()}
     assert names == {"manifest.json", ".lock", "part-00000.safetensors"}
@@ -330,7 +332,7 @@ def test_a_worker_that_dies_stops_clearly_and_loses_nothing(tmp_path, samples, m
     monkeypatch.setenv("DEADLY", "1")
     with pytest.raises(DataError, match="A process that decodes clips died") as info:
         fill(dead, samples, batch_size=1, part_size=1, workers=1)
-    assert "num_workers=0" in info.value.details["mend"]
+    assert "num_workers=0" in info.value.details["hint"]
     assert not any(dead["text"].store.fault(s) for s in samples if s.text)
     monkeypatch.delenv("DEADLY")
     fill(dead, samples, batch_size=1, part_size=1, workers=1)
@@ -338,17 +340,17 @@ def test_a_worker_that_dies_stops_clearly_and_loses_nothing(tmp_path, samples, m
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path, samples):
-    streams = bound(tmp_path, text=make("text"))
-    fill(streams, samples[:2], part_size=2)
-    folder = streams["text"].store.folder
+    modalities = bound(tmp_path, text=make("text"))
+    fill(modalities, samples[:2], part_size=2)
+    folder = modalities["text"].store.folder
     for name in (".part-00001.safetensors.host.123", ".manifest.json.host.123"):
         (folder / name).write_bytes(b"half")
-    fill(streams, samples, part_size=2)
+    fill(modalities, samples, part_size=2)
     assert not list(folder.glob(".*.123"))
 
 
 def test_why_pictures_were_looked_at_is_stored(tmp_path, samples):
-    streams = bound(tmp_path, frame=make("frame", sampler=EmotionPeak(4)))
-    assert streams["frame"].resolve(samples[0]).reason == "no_au"
-    fill(streams, samples)
-    assert streams["frame"].resolve(samples[0]) == Resolution("preextracted", "store, no_au")
+    modalities = bound(tmp_path, frame=make("frame", sampler=EmotionPeak(4)))
+    assert modalities["frame"].availability(samples[0]).reason == "no_au"
+    fill(modalities, samples)
+    assert modalities["frame"].availability(samples[0]) == Availability("preextracted", "store, no_au")

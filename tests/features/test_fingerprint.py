@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hero_lightning.features.fingerprint import Stamp
+from hero_lightning.features.fingerprint import SourceFingerprint
 from hero_lightning.types import Media, Sample, Turn
 
 
@@ -24,17 +24,17 @@ def sample(tmp_path) -> Sample:
     )
 
 
-STREAMS = ("frame", "face", "motion", "audio", "au", "text")
+MODALITIES = ("frame", "face", "motion", "audio", "au", "text")
 
 
-def moved(sample: Sample, stream: str, change) -> bool:
-    stamp = Stamp(stream, context_turns=1)
+def moved(sample: Sample, modality: str, change) -> bool:
+    stamp = SourceFingerprint(modality, context_turns=1)
     before = stamp(sample)
     assert before is not None
     return stamp(change(sample)) != before
 
 
-def test_each_stream_sees_what_it_reads_and_nothing_else(sample, tmp_path):
+def test_each_modality_sees_what_it_reads_and_nothing_else(sample, tmp_path):
     def append(name):
         def change(s):
             with (tmp_path / name).open("ab") as file:
@@ -58,7 +58,7 @@ def test_each_stream_sees_what_it_reads_and_nothing_else(sample, tmp_path):
         "": lambda s: replace(s, id="b", split="test", labels={"emotion": "sad"}, turns=(Turn("X", "y"), s.turns[1])),
     }
     for names, change in seen.items():
-        assert [n for n in STREAMS if moved(sample, n, change)] == names.split(), names
+        assert [n for n in MODALITIES if moved(sample, n, change)] == names.split(), names
 
 
 def test_a_change_in_place_is_seen(sample, tmp_path):
@@ -74,7 +74,7 @@ def test_a_change_in_place_is_seen(sample, tmp_path):
 def test_what_is_not_at_hand_cannot_be_compared(sample, tmp_path):
     gone = replace(sample, video=Media(tmp_path / "gone.mp4"), files={})
     for other in (gone, replace(gone, video=None)):
-        assert [Stamp(n)(other) for n in STREAMS[:5]] == [None] * 5
+        assert [SourceFingerprint(n)(other) for n in MODALITIES[:5]] == [None] * 5
 
 
 def test_what_a_clip_lacks_is_a_fact(sample):
@@ -84,4 +84,4 @@ def test_what_a_clip_lacks_is_a_fact(sample):
 
 
 def test_without_context_neither_turns_nor_speaker_count(sample):
-    assert Stamp("text")(replace(sample, turns=(), speaker=None)) == Stamp("text")(sample)
+    assert SourceFingerprint("text")(replace(sample, turns=(), speaker=None)) == SourceFingerprint("text")(sample)

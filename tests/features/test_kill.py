@@ -21,24 +21,24 @@ from hero_lightning.config.cli import CONF
 from hero_lightning.datasets.demo.datamodule import DemoDataModule
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.manifest import parsed
-from hero_lightning.tasks import ClassTarget
+from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
 from tests.features.conftest import make, tree
 
 PART = 4
 
 
-def streams(root: Path):
+def modalities(root: Path):
     found = {name: make(name) for name in ("frame", "audio", "text")}
-    for stream in found.values():
-        stream.bind(root, "demo")
+    for modality in found.values():
+        modality.bind(root, "demo")
     return found
 
 
 def demo(root: Path, clips: int) -> list[Sample]:
-    found = streams(root)
-    target = {"emotion": ClassTarget("emotion")}
-    return DemoDataModule(root=root / "demo", streams=found, targets=target, features_root=root, clips=clips).samples()
+    found = modalities(root)
+    task = {"emotion": ClassTask("emotion")}
+    return DemoDataModule(root=root / "demo", modalities=found, tasks=task, features_root=root, clips=clips).samples()
 
 
 def fresh_reader(root: Path, samples: list[Sample]) -> int:
@@ -50,10 +50,10 @@ def fresh_reader(root: Path, samples: list[Sample]) -> int:
         elif path.suffix == ".safetensors" and not path.name.startswith("."):
             with safe_open(path, framework="pt") as file:
                 assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118
-    for stream in streams(root).values():
+    for modality in modalities(root).values():
         for sample in samples:
-            if stream.store.has(sample):
-                assert len(stream.store.read(sample).x) == stream.store.length(sample)
+            if modality.store.has(sample):
+                assert len(modality.store.read(sample).x) == modality.store.length(sample)
                 seen += 1
     return seen
 
@@ -85,11 +85,11 @@ def without_locks(root: Path) -> dict[str, bytes]:
 
 def test_three_kills(tmp_path: Path) -> None:
     samples = demo(tmp_path, 40)
-    fill(streams(tmp_path / "whole"), samples, part_size=PART, batch_size=2)
+    fill(modalities(tmp_path / "whole"), samples, part_size=PART, batch_size=2)
     fork = multiprocessing.get_context("fork")
 
     def run() -> None:
-        fill(streams(tmp_path / "killed"), samples, part_size=PART, batch_size=2)
+        fill(modalities(tmp_path / "killed"), samples, part_size=PART, batch_size=2)
 
     def start() -> tuple[int, Callable[[], bool]]:
         process = fork.Process(target=run)
@@ -114,7 +114,7 @@ def test_three_kills(tmp_path: Path) -> None:
 def test_twenty_kills_of_the_command(tmp_path: Path) -> None:
     samples = demo(tmp_path / "data", 200)
     given = [
-        "trainer=cpu", "dataset.clips=200", "dataset.num_workers=1", "streams=[frame,audio,text]", "batch_size=4",
+        "trainer=cpu", "dataset.clips=200", "dataset.num_workers=1", "modalities=[frame,audio,text]", "batch_size=4",
         f"part_size={PART}", f"paths.data={tmp_path}/data", f"paths.runs={tmp_path}/runs",
     ]  # fmt: skip
 

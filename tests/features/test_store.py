@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hero_lightning.errors import FeatureError
-from hero_lightning.features.fingerprint import Stamp
+from hero_lightning.features.fingerprint import SourceFingerprint
 from hero_lightning.features.store import Store
-from hero_lightning.types import Media, Ready, Sample
+from hero_lightning.types import Media, Sample, StoredFeatures
 from tests.features.conftest import make, tree
 
 
@@ -20,12 +20,12 @@ def sample(id: str) -> Sample:
 
 def identity(**changes):
     encoder = {"class": "Hog", "version": 1, "size": 64} | changes
-    return {"corpus": "demo", "stream": "frame", "encoder": encoder, "sampler": {"sampler": "uniform", "count": 4}}
+    return {"dataset": "demo", "modality": "frame", "encoder": encoder, "sampler": {"sampler": "uniform", "count": 4}}
 
 
-def ready(k: int, steps: int = 3) -> Ready:
+def ready(k: int, steps: int = 3) -> StoredFeatures:
     x = torch.randn(steps, 5, generator=torch.Generator().manual_seed(k))
-    return Ready(x, torch.arange(steps) / 4.0, {"pitch_hz": 100.0 + k})
+    return StoredFeatures(x, torch.arange(steps) / 4.0, {"pitch_hz": 100.0 + k})
 
 
 def clips(ids: str) -> dict[str, Sample]:
@@ -246,18 +246,18 @@ def test_two_writers_wait_for_each_other(tmp_path):
 
 def test_a_store_can_be_a_source(tmp_path):
     store = filled(tmp_path)
-    stream = make("frame", mode="preextracted", encoder=None, sampler=None, source=Store(store.folder))
-    assert stream.dim == 5
-    assert torch.equal(stream.stored(sample("a")).x, ready(ord("a"), 2).x)
-    assert stream.resolve(sample("b")).mode == "broken"
-    assert stream.identity()["source"] == identity()
+    modality = make("frame", mode="preextracted", encoder=None, sampler=None, source=Store(store.folder))
+    assert modality.dim == 5
+    assert torch.equal(modality.stored(sample("a")).x, ready(ord("a"), 2).x)
+    assert modality.availability(sample("b")).mode == "broken"
+    assert modality.identity()["source"] == identity()
 
 
 def test_features_of_clips_that_are_not_at_hand_count(tmp_path):
     film = tmp_path / "a.mp4"
     film.write_bytes(b"film")
     clip = Sample("a", "train", video=Media(film))
-    store = Store.at(tmp_path, identity(), Stamp("frame"))
+    store = Store.at(tmp_path, identity(), SourceFingerprint("frame"))
     (file,) = store.plan([clip], "float32", 2)
     store.write(file, {"a": ready(1)}, {}, {"a": clip})
     film.write_bytes(b"another film")
@@ -269,7 +269,7 @@ def test_features_of_clips_that_are_not_at_hand_count(tmp_path):
 
 def test_features_of_another_text_do_not_count(tmp_path):
     old, new = Sample("a", "train", text="hello"), Sample("a", "train", text="good bye")
-    store = Store.at(tmp_path, identity(), Stamp("text"))
+    store = Store.at(tmp_path, identity(), SourceFingerprint("text"))
     (file,) = store.plan([old], "float32", 2)
     store.write(file, {"a": ready(1)}, {}, {"a": old})
     assert store.has(old)

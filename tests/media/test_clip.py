@@ -301,12 +301,12 @@ def test_a_gap_in_the_recording_is_no_end(folder: Path) -> None:
     pictures = [numbered_picture(k) for k in range(30)]
     path = write_clip(folder / "steady.mkv", pictures=pictures, options={"g": "1", "bf": "0"})
     gap = folder / "gap.mkv"
-    with av.open(str(path)) as source, av.open(str(gap), "w") as target:
-        video = target.add_stream_from_template(source.streams.video[0])
+    with av.open(str(path)) as source, av.open(str(gap), "w") as task:
+        video = task.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None and not 1000 < packet.pts <= 2800:
                 packet.stream = video
-                target.mux(packet)
+                task.mux(packet)
     with pytest.raises(MediaError, match="end before"):
         read(gap, [4.5])
     with ClipReader(Media(gap)) as clip:

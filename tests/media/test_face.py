@@ -1,4 +1,4 @@
-"""Faces: known boxes first, the layouts of crops, what a detector keeps, and that no face is no picture."""
+"""FaceCropper: known boxes first, the layouts of crops, what a detector keeps, and that no face is no picture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 
 from hero_lightning.encoders.tiny import TinyFrames
 from hero_lightning.errors import ConfigError, MediaError
-from hero_lightning.features import Stream
+from hero_lightning.features import Modality
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.face import (
     HAAR_WARNING,
     Detector,
-    Faces,
+    FaceCropper,
     Haar,
     TableFaces,
     YuNet,
@@ -72,13 +72,13 @@ def test_what_is_looked_at(tmp_path: Path) -> None:
     bare = Sample("c", "train", video=Media(video))
     boxed = Sample("c", "train", video=Media(video), boxes={"face": (0, 0, 1, 1)}, files={"face": crops})
     given = Sample("c", "train", video=Media(video), files={"face": crops})
-    assert Faces().media(bare) is None
+    assert FaceCropper().media(bare) is None
     assert Bright().media(bare) == Media(video)
-    assert Faces().media(boxed) == Bright().media(boxed) == Media(video)  # a known box goes before all else
-    assert Faces().media(given) == Bright().media(given) == Media(crops, rate=10.0, bgr=True)
-    assert Faces(rate=5.0, color_order="bgr_compat").media(given) == Media(crops, rate=5.0)
-    assert Faces().media(Sample("c", "train", files={"face": crops})).rate is None  # no video: 25
-    assert Faces().media(Sample("c", "train", files={"face": video})) == Media(video)
+    assert FaceCropper().media(boxed) == Bright().media(boxed) == Media(video)  # a known box goes before all else
+    assert FaceCropper().media(given) == Bright().media(given) == Media(crops, rate=10.0, bgr=True)
+    assert FaceCropper(rate=5.0, color_order="bgr_compat").media(given) == Media(crops, rate=5.0)
+    assert FaceCropper().media(Sample("c", "train", files={"face": crops})).rate is None  # no video: 25
+    assert FaceCropper().media(Sample("c", "train", files={"face": video})) == Media(video)
 
 
 def test_crops_come_red_first_and_without_black_ones(tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_crops_come_red_first_and_without_black_ones(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", array)
     sample = Sample("c", "train", files={"face": tmp_path / "c.npy"})
     for order, first in (("rgb", [10, 100, 250]), ("bgr_compat", [250, 100, 10])):
-        faces = Faces(color_order=order)
+        faces = FaceCropper(color_order=order)
         frames = ClipReader(faces.media(sample)).read({"face": [k / 25 for k in range(4)]})[0]["face"]
         found = faces.crops(frames, sample)
         assert found.pixels[:, 0, 0].tolist() == [first] * 2
         np.testing.assert_allclose(found.time, [0.04, 0.08], atol=1e-6)
     black = Frames(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(2))
-    assert Faces().crops(black, sample) is None
+    assert FaceCropper().crops(black, sample) is None
 
 
 def test_the_layouts_of_openface(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_boxes_of_a_pyfeat_table(tmp_path: Path) -> None:
 
 def test_boxes_in_pixels_need_whole_pictures() -> None:
     with pytest.raises(ConfigError, match="pixels of the video") as caught:
-        Stream("face", "realtime", TinyFrames, Uniform(4), size=64, detector=TableFaces())
-    assert "modalities.face.size=null" in str(caught.value)
+        Modality("face", "realtime", TinyFrames, Uniform(4), size=64, detector=TableFaces())
+    assert "modality.face.size=null" in str(caught.value)
 
 
 def test_pictures_without_a_face_are_left_out() -> None:
@@ -187,8 +187,8 @@ def test_tracking_stays_with_the_face_that_is_largest_over_the_clip() -> None:
 
 
 def test_identity_names_what_decides_the_crops() -> None:
-    assert Faces().identity() == {}
-    assert Faces(color_order="bgr_compat").identity() == {"color_order": "bgr_compat"}
+    assert FaceCropper().identity() == {}
+    assert FaceCropper(color_order="bgr_compat").identity() == {"color_order": "bgr_compat"}
     one, two = (YuNet(model="/here/yunet.onnx", pick=p).identity() for p in ("largest", "tracked"))
     assert one != two
     assert one["detector"] == "YuNet"
@@ -197,10 +197,10 @@ def test_identity_names_what_decides_the_crops() -> None:
 
 def test_wrong_settings() -> None:
     for build in (
-        lambda: Faces(color_order="bgr"), lambda: Faces(rate=0), lambda: YuNet(pick="first"),
+        lambda: FaceCropper(color_order="bgr"), lambda: FaceCropper(rate=0), lambda: YuNet(pick="first"),
         lambda: YuNet(margin=-1), lambda: YuNet(side=0), lambda: YuNet(confidence=2), lambda: YuNet(longest=3),
     ):  # fmt: skip
-        with pytest.raises(ConfigError, match=r"modalities\.face\.detector\."):
+        with pytest.raises(ConfigError, match=r"modality\.face\.detector\."):
             build()
 
 
@@ -228,7 +228,7 @@ def test_haar_says_how_much_it_misses(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
 def test_the_real_model(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     model = next((Path(os.environ["HERO_REAL"]) / "models" / "yunet").glob("*.onnx"))

@@ -18,8 +18,8 @@ from hero_lightning.media.frame_samplers import (
     Consecutive,
     EmotionPeak,
     Fps,
+    FrameSampler,
     HeadTail,
-    Sampler,
     Uniform,
     legacy_peak_indices,
     peak_indices,
@@ -46,7 +46,7 @@ def info(frames: int, fps: float = 10.0) -> ClipInfo:
     return ClipInfo(frames / fps, fps, frames, True, True)
 
 
-def indices(sampler: Sampler, frames: int, sample: Sample = SAMPLE, fps: float = 10.0, **draw: int) -> list[int]:
+def indices(sampler: FrameSampler, frames: int, sample: Sample = SAMPLE, fps: float = 10.0, **draw: int) -> list[int]:
     plan = sampler.plan(info(frames, fps), sample, draw.get("epoch", 0), draw.get("seed", 0))
     assert all(isinstance(t, float) for t in plan.times)
     return [round(t * fps) for t in plan.times]
@@ -234,7 +234,7 @@ def test_headtail_is_drawn_by_sample_epoch_and_seed() -> None:
 
 
 @pytest.mark.parametrize("sampler", [Uniform(4), Fps(2.0), Consecutive(4), HeadTail(4), All(), EmotionPeak(4)])
-def test_identity_is_plain_and_travels(sampler: Sampler) -> None:
+def test_identity_is_plain_and_travels(sampler: FrameSampler) -> None:
     assert json.loads(json.dumps(sampler.identity())) == sampler.identity()
     assert pickle.loads(pickle.dumps(sampler)).identity() == sampler.identity()
     assert sampler.plan(info(0), SAMPLE, 0, 0).times[0] == 0.0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hero_lightning.media.measures import au_measures, audio_measures, motion_measures
-from hero_lightning.media.types import Frames, Table, Waveform
+from hero_lightning.media.types import ActionUnits, Frames, Waveform
 
 RATE = 16_000
 
@@ -64,7 +64,7 @@ def test_movement_is_the_change_between_pictures() -> None:
 
 
 def test_action_units_by_name() -> None:
-    table = Table(
+    table = ActionUnits(
         torch.tensor([[1.0, 0.0, 1.0], [3.0, 0.5, 0.0]]), torch.tensor([0.0, 0.1]), ("AU12_r", "AU04_r", "AU12_c")
     )
     assert au_measures(table) == {"AU12": 2.0, "AU12_max": 3.0, "AU04": 0.25, "AU04_max": 0.5}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hero_lightning.errors import ConfigError, MediaError
-from hero_lightning.media.face import Faces
+from hero_lightning.media.face import FaceCropper
 from hero_lightning.media.peaks import PeakFinder
 from hero_lightning.types import Media, Sample
 from tests.media_helpers import write_au_csv, write_clip
@@ -79,7 +79,7 @@ def test_what_decides_the_result(video: Path, tmp_path: Path) -> None:
     own = PeakFinder().inputs(sample)
     assert own["method"] == "motion"
     assert own != PeakFinder(fps=5).inputs(sample)
-    assert own != PeakFinder(faces=Faces(rate=3.0)).inputs(sample)
+    assert own != PeakFinder(faces=FaceCropper(rate=3.0)).inputs(sample)
     with pytest.raises(MediaError, match="Nothing shows"):
         PeakFinder().inputs(Sample("c", "train"))
     with pytest.raises(MediaError, match="method=au"):

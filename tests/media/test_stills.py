@@ -31,10 +31,10 @@ def folder(tmp_path: Path) -> Path:
     out.mkdir()
     for k in range(12):
         image = av.VideoFrame.from_ndarray(numbered_picture(k), format="rgb24")
-        with av.open(str(out / f"frame{k}.bmp"), "w", format="image2") as target:
-            stream = target.add_stream("bmp", rate=1)
-            stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr24"
-            target.mux(stream.encode(image))
+        with av.open(str(out / f"frame{k}.bmp"), "w", format="image2") as task:
+            modality = task.add_stream("bmp", rate=1)
+            modality.width, modality.height, modality.pix_fmt = 96, 64, "bgr24"
+            task.mux(modality.encode(image))
     (out / "._frame3.bmp").write_bytes(b"macOS")
     (out / "notes.txt").write_text("none")
     return out

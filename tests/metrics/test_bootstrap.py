@@ -1,4 +1,4 @@
-"""Bootstrap: coverage, groups, seeds, pairs, speed."""
+"""Bootstrap: availability, groups, seeds, pairs, speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
-from hero_lightning.tasks import ClassTarget, ScoreTarget
+from hero_lightning.tasks import ClassTask, ScoreTask
 
 
 def mean(sums: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -29,13 +29,13 @@ def test_95_percent_intervals_hold_the_truth_about_95_percent_of_the_time() -> N
 
 
 def test_equals_a_plain_loop_over_resamples() -> None:
-    target = ClassTarget("y", list("abc"))
+    task = ClassTask("y", list("abc"))
     g = torch.Generator().manual_seed(0)
     p, y = torch.rand(80, 3, generator=g).softmax(-1), torch.randint(0, 3, (80,), generator=g)
-    statistics = target.statistics(p, y)
+    statistics = task.statistics(p, y)
     drawn = np.random.default_rng(5).integers(0, 80, (200, 80))
-    loop = [float(target.figures_of(statistics[i].sum(dim=0))["weighted_f1"]) for i in drawn]
-    found = intervals(statistics, target.figures_of, resamples=200, seed=5)["weighted_f1"]
+    loop = [float(task.metrics_of(statistics[i].sum(dim=0))["weighted_f1"]) for i in drawn]
+    found = intervals(statistics, task.metrics_of, resamples=200, seed=5)["weighted_f1"]
     assert found == pytest.approx(tuple(np.quantile(loop, [0.025, 0.975])))
 
 
@@ -71,15 +71,15 @@ def test_pairs_see_a_small_steady_gain_that_single_intervals_hide() -> None:
 
 
 def test_undefined_resamples_are_left_out() -> None:
-    target = ScoreTarget("v", 0, 1)
-    label = target.collate([0.2, 0.8], ["a", "b"])
-    found = intervals(target.statistics(torch.tensor([[0.1], [0.9]]), label.value), target.figures_of)
+    task = ScoreTask("v", 0, 1)
+    label = task.collate([0.2, 0.8], ["a", "b"])
+    found = intervals(task.statistics(torch.tensor([[0.1], [0.9]]), label.value), task.metrics_of)
     assert found["pearson"] == pytest.approx((1, 1))  # half of the resamples repeat one row and have no correlation
 
 
 def test_meld_sized_intervals_take_less_than_two_seconds() -> None:
-    target = ClassTarget("y", list("abcdefg"))
+    task = ClassTask("y", list("abcdefg"))
     p, y = torch.rand(2610, 7).softmax(-1), torch.randint(0, 7, (2610,))
     start = time.perf_counter()
-    intervals(target.statistics(p, y), target.figures_of, resamples=1000)
+    intervals(task.statistics(p, y), task.metrics_of, resamples=1000)
     assert time.perf_counter() - start < 2  # measured 0.14 s on one core

@@ -1,4 +1,4 @@
-"""Captions: corpus BLEU and ROUGE-L as torchmetrics has them, CIDEr-D by hand, sentence vectors."""
+"""Captions: dataset BLEU and ROUGE-L as torchmetrics has them, CIDEr-D by hand, sentence vectors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SAID = ["the man smiles and waves his hand", "she is crying in the dark room", "
 TRUE = ["the old man smiles and waves his hand", "she cries in the dark", "he shouts at the dog", "nobody is there"]
 
 
-def figures(said: list[str], true: list[str]) -> dict[str, float]:
-    return {k: float(v) for k, v in captions.figures(captions.statistics(said, true, None).sum(dim=0)).items()}
+def metrics(said: list[str], true: list[str]) -> dict[str, float]:
+    return {k: float(v) for k, v in captions.metrics(captions.statistics(said, true, None).sum(dim=0)).items()}
 
 
 def test_bleu_and_rouge_are_those_of_torchmetrics() -> None:
-    found, references = figures(SAID, TRUE), [[t] for t in TRUE]
+    found, references = metrics(SAID, TRUE), [[t] for t in TRUE]
     assert found["bleu1"] == pytest.approx(float(bleu_score(SAID, references, n_gram=1)), rel=1e-5)
     assert found["bleu4"] == pytest.approx(float(bleu_score(SAID, references, n_gram=4)), rel=1e-5)
     rouge = [
@@ -54,16 +54,16 @@ def test_cider_d_clips_repeated_words_and_knows_common_ones() -> None:
 
 
 def test_case_punctuation_and_chinese() -> None:
-    assert figures(["He SHOUTS, at the dog!"], ["he shouts at the dog"])["bleu4"] == pytest.approx(1)
+    assert metrics(["He SHOUTS, at the dog!"], ["he shouts at the dog"])["bleu4"] == pytest.approx(1)
     assert captions.WORD.findall("他很开心 ok it's") == ["他", "很", "开", "心", "ok", "it's"]
-    assert figures(["他很开心"], ["他很生气"])["bleu1"] == pytest.approx(0.5)
+    assert metrics(["他很开心"], ["他很生气"])["bleu1"] == pytest.approx(0.5)
 
 
 def test_no_answers_and_intervals() -> None:
-    assert figures(["", ""], ["a b", "c d"])["cider"] == 0
-    assert figures(["", ""], ["a b", "c d"])["bleu4"] == 0
-    bounds = intervals(captions.statistics(SAID * 3, TRUE * 3, None), captions.figures, resamples=200)
-    assert bounds["cider"][0] < figures(SAID * 3, TRUE * 3)["cider"] < bounds["cider"][1]
+    assert metrics(["", ""], ["a b", "c d"])["cider"] == 0
+    assert metrics(["", ""], ["a b", "c d"])["bleu4"] == 0
+    bounds = intervals(captions.statistics(SAID * 3, TRUE * 3, None), captions.metrics, resamples=200)
+    assert bounds["cider"][0] < metrics(SAID * 3, TRUE * 3)["cider"] < bounds["cider"][1]
 
 
 def test_sentence_vectors_ignore_padding(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_sentence_vectors_ignore_padding(tmp_path: Path) -> None:
     torch.testing.assert_close(both[0], alone[0])
     torch.testing.assert_close(both.norm(dim=-1), torch.ones(2))
     rows = captions.statistics(["he shouts", "she cries"], ["he shouts", "in the dark"], embed)
-    assert float(captions.figures(rows[:1].sum(dim=0))["similarity"]) == pytest.approx(1)
-    assert float(captions.figures(rows.sum(dim=0))["similarity"]) < 1
+    assert float(captions.metrics(rows[:1].sum(dim=0))["similarity"]) == pytest.approx(1)
+    assert float(captions.metrics(rows.sum(dim=0))["similarity"]) < 1
     with pytest.raises(ConfigError, match="sentence encoder cannot be read"):
         captions.SentenceVectors(str(tmp_path / "nothing"))(["a"])

@@ -26,9 +26,9 @@ def draw(classes: int, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @given(CASES)
 @settings(max_examples=60, deadline=None)
-def test_class_figures_equal_scikit_learn(case: tuple[int, int, int]) -> None:
+def test_class_metrics_equal_scikit_learn(case: tuple[int, int, int]) -> None:
     p, y = draw(*case)
-    found = classification.figures(classification.statistics(p, y).sum(dim=0), case[0])
+    found = classification.metrics(classification.statistics(p, y).sum(dim=0), case[0])
     guess = p.argmax(-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,18 +60,18 @@ def test_chance_is_the_mean_of_many_uniform_guesses() -> None:
     runs = []
     for _ in range(200):
         guess = torch.nn.functional.one_hot(torch.randint(0, 3, (1000,), generator=g), 3).double()
-        runs.append(classification.figures(classification.statistics(guess, y).sum(dim=0), 3))
+        runs.append(classification.metrics(classification.statistics(guess, y).sum(dim=0), 3))
     for name, value in classification.chance(y, 3).items():
         assert value == pytest.approx(torch.stack([r[name] for r in runs]).mean().item(), abs=0.005)
 
 
 @given(st.integers(2, 60), st.integers(0, 10_000), st.floats(0.1, 3))
 @settings(max_examples=60, deadline=None)
-def test_score_figures_equal_scikit_learn_and_lin(n: int, seed: int, noise: float) -> None:
+def test_score_metrics_equal_scikit_learn_and_lin(n: int, seed: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     y = rng.uniform(-3, 3, n) + 50
     p = y + noise * rng.normal(size=n) + 0.3
-    found = regression.figures(regression.statistics(torch.tensor(p)[:, None], torch.tensor(y)).sum(dim=0), 1)
+    found = regression.metrics(regression.statistics(torch.tensor(p)[:, None], torch.tensor(y)).sum(dim=0), 1)
     ccc = 2 * np.cov(p, y, bias=True)[0, 1] / (p.var() + y.var() + (p.mean() - y.mean()) ** 2)
     expected = {
         "mae": sk.mean_absolute_error(y, p),
@@ -84,20 +84,20 @@ def test_score_figures_equal_scikit_learn_and_lin(n: int, seed: int, noise: floa
 
 def test_a_constant_answer_has_no_correlation() -> None:
     y = torch.tensor([0.1, 0.7, 0.4])
-    found = regression.figures(regression.statistics(torch.full((3, 1), 0.3), y).sum(dim=0), 1)
+    found = regression.metrics(regression.statistics(torch.full((3, 1), 0.3), y).sum(dim=0), 1)
     assert math.isnan(found["pearson"])
     assert found["ccc"] == 0
 
 
 @given(st.integers(1, 6), st.integers(2, 60), st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_multilabel_figures_equal_scikit_learn(labels: int, n: int, seed: int) -> None:
+def test_multilabel_metrics_equal_scikit_learn(labels: int, n: int, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     y = (torch.rand(n, labels, generator=g) < 0.4).float()
     p = torch.rand(n, labels, generator=g)
     guess = (p > 0.5).int()
     sums = multilabel.statistics(p, y).sum(dim=0)
-    found = {k: float(v) for k, v in multilabel.figures(sums, labels).items()}
+    found = {k: float(v) for k, v in multilabel.metrics(sums, labels).items()}
     both = [c for c in range(labels) if 0 < y[:, c].sum() < n]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,17 +122,17 @@ def test_weighted_accuracy_is_the_formula_of_cmu_mosei() -> None:
     y, p = torch.tensor([[1.0], [1], [0], [0], [0], [0]]), torch.tensor([[0.9], [0.1], [0.1], [0.1], [0.1], [0.9]])
     tp, tn, positives, negatives = 1, 3, 2, 4
     expected = (tp * negatives / positives + tn) / (2 * negatives)
-    found = multilabel.figures(multilabel.statistics(p, y).sum(dim=0), 1)
+    found = multilabel.metrics(multilabel.statistics(p, y).sum(dim=0), 1)
     assert float(found["weighted_accuracy"]) == pytest.approx(expected) == pytest.approx(0.625)
     coin = multilabel.chance(y, 1)
     assert coin["weighted_accuracy"] == 0.5
     assert coin["macro_f1"] == pytest.approx(2 * 1 / (2 * 1 + 2 + 1))
 
 
-def test_distribution_figures_by_hand() -> None:
+def test_distribution_metrics_by_hand() -> None:
     p = torch.tensor([[0.5, 0.25, 0.15, 0.1], [0.7, 0.1, 0.15, 0.05]])
     y = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-    found = distribution.figures(distribution.statistics(p, y).sum(dim=0), 4)
+    found = distribution.metrics(distribution.statistics(p, y).sum(dim=0), 4)
     kl = (0.5 * math.log(0.5 / 0.25) + math.log(1 / 0.05)) / 2
     cosine = [np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(p.numpy(), y.numpy(), strict=True)]
     assert float(found["kl"]) == pytest.approx(kl, rel=1e-6)
@@ -153,7 +153,7 @@ def test_emotion_llama_t9_the_confusion_matrix_of_mer2023_semi() -> None:
         [179, 1, 2, 1, 0, 0], [2, 152, 7, 4, 3, 1], [10, 10, 134, 6, 2, 4],
         [2, 2, 1, 250, 0, 2], [1, 0, 3, 1, 6, 3], [4, 1, 3, 2, 1, 34],
     ])  # fmt: skip
-    found = classification.figures(classification.statistics(p, y).sum(dim=0), 6)
+    found = classification.metrics(classification.statistics(p, y).sum(dim=0), 6)
     assert float(found["weighted_f1"]) == pytest.approx(0.903577, abs=5e-7)
     assert float(found["accuracy"]) == pytest.approx(0.905276, abs=5e-7)
     assert float(found["weighted_precision"]) == pytest.approx(0.903625, abs=5e-7)
@@ -170,7 +170,7 @@ def test_emotion_llama_t9_the_confusion_matrix_of_mer2023_semi() -> None:
 def test_no_answer_is_wrong_and_belongs_to_no_class() -> None:
     y = torch.tensor([0, 0, 1, 1])
     p = torch.tensor([[1.0, 0], [0, 0], [0, 1], [0, 0]])
-    found = classification.figures(classification.statistics(p, y).sum(dim=0), 2)
+    found = classification.metrics(classification.statistics(p, y).sum(dim=0), 2)
     assert float(found["accuracy"]) == 0.5
     assert float(found["macro_f1"]) == pytest.approx(2 / 3)  # precision 1, recall 1/2 in both; no third class
     assert float(found["weighted_precision"]) == 1
@@ -180,10 +180,10 @@ def test_no_answer_is_wrong_and_belongs_to_no_class() -> None:
 
 def scores(p: list[float], y: list[float], form: str) -> dict[str, float]:
     sums = regression.statistics(torch.tensor(p).unsqueeze(-1), torch.tensor(y), form).sum(dim=0)
-    return {k: float(v) for k, v in regression.figures(sums, 1, form).items()}
+    return {k: float(v) for k, v in regression.metrics(sums, 1, form).items()}
 
 
-def test_mosi_figures_by_hand() -> None:
+def test_mosi_metrics_by_hand() -> None:
     found = scores([-3.4, -0.2, 0.4, 0.5, 1.5, 2.6, -1.0], [-3.0, 0.0, -0.4, 1.0, 2.4, 3.0, 1.0], "mosi")
     assert list(found) == ["mae", "pearson", "acc7", "acc5", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"]
     assert found["mae"] == pytest.approx((0.4 + 0.2 + 0.8 + 0.5 + 0.9 + 0.4 + 2) / 7)
@@ -195,7 +195,7 @@ def test_mosi_figures_by_hand() -> None:
 
 @given(st.integers(4, 80), st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_mosi_and_sims_figures_equal_numpy_and_scikit_learn(n: int, seed: int) -> None:
+def test_mosi_and_sims_metrics_equal_numpy_and_scikit_learn(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     y = (rng.integers(-15, 16, n) / 5).astype("float32")
     y[:2] = -1, 1
@@ -234,14 +234,14 @@ def test_vce_t3_the_constant_oracle() -> None:
     truth = torch.cat([torch.eye(5)[i].expand(n, -1) for i, n in enumerate(test.values())])
     train = torch.eye(5)[torch.tensor([0] * 5 + [1] * 4 + [2] * 3 + [3] * 2 + [4])]
     _, first, _ = distribution.constants(train)
-    found = distribution.figures(distribution.statistics(first.expand(len(truth), -1), truth).sum(dim=0), 5)
+    found = distribution.metrics(distribution.statistics(first.expand(len(truth), -1), truth).sum(dim=0), 5)
     assert float(found["acc_true1_in_pred3"]) == pytest.approx(3911 / 11046) == pytest.approx(0.354065, abs=2e-6)
     assert float(found["top1"]) == pytest.approx(1509 / 11046) == pytest.approx(0.136611, abs=1e-6)
 
 
 def test_vce_t4_the_direction_of_top_3() -> None:
     truth, prediction = torch.tensor([[0.9, 0.5, 0.4, 0.1]]), torch.tensor([[0.1, 0.9, 0.5, 0.4]])
-    found = distribution.figures(distribution.statistics(prediction, truth).sum(dim=0), 4)
+    found = distribution.metrics(distribution.statistics(prediction, truth).sum(dim=0), 4)
     assert (float(found["acc_true1_in_pred3"]), float(found["acc_pred1_in_true3"])) == (0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Open-vocabulary figures: the plain definition, spec/hybrid_pipeline.md 7.3 to 7.5 by number, constants."""
+"""Open-vocabulary metrics: the plain definition, spec/hybrid_pipeline.md 7.3 to 7.5 by number, constants."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SETS = st.lists(st.tuples(*[st.lists(st.sampled_from(WORDS), max_size=4)] * 2), 
 def test_73_equals_the_definition_word_by_word(pairs: list[tuple[list[str], list[str]]]) -> None:
     wheels = test_73_equals_the_definition_word_by_word.wheels  # type: ignore[attr-defined]
     said, true = map(list, zip(*pairs, strict=True))
-    found = openvocab.figures(openvocab.statistics(said, true, wheels).sum(dim=0))
+    found = openvocab.metrics(openvocab.statistics(said, true, wheels).sum(dim=0))
     for rule, tail in ((0, ""), (1, "_corrected")):
         f, p, r = naive(said, true, wheels, rule, 0)
         values = [float(found[f"{name}{tail}"]) for name in ("f_s", "precision", "recall")]
@@ -79,7 +79,7 @@ def _lend(wheels: Wheels) -> None:
 def test_73_by_hand(wheels: Wheels) -> None:
     """Clip 1: P {happy, sad}, Y {happy}; clip 2: no answer; clip 3: no true label on any wheel, skipped."""
     rows = openvocab.statistics([["happy", "sad"], [], ["sad"]], [["joy"], ["sad"], ["relaxed"]], wheels)
-    found = {k: float(v) for k, v in openvocab.figures(rows.sum(dim=0)).items()}
+    found = {k: float(v) for k, v in openvocab.metrics(rows.sum(dim=0)).items()}
     assert found["precision"] == pytest.approx((1 / 2 + 0) / 2)
     assert found["recall"] == pytest.approx((1 + 0) / 2)
     assert found["f_s"] == pytest.approx(2 * 0.25 * 0.5 / 0.75)
@@ -90,9 +90,9 @@ def test_73_by_hand(wheels: Wheels) -> None:
 
 def test_73_both_zero_is_zero_and_intervals_come_with_it(wheels: Wheels) -> None:
     rows = openvocab.statistics([["sad"], ["sad"]], [["joy"], ["joy"]], wheels)
-    assert float(openvocab.figures(rows.sum(dim=0))["f_s"]) == 0
+    assert float(openvocab.metrics(rows.sum(dim=0))["f_s"]) == 0
     rows = openvocab.statistics([["sad"], ["joy"]] * 20, [["joy"], ["joy"]] * 20, wheels)
-    low, high = intervals(rows, openvocab.figures, resamples=200)["f_s"]
+    low, high = intervals(rows, openvocab.metrics, resamples=200)["f_s"]
     assert low < 0.5 < high
 
 
@@ -104,7 +104,7 @@ def answers(words: list[str], counts: dict[str, int]) -> tuple[list[list[str]], 
 
 def hits(words: list[str], counts: dict[str, int], wheels: Wheels) -> dict[str, float]:
     sums = openvocab.statistics(*answers(words, counts), wheels).sum(dim=0)
-    return {k: float(v) for k, v in openvocab.figures(sums, "hit").items()}
+    return {k: float(v) for k, v in openvocab.metrics(sums, "hit").items()}
 
 
 def test_75a_neutral_is_never_scored_officially(wheels: Wheels) -> None:
@@ -118,14 +118,14 @@ def test_75a_neutral_is_never_scored_officially(wheels: Wheels) -> None:
     assert (neutral["hit_rate"], neutral["hit_rate_corrected"]) == (0, pytest.approx(1256 / 2610))
 
 
-@pytest.mark.parametrize(("corpus", "three"), [("MER2023", 0.777), ("MELD", 0.762), ("IEMOCAP", 1.0)])
-def test_75b_the_hit_rate_rewards_many_labels(wheels: Wheels, corpus: str, three: float) -> None:
-    six = hits(["happy", "angry", "sad", "worried", "surprise", "disgust"], COUNTS[corpus], wheels)
+@pytest.mark.parametrize(("dataset", "three"), [("MER2023", 0.777), ("MELD", 0.762), ("IEMOCAP", 1.0)])
+def test_75b_the_hit_rate_rewards_many_labels(wheels: Wheels, dataset: str, three: float) -> None:
+    six = hits(["happy", "angry", "sad", "worried", "surprise", "disgust"], COUNTS[dataset], wheels)
     assert six["hit_rate"] == 1
     assert six["labels"] == 6
     assert six["precision"] < 0.27  # what it costs, and what the official table does not show
     assert six["hit_rate_corrected"] < 0.8
-    assert hits(["happy", "angry", "sad"], COUNTS[corpus], wheels)["hit_rate"] == pytest.approx(three, abs=5e-4)
+    assert hits(["happy", "angry", "sad"], COUNTS[dataset], wheels)["hit_rate"] == pytest.approx(three, abs=5e-4)
     assert set(openvocab.CONSTANTS["hit"]) == {
         ("happy", "angry", "sad", "worried", "surprise", "disgust"),
         ("happy", "angry", "sad"),
@@ -141,21 +141,21 @@ SIGNED = {"CMU-MOSI": (277, 379), "CMU-MOSEI": (2284, 1350), "SIMS": (140, 248),
 
 
 @pytest.mark.parametrize(
-    ("corpus", "answer", "waf"),
+    ("dataset", "answer", "waf"),
     [("CMU-MOSI", -1, 0.423), ("CMU-MOSEI", 1, 0.485), ("SIMS", -1, 0.499), ("SIMS v2", -1, 0.374)],
 )
-def test_75f_sentiment_constants(corpus: str, answer: int, waf: float) -> None:
-    positive, negative = SIGNED[corpus]
+def test_75f_sentiment_constants(dataset: str, answer: int, waf: float) -> None:
+    positive, negative = SIGNED[dataset]
     true = [1.0] * positive + [-1.0] * negative
-    found = openvocab.sentiment_figures(openvocab.sentiment_statistics([answer] * len(true), true).sum(dim=0))
+    found = openvocab.sentiment_metrics(openvocab.sentiment_statistics([answer] * len(true), true).sum(dim=0))
     assert float(found["waf"]) == pytest.approx(waf, abs=6e-4)
-    neutral = openvocab.sentiment_figures(openvocab.sentiment_statistics([0] * len(true), true).sum(dim=0))
+    neutral = openvocab.sentiment_metrics(openvocab.sentiment_statistics([0] * len(true), true).sum(dim=0))
     assert float(neutral["accuracy"]) == pytest.approx(negative / len(true))  # 7.4: neutral counts as negative
     assert float(neutral["accuracy_corrected"]) == float(neutral["waf_corrected"]) == 0
 
 
 def test_74_sentiment_without_an_answer_is_wrong() -> None:
-    found = openvocab.sentiment_figures(openvocab.sentiment_statistics([2, -1], [-1.0, -0.2]).sum(dim=0))
+    found = openvocab.sentiment_metrics(openvocab.sentiment_statistics([2, -1], [-1.0, -0.2]).sum(dim=0))
     assert float(found["accuracy"]) == 0.5
 
 
@@ -165,7 +165,7 @@ def test_75h_doubled_words_and_case_change_nothing(wheels: Wheels) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
 def test_75_constants_on_the_official_tables() -> None:
     wheels = Wheels(Path(os.environ["HERO_REAL"]) / "data" / "emotion_wheel")
     found = hits(["happy", "angry", "sad"], COUNTS["MER2023"], wheels)

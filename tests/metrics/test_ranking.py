@@ -11,27 +11,27 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from hero_lightning.metrics import ranking
-from hero_lightning.tasks.pair import PairTarget
+from hero_lightning.tasks.pair import PairTask
 
 
 def measured(*lists: tuple[float, ...]) -> dict[str, float]:
-    """Figures of lists of utilities, each from least to most preferred, every video in one list."""
+    """Metrics of lists of utilities, each from least to most preferred, every video in one list."""
     values = [v for members in lists for v in members]
     places = [[ranking.pack(k, i, len(m))] for k, m in enumerate(lists) for i in range(len(m))]
     rows = ranking.statistics(torch.tensor(values, dtype=torch.float64).unsqueeze(-1), torch.tensor(places))
-    return {k: float(v) for k, v in ranking.figures(rows.sum(dim=0), 1).items()}
+    return {k: float(v) for k, v in ranking.metrics(rows.sum(dim=0), 1).items()}
 
 
 def test_v2v_t6_pair_loss_and_ties() -> None:
-    target = PairTarget("preference")
-    label = target.collate([[(0, 0, 2)], [(0, 1, 2)]], ["worse", "better"])
+    task = PairTask("preference")
+    label = task.collate([[(0, 0, 2)], [(0, 1, 2)]], ["worse", "better"])
     logits = torch.zeros(2, 1, requires_grad=True)
-    loss = target.loss(logits, label)
+    loss = task.loss(logits, label)
     loss.backward()
     assert loss.item() == pytest.approx(0.693147, abs=1e-6)
     assert logits.grad.flatten().tolist() == pytest.approx([0.5, -0.5])  # the better one is pushed up
-    swapped = target.collate([[(0, 1, 2)], [(0, 0, 2)]], ["better", "worse"])
-    assert target.figures(torch.tensor([[0.0], [1.0]]), swapped)["pair_accuracy"] == 0
+    swapped = task.collate([[(0, 1, 2)], [(0, 0, 2)]], ["better", "worse"])
+    assert task.metrics(torch.tensor([[0.0], [1.0]]), swapped)["pair_accuracy"] == 0
     assert measured((0.3, 0.3))["pair_accuracy"] == 0
 
 

@@ -91,7 +91,7 @@ def test_a_missing_or_broken_table_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real corpora")
+@pytest.mark.skipif("HERO_REAL" not in os.environ, reason="HERO_REAL names no folder of real datasets")
 def test_72_the_official_tables() -> None:
     wheels = Wheels(Path(os.environ["HERO_REAL"]) / "data" / "emotion_wheel")
     assert [len(s) for s in wheels.sectors] == [6, 7, 6, 6, 6]

@@ -17,11 +17,18 @@ def integration(**settings):
     return partial(EvidenceIntegration, **settings)
 
 
-def hero(streams=tuple(DIMS), seed=0, **settings):
+def hero(modalities=tuple(DIMS), seed=0, **settings):
     """A model of width 32 in eval mode whose biases are not zero, so that they cannot hide a leak."""
     torch.manual_seed(seed)
-    sizes = {"width": 32, "queries": 3, "layers": 2, "num_heads": 4, "context_tokens": 5, "parts": ("sync", "anchor")}
-    model = Hero({s: DIMS[s] for s in streams}, {"emotion": 4, "valence": 1}, **(sizes | settings))
+    sizes = {
+        "width": 32,
+        "queries": 3,
+        "layers": 2,
+        "num_heads": 4,
+        "context_tokens": 5,
+        "auxiliary_heads": ("sync", "unimodal"),
+    }
+    model = Hero({s: DIMS[s] for s in modalities}, {"emotion": 4, "valence": 1}, **(sizes | settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -31,8 +38,8 @@ def hero(streams=tuple(DIMS), seed=0, **settings):
 def features(present, lengths=None, pad=0, fill=0.0, seed=0, seconds=True, scale=1.0):
     """Random features.
 
-    present: stream -> B flags; lengths: stream -> B lengths (default 3, 4, 5, ...); pad: further masked steps;
-    fill: the value of every masked step; seconds: whether steps know their time. Content depends on seed, stream
+    present: modality -> B flags; lengths: modality -> B lengths (default 3, 4, 5, ...); pad: further masked steps;
+    fill: the value of every masked step; seconds: whether steps know their time. Content depends on seed, modality
     and row alone.
     """
     out = {}
@@ -53,14 +60,14 @@ def features(present, lengths=None, pad=0, fill=0.0, seed=0, seconds=True, scale
 
 
 def batch(rows, seed=0, conflict=(), ids=None, group=None, labelled=True):
-    """Labels and samples of a batch; its streams are not looked at by objectives."""
+    """Labels and samples of a batch; its modalities are not looked at by auxiliary_losses."""
     g = torch.Generator().manual_seed(seed)
     there = torch.full((rows,), labelled)
     return Batch(
         index=torch.arange(rows),
         group=torch.arange(rows) if group is None else torch.tensor(group),
         order=torch.zeros(rows, dtype=torch.long),
-        streams={},
+        modalities={},
         labels={
             "emotion": Label(torch.randint(0, 4, (rows,), generator=g), there),
             "valence": Label(torch.randn(rows, generator=g), there),
@@ -77,5 +84,5 @@ def everything(outputs):
     names = ("summaries", "present", "imputed", "confidence", "gate", "importance", "density", "context")
     found = {n: getattr(outputs, n) for n in (*names, "global_query", "sync_logit")}
     found |= {f"logits {k}": v for k, v in outputs.logits.items()}
-    found |= {f"anchor {k}": v for k, v in outputs.anchor_logits.items()}
+    found |= {f"unimodal {k}": v for k, v in outputs.unimodal_logits.items()}
     return {k: v for k, v in found.items() if v is not None}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.reasoning.answer_targets import WEIGHTS, AnswerWriter, TargetAnswer, token_weights
 from hero_lightning.reasoning.answers import parse
-from hero_lightning.reasoning.evidence import ClipView, EvidenceItem, TemplateWriter, named_streams
+from hero_lightning.reasoning.evidence import ClipView, EvidenceItem, TemplateWriter, named_modalities
 from hero_lightning.reasoning.prompts import KEYS, PromptBuilder
 
 ITEMS = (
@@ -58,7 +58,7 @@ def test_labels_alone_give_observed_evidence_and_a_rationale_that_leads_to_the_l
         "The strongest cue is the voice (AE-01): pitch very high. It is joined by the words (TE-01) and the movement "
         "(ME-01). By SE-01, voice and movement conflict. Little comes from the face (FE-01). So the emotion is anger."
     )
-    assert named_streams(answer["rationale"])[0] == "audio"
+    assert named_modalities(answer["rationale"])[0] == "audio"
     assert not {"IPE", "VE-01", "not available"} & set(target.text.split())
     assert answer["final_emotion"] == "anger"
 

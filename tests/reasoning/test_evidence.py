@@ -17,11 +17,11 @@ from hero_lightning.reasoning.evidence import (
     EvidenceItem,
     MeasureStatistics,
     TemplateWriter,
-    named_streams,
+    named_modalities,
     plain,
 )
 from hero_lightning.reasoning.prompts import PromptBuilder
-from hero_lightning.types import STREAMS, Sample, Turn
+from hero_lightning.types import MODALITIES, Sample, Turn
 
 WEIGHTS = {"frame": 0.05, "face": 0.1, "motion": 0.15, "audio": 0.3, "au": 0.25, "text": 0.1, "synergy": 0.05}
 EMOTIONS = (
@@ -48,13 +48,13 @@ def write(view: ClipView, present: tuple[str, ...] = EXPERTS, sync: float | None
     return TemplateWriter(**options).write(view, WEIGHTS, present, {}, sync)  # type: ignore[arg-type]
 
 
-def words(view: ClipView, stream: str, **options: object) -> str:
-    return next(e.text for e in write(view, **options) if e.stream == stream)
+def words(view: ClipView, modality: str, **options: object) -> str:
+    return next(e.text for e in write(view, **options) if e.modality == modality)
 
 
 @pytest.fixture
 def statistics() -> MeasureStatistics:
-    """Corpus around 200 Hz; speaker Low around 100 Hz in 8 clips, Rare heard only 7 times at 400 Hz."""
+    """Dataset around 200 Hz; speaker Low around 100 Hz in 8 clips, Rare heard only 7 times at 400 Hz."""
     clips = [clip("Low", pitch_hz=100.0 + d) for d in (-4, -3, -2, -1, 1, 2, 3, 4)]
     clips += [clip("Rare", pitch_hz=400.0 + d) for d in range(7)]
     clips += [clip(None, pitch_hz=150.0 + d) for d in (-50, 50)]
@@ -64,18 +64,18 @@ def statistics() -> MeasureStatistics:
 def test_ids_and_canonical_order() -> None:
     items = write(clip(), order="canonical")
     assert [e.id for e in items] == ["VE-01", "FE-01", "ME-01", "AE-01", "PE-01", "TE-01", "SE-01"]
-    assert all(e.source == "observed" and e.confidence == 1 for e in items if e.stream != "synergy")
-    assert [e.stream for e in items] == [*STREAMS, "synergy"]
+    assert all(e.source == "observed" and e.confidence == 1 for e in items if e.modality != "synergy")
+    assert [e.modality for e in items] == [*MODALITIES, "synergy"]
 
 
 def test_order_by_weight_with_canonical_ties() -> None:
-    assert [e.stream for e in write(clip())] == ["audio", "au", "motion", "face", "text", "frame", "synergy"]
+    assert [e.modality for e in write(clip())] == ["audio", "au", "motion", "face", "text", "frame", "synergy"]
 
 
 def test_top_k_and_min_weight_keep_the_weighty() -> None:
-    assert [e.stream for e in write(clip(), top_k=2)] == ["audio", "au"]
-    assert [e.stream for e in write(clip(), min_weight=0.2)] == ["audio", "au"]
-    assert [e.stream for e in write(clip(), top_k=3, order="canonical")] == ["motion", "audio", "au"]
+    assert [e.modality for e in write(clip(), top_k=2)] == ["audio", "au"]
+    assert [e.modality for e in write(clip(), min_weight=0.2)] == ["audio", "au"]
+    assert [e.modality for e in write(clip(), top_k=3, order="canonical")] == ["motion", "audio", "au"]
 
 
 def test_shuffle_is_seeded_per_clip_and_changes_only_the_order() -> None:
@@ -94,17 +94,17 @@ def test_conflict_leads_unless_told_otherwise() -> None:
     assert write(clip(), sync=0.3)[0] == EvidenceItem(
         "SE-01", "synergy", "voice and movement conflict (0.70)", "observed", 0.7, 0.05
     )
-    assert write(clip(), sync=0.3, top_k=1, min_weight=0.5)[0].stream == "synergy"
-    assert write(clip(), sync=0.3, conflict_first=False)[-1].stream == "synergy"
+    assert write(clip(), sync=0.3, top_k=1, min_weight=0.5)[0].modality == "synergy"
+    assert write(clip(), sync=0.3, conflict_first=False)[-1].modality == "synergy"
     assert write(clip(), sync=0.5)[-1].text == "voice and movement match (0.50)"
 
 
 def test_synergy_says_nothing_where_it_had_nothing_to_compare() -> None:
-    assert "synergy" not in {e.stream for e in write(clip(), present=("text",), sync=0.1)}
-    assert "synergy" not in {e.stream for e in write(clip(), sync=None)}
+    assert "synergy" not in {e.modality for e in write(clip(), present=("text",), sync=0.1)}
+    assert "synergy" not in {e.modality for e in write(clip(), sync=None)}
 
 
-def test_absent_streams_are_named_last_inferred_or_omitted() -> None:
+def test_absent_modalities_are_named_last_inferred_or_omitted() -> None:
     view, present = clip(), ("text",)
     weights, sure = {"text": 0.2, "audio": 0.7, "au": 0.1}, {"audio": 0.62, "au": 0.1}
     named = TemplateWriter().write(view, weights, present, sure)
@@ -120,11 +120,11 @@ def test_absent_streams_are_named_last_inferred_or_omitted() -> None:
     assert [e.id for e in TemplateWriter(absent="omit").write(view, weights, present, sure)] == ["TE-01"]
 
 
-def test_prosody_against_the_corpus_or_the_speaker(statistics: MeasureStatistics) -> None:
+def test_prosody_against_the_dataset_or_the_speaker(statistics: MeasureStatistics) -> None:
     high_for_low = clip("Low", pitch_hz=110.0)
     assert words(high_for_low, "audio", statistics=statistics) == "pitch very high (110 Hz, speaker mean 100 Hz)"
     stranger = replace(high_for_low, speaker="Stranger")
-    assert words(stranger, "audio", statistics=statistics).startswith("pitch low (110 Hz, corpus mean")
+    assert words(stranger, "audio", statistics=statistics).startswith("pitch low (110 Hz, dataset mean")
     assert words(replace(high_for_low, speaker="Rare"), "audio", statistics=statistics).startswith("pitch low")
     assert words(high_for_low, "audio", statistics=statistics, numbers=False) == "pitch very high"
     assert words(clip("Low", pitch_hz=100.0), "audio", statistics=statistics) == "voice as usual"
@@ -149,7 +149,7 @@ def test_unknown_measures_and_broken_numbers_are_tolerated() -> None:
     assert words(clip(pitch_hz=float("nan")), "audio") == "voice present"
     view = ClipView("c", measures={"frame": {"brightness": 9.0}})
     statistics = MeasureStatistics({"frame": {"brightness": (5.0, 2.0)}})
-    assert words(view, "frame", statistics=statistics) == "brightness very high (9.00, corpus mean 5.00)"
+    assert words(view, "frame", statistics=statistics) == "brightness very high (9.00, dataset mean 5.00)"
 
 
 def test_muscles_by_their_names_at_their_highest_reading() -> None:
@@ -229,12 +229,12 @@ def test_plain_keeps_ordinary_words() -> None:
     assert plain(" I  <3 you\n<laugh> ") == "I <3 you (laugh)"
 
 
-def test_streams_named_in_a_text() -> None:
-    assert named_streams("By IAE-01 and PE-01, not VE-01; again AE-01.") == ["audio", "au", "frame"]
-    assert named_streams("The gesture and the action units say joy. The voice and face add nothing.") == [
+def test_modalities_named_in_a_text() -> None:
+    assert named_modalities("By IAE-01 and PE-01, not VE-01; again AE-01.") == ["audio", "au", "frame"]
+    assert named_modalities("The gesture and the action units say joy. The voice and face add nothing.") == [
         "motion", "au", "audio", "face",
     ]  # fmt: skip
-    assert named_streams("The face muscles (PE-01): VEX, faceless, AE-1.") == ["au"]
+    assert named_modalities("The face muscles (PE-01): VEX, faceless, AE-1.") == ["au"]
     assert set(PREFIXES) == set(CHANNELS) == set(EXPERTS)
 
 

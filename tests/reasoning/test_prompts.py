@@ -69,7 +69,7 @@ def test_modes_per_call() -> None:
     assert caption.part("labels") is None
 
 
-def test_classes_of_another_corpus_per_call() -> None:
+def test_classes_of_another_dataset_per_call() -> None:
     builder = PromptBuilder("label", CLASSES)
     assert "calm, tense" in builder.build(VIEW, ITEMS, classes=("calm", "tense")).text()
     assert builder.build(VIEW, ITEMS, classes=()).part("labels") is None
@@ -181,7 +181,7 @@ VOCABULARY = (
 
 
 def rich_clips(count: int) -> list[ClipView]:
-    """Clips with every stream, measures off the mean, 12 spoken words and 3 turns: what a demo clip looks like."""
+    """Clips with every modality, measures off the mean, 12 spoken words and 3 turns: what a demo clip looks like."""
     rng = random.Random(0)
 
     def said() -> str:

@@ -1,4 +1,4 @@
-"""RunRecord and the run folder: what a run leaves behind, from a real Trainer on a toy model."""
+"""ResultsWriter and the run folder: what a run leaves behind, from a real Trainer on a toy model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.reporting import run_folder, tables
-from hero_lightning.reporting.callback import RunRecord
-from hero_lightning.tasks import ClassTarget, ScoreTarget
+from hero_lightning.reporting.callback import ResultsWriter
+from hero_lightning.tasks import ClassTask, ScoreTask
 from hero_lightning.types import Batch, Sample
 
 CLASSES = ["happy", "sad"]
@@ -41,9 +41,9 @@ def samples(split: str, n: int) -> list[Sample]:
     ]
 
 
-TARGETS = {
-    name: target.fit([s.labels[name] for s in samples("train", 9)])
-    for name, target in {"emotion": ClassTarget("emotion", CLASSES), "valence": ScoreTarget("valence", 0, 1)}.items()
+TASKS = {
+    name: task.fit([s.labels[name] for s in samples("train", 9)])
+    for name, task in {"emotion": ClassTask("emotion", CLASSES), "valence": ScoreTask("valence", 0, 1)}.items()
 }
 
 
@@ -55,7 +55,7 @@ def loader(rows: list[Sample], size: int = 4) -> DataLoader[Batch]:
         index += index[-1:] * (size - len(index))
         part = [rows[i] for i in index]
         ids = [s.id for s in part]
-        labels = {n: t.collate([s.labels[n] for s in part], ids) for n, t in TARGETS.items()}
+        labels = {n: t.collate([s.labels[n] for s in part], ids) for n, t in TASKS.items()}
         batches.append(
             Batch(torch.tensor(index), torch.tensor(index), torch.zeros(size), {}, labels, part, [{}] * size)
         )
@@ -63,13 +63,13 @@ def loader(rows: list[Sample], size: int = 4) -> DataLoader[Batch]:
 
 
 class Toy(pl.LightningModule):
-    """Follows the seam of RunRecord; right in every epoch but the last, where it says the opposite."""
+    """Follows the seam of ResultsWriter; right in every epoch but the last, where it says the opposite."""
 
     def __init__(self, last: int = 2) -> None:
         super().__init__()
         self.weight, self.last = nn.Parameter(torch.zeros(())), last
-        self.targets, self.seed, self.baselines = TARGETS, 7, {"probe audio": torch.tensor([[0.9, 0.1]]).repeat(10, 1)}
-        self.predictions = nn.ModuleDict({n: PredictionTable() for n in TARGETS})
+        self.tasks, self.seed, self.baselines = TASKS, 7, {"probe audio": torch.tensor([[0.9, 0.1]]).repeat(10, 1)}
+        self.predictions = nn.ModuleDict({n: PredictionTable() for n in TASKS})
         self.explanations = ExplanationTable()
         self.linear, self.answers = PredictionTable(), {}
 
@@ -96,14 +96,14 @@ class Toy(pl.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.targets["emotion"].loss(self.outputs(batch).logits["emotion"], batch.labels["emotion"])
+        loss = self.tasks["emotion"].loss(self.outputs(batch).logits["emotion"], batch.labels["emotion"])
         self.log("train/loss", loss, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         outputs = self.outputs(batch)
-        for name, target in self.targets.items():
-            self.predictions[name].update(batch.index, target.predict(outputs.logits[name]), batch.labels[name])
+        for name, task in self.tasks.items():
+            self.predictions[name].update(batch.index, task.predict(outputs.logits[name]), batch.labels[name])
         self.explanations.update(batch.index, outputs)
 
     test_step = validation_step
@@ -115,18 +115,18 @@ class Toy(pl.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        for name, target in self.targets.items():
+        for name, task in self.tasks.items():
             found = self.predictions[name].compute()
-            figures = target.figures(found.prediction, found.label)
-            self.log_dict({f"val/{name}/{k}": v for k, v in figures.items()})
+            metrics = task.metrics(found.prediction, found.label)
+            self.log_dict({f"val/{name}/{k}": v for k, v in metrics.items()})
             if name == "emotion":
-                self.log("val/score", figures.get(target.primary, math.nan))
+                self.log("val/score", metrics.get(task.primary, math.nan))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(folder: Path, record: RunRecord, **given: Any) -> pl.Trainer:
+def trainer(folder: Path, record: ResultsWriter, **given: Any) -> pl.Trainer:
     given = {"max_epochs": 3, "logger": pl.loggers.CSVLogger(folder, name=None, version=""), **given}
     return pl.Trainer(
         accelerator="cpu",
@@ -144,9 +144,9 @@ def trainer(folder: Path, record: RunRecord, **given: Any) -> pl.Trainer:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a fitted and tested toy."""
     folder = tmp_path_factory.mktemp("run")
-    plan = {"corpus": "toy", "counts": {"test": 10}, "split_origin": {"val": "cut"}, "notes": ["none"], "ids": {}}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    record, module = RunRecord(resamples=100, by_dialogue=True), Toy()
+    index = {"dataset": "toy", "counts": {"test": 10}, "split_origin": {"val": "cut"}, "notes": ["none"], "ids": {}}
+    (folder / "index.json").write_text(json.dumps(index))
+    record, module = ResultsWriter(resamples=100, by_dialogue=True), Toy()
     fit = trainer(folder, record)
     fit.fit(module, loader(samples("train", 8)), loader(samples("val", 7)))
     fit.test(module, loader(samples("test", 10)), verbose=False)
@@ -175,7 +175,7 @@ def test_predictions_hold_every_sample_once(run: Path) -> None:
 
 def test_the_best_validation_epoch_is_the_one_recorded(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["splits"]["val"]["emotion"]["figures"]["accuracy"]["value"] == 1
+    assert metrics["splits"]["val"]["emotion"]["metrics"]["accuracy"]["value"] == 1
     assert all(r["emotion_truth"] == r["emotion_prediction"] for r in table(run) if r["split"] == "val")
 
 
@@ -183,7 +183,7 @@ def test_metrics_carry_intervals_baselines_and_provenance(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     emotion = metrics["splits"]["test"]["emotion"]
     assert (emotion["n"], emotion["labelled"]) == (10, 10)
-    assert emotion["figures"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5, "majority": 0.5}
+    assert emotion["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5, "majority": 0.5}
     assert emotion["confusion"] == [[5, 0], [0, 5]]
     assert emotion["per_class"]["sad"]["support"] == 5
     probe = emotion["baselines"]["probe audio"]["accuracy"]
@@ -191,14 +191,14 @@ def test_metrics_carry_intervals_baselines_and_provenance(run: Path) -> None:
     assert probe["p"] < 0.05
     valence = metrics["splits"]["test"]["valence"]
     assert valence["labelled"] == 8
-    assert valence["figures"]["pearson"]["majority"] is None  # a constant has no correlation; JSON knows no NaN
+    assert valence["metrics"]["pearson"]["majority"] is None  # a constant has no correlation; JSON knows no NaN
     assert "baselines" not in metrics["splits"]["val"]["emotion"]
     assert metrics["seed"] == 7
     assert metrics["split_origin"] == {"val": "cut"}
     assert "dialogues" in metrics["intervals"]
     assert metrics["versions"]["torch"] == torch.__version__
     assert metrics["hardware"]["cpus"] >= 1
-    assert {"commit", "command", "trainable", "corpus", "notes"} <= set(metrics)
+    assert {"commit", "command", "trainable", "dataset", "notes"} <= set(metrics)
 
 
 def test_pictures_are_drawn(run: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_closing_table_says_it_all(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("COLUMNS", "140")
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1429, "majority": None}
     other = {"accuracy": {"value": 0.3, "difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}}
-    report = {"labelled": 12, "figures": {"accuracy": figure}, "baselines": {"probe text": other}}
+    report = {"labelled": 12, "metrics": {"accuracy": figure}, "baselines": {"probe text": other}}
     tables.show_results("demo", {"test": {"emotion": report}})
     text = capsys.readouterr().out
     for part in ("test (12)", "0.4000 .. 0.6000", "0.1429", "probe text", "+0.2000", "0.1000 .. 0.3000", "0.010"):
@@ -220,13 +220,13 @@ def test_the_closing_table_says_it_all(capsys: pytest.CaptureFixture[str], monke
 
 
 def test_validate_alone_is_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer(tmp_path, RunRecord(100), logger=False).validate(Toy(), loader(samples("val", 3)), verbose=False)
+    trainer(tmp_path, ResultsWriter(100), logger=False).validate(Toy(), loader(samples("val", 3)), verbose=False)
     assert [r["id"] for r in table(tmp_path)] == ["val_0", "val_1", "val_2"]
-    assert capsys.readouterr().out.count("val (3)") == 2  # a line per Target, once
+    assert capsys.readouterr().out.count("val (3)") == 2  # a line per Task, once
 
 
 def test_a_resumed_run_keeps_the_better_earlier_epoch(tmp_path: Path) -> None:
-    record = RunRecord(100)
+    record = ResultsWriter(100)
     record.load_state_dict({"best_score": 2.0})
     fit = trainer(tmp_path, record, max_epochs=1, logger=False)
     fit.fit(Toy(), loader(samples("train", 4)), loader(samples("val", 4)))
@@ -234,28 +234,28 @@ def test_a_resumed_run_keeps_the_better_earlier_epoch(tmp_path: Path) -> None:
     assert record.state_dict() == {"best_score": 2.0}
 
 
-def test_a_split_without_labels_has_predictions_but_no_figures(tmp_path: Path) -> None:
+def test_a_split_without_labels_has_predictions_but_no_metrics(tmp_path: Path) -> None:
     rows = samples("test", 3)
     for s in rows:
         s.labels = {"emotion": None, "valence": None}
     module = Toy()
-    trainer(tmp_path, RunRecord(100), logger=False).test(module, loader(rows), verbose=False)
+    trainer(tmp_path, ResultsWriter(100), logger=False).test(module, loader(rows), verbose=False)
     report = json.loads((tmp_path / "metrics.json").read_text())["splits"]["test"]["emotion"]
-    assert (report["labelled"], report["figures"]) == (0, {})
+    assert (report["labelled"], report["metrics"]) == (0, {})
     assert table(tmp_path)[0]["emotion_truth"] == ""
 
 
 def test_two_splits_in_one_pass_are_refused(tmp_path: Path) -> None:
     both = [loader(samples("test1", 3)), loader(samples("test2", 3))]
     with pytest.raises(DataError, match="share a row number") as error:
-        trainer(tmp_path, RunRecord(100), logger=False).test(Toy(), both, verbose=False)
+        trainer(tmp_path, ResultsWriter(100), logger=False).test(Toy(), both, verbose=False)
     assert "test1_0" in str(error.value)
     assert "Trainer.test once per split" in str(error.value)
 
 
 def test_too_few_resamples_are_refused() -> None:
     with pytest.raises(ConfigError, match="Too few resamples") as error:
-        RunRecord(resamples=10)
+        ResultsWriter(resamples=10)
     assert "callbacks.record.resamples" in str(error.value)
 
 
@@ -266,7 +266,7 @@ def test_wandb_gets_pictures_and_a_capped_table(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         logger, "log_table", lambda key, columns, data: sent.update({key: (columns, data)}), raising=False
     )
-    record = RunRecord(100, wandb_rows=2)
+    record = ResultsWriter(100, wandb_rows=2)
     done = trainer(tmp_path, record, logger=False)
     module = Toy()
     done.test(module, loader(samples("test", 5)), verbose=False)
@@ -283,7 +283,7 @@ def test_wandb_gets_pictures_and_a_capped_table(tmp_path: Path, monkeypatch: pyt
 def test_wandb_offline_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = pl.loggers.WandbLogger(project="toy", save_dir=str(tmp_path))
-    done = trainer(tmp_path, RunRecord(100), logger=logger)
+    done = trainer(tmp_path, ResultsWriter(100), logger=logger)
     done.test(Toy(), loader(samples("test", 5)), verbose=False)
     logger.experiment.finish()
     media = {p.name.split("_")[0] for p in tmp_path.rglob("media/**/*") if p.is_file()}
@@ -298,18 +298,20 @@ def test_note_test_counts_the_uses_of_the_test_split(tmp_path: Path, caplog: pyt
     assert len((tmp_path / "test_uses.txt").read_text().splitlines()) == 2
 
 
-def test_show_plan_names_splits_streams_and_notes(
+def test_show_plan_names_splits_modalities_and_notes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    row = SimpleNamespace(stream="audio", split="train", mode="realtime", count=8, reason="extract streams=[audio]")
-    plan = SimpleNamespace(
-        corpus="toy", samples={"train": [1] * 8}, split_origin={"train": "given"}, table=[row], notes=["mind the gap"]
+    row = SimpleNamespace(
+        modality="audio", split="train", mode="realtime", count=8, reason="extract modalities=[audio]"
     )
-    tables.show_plan(plan)
+    index = SimpleNamespace(
+        dataset="toy", samples={"train": [1] * 8}, split_origin={"train": "given"}, table=[row], notes=["mind the gap"]
+    )
+    tables.show_index(index)
     text = capsys.readouterr().out
     assert all(
-        part in text for part in ("corpus toy", "train", "given", "audio", "realtime", "mind the gap", "=[audio]")
+        part in text for part in ("dataset toy", "train", "given", "audio", "realtime", "mind the gap", "=[audio]")
     )
 
 

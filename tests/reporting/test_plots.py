@@ -13,7 +13,7 @@ from hero_lightning.reporting import plots
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures as they are saved, to read what stands in them."""
+    """Metrics as they are saved, to read what stands in them."""
     found: list[Figure] = []
     save = plots._save
     monkeypatch.setattr(plots, "_save", lambda figure, path: (found.append(figure), save(figure, path))[1])
@@ -63,8 +63,8 @@ def test_time_attention_names_the_peak_in_seconds(tmp_path: Path, drawn: list[Fi
 def test_training_curves_skip_what_is_not_logged(tmp_path: Path, drawn: list[Figure]) -> None:
     log = tmp_path / "metrics.csv"
     log.write_text("epoch,step,train/loss,train/sync,val/y/uar\n0,0,2.0,0.7,\n0,4,,,0.3\n1,5,1.0,0.6,\n1,9,,,0.5\n")
-    figures = ["val/y/uar", "val/y/absent"]
-    assert plots.training_curves(log, tmp_path / "curves.png", figures, "seed 0").exists()
+    metrics = ["val/y/uar", "val/y/absent"]
+    assert plots.training_curves(log, tmp_path / "curves.png", metrics, "seed 0").exists()
     losses, scores = drawn[0].axes
     assert [line.get_label() for line in losses.lines] == ["loss", "sync"]
     assert [(list(x.get_xdata()), list(x.get_ydata())) for x in scores.lines] == [([0, 1], [0.3, 0.5])]

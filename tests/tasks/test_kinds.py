@@ -1,4 +1,4 @@
-"""Targets: coding, row masks, losses, figures, baselines, state."""
+"""Tasks: coding, row masks, losses, metrics, baselines, state."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.tasks import ClassTarget, DistributionTarget, MultilabelTarget, ScoreTarget, Target
+from hero_lightning.tasks import ClassTask, DistributionTask, MultilabelTask, ScoreTask, Task
 from hero_lightning.types import Label
 
 CLASSES = ["angry", "happy", "sad"]
 
 
-def build(kind: str) -> Target:
+def build(kind: str) -> Task:
     return {
-        "class": lambda: ClassTarget("y", CLASSES),
-        "multilabel": lambda: MultilabelTarget("y", CLASSES),
-        "score": lambda: ScoreTarget("y", -3, 3),
-        "distribution": lambda: DistributionTarget("y", CLASSES),
+        "class": lambda: ClassTask("y", CLASSES),
+        "multilabel": lambda: MultilabelTask("y", CLASSES),
+        "score": lambda: ScoreTask("y", -3, 3),
+        "distribution": lambda: DistributionTask("y", CLASSES),
     }[kind]()
 
 
@@ -40,24 +40,24 @@ KINDS = sorted(VALUES)
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_rows_without_a_label_count_for_nothing(kind: str, data: st.DataObject) -> None:
-    target = build(kind)
+    task = build(kind)
     values = data.draw(st.lists(st.none() | VALUES[kind], min_size=1, max_size=8))
-    label = target.collate(values, [f"s{i}" for i in range(len(values))])
+    label = task.collate(values, [f"s{i}" for i in range(len(values))])
     assert label.mask.tolist() == [v is not None for v in values]
-    logits = torch.randn(len(values), target.outputs, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = target.loss(logits, label)
+    logits = torch.randn(len(values), task.outputs, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = task.loss(logits, label)
     loss.backward()
     assert (logits.grad[~label.mask] == 0).all()
     if not label.mask.any():
         assert loss.item() == 0
-        assert target.figures(target.predict(logits.detach()), label) == {}
+        assert task.metrics(task.predict(logits.detach()), label) == {}
         return
     kept = [v for v in values if v is not None]
-    alone = target.collate(kept, ["s"] * len(kept))
-    torch.testing.assert_close(target.loss(logits[label.mask], alone), loss)
-    whole = target.figures(target.predict(logits.detach()), label)
-    assert whole == pytest.approx(target.figures(target.predict(logits.detach()[label.mask]), alone), nan_ok=True)
-    assert next(iter(whole)) == target.primary
+    alone = task.collate(kept, ["s"] * len(kept))
+    torch.testing.assert_close(task.loss(logits[label.mask], alone), loss)
+    whole = task.metrics(task.predict(logits.detach()), label)
+    assert whole == pytest.approx(task.metrics(task.predict(logits.detach()[label.mask]), alone), nan_ok=True)
+    assert next(iter(whole)) == task.primary
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,104 +68,104 @@ def test_state_and_pickle_keep_everything(kind: str) -> None:
         "score": [-1, 2, 0.5],
         "distribution": [{"sad": 1}, {"happy": 1, "sad": 3}, [1, 1, 1]],
     }[kind]
-    target = build(kind).fit(values)
-    label = target.collate(values, ["a", "b", "c"])
-    for copy in (Target.from_state(target.state()), pickle.loads(pickle.dumps(target))):
-        assert copy.state() == target.state()
-        assert copy.majority(label) == pytest.approx(target.majority(label), nan_ok=True)
+    task = build(kind).fit(values)
+    label = task.collate(values, ["a", "b", "c"])
+    for copy in (Task.from_state(task.state()), pickle.loads(pickle.dumps(task))):
+        assert copy.state() == task.state()
+        assert copy.majority(label) == pytest.approx(task.majority(label), nan_ok=True)
     assert all(  # builtins only: the state lives in checkpoints
-        isinstance(v, str | float | int | list | None) for v in target.state()["settings"].values()
+        isinstance(v, str | float | int | list | None) for v in task.state()["settings"].values()
     )
 
 
 def test_class_loss_is_the_cross_entropy_of_the_labelled_rows() -> None:
-    target = ClassTarget("y", CLASSES, label_smoothing=0.1)
+    task = ClassTask("y", CLASSES, label_smoothing=0.1)
     logits = torch.randn(4, 3)
-    label = target.collate(["sad", None, "angry", "happy"], list("abcd"))
+    label = task.collate(["sad", None, "angry", "happy"], list("abcd"))
     expected = F.cross_entropy(logits[[0, 2, 3]], torch.tensor([2, 0, 1]), label_smoothing=0.1)
-    torch.testing.assert_close(target.loss(logits, label), expected)
+    torch.testing.assert_close(task.loss(logits, label), expected)
 
 
 def test_loss_is_computed_in_float32_under_bf16() -> None:
-    target = ClassTarget("y", CLASSES)
-    assert target.loss(torch.zeros(1, 3, dtype=torch.bfloat16), target.collate(["sad"], ["a"])).dtype == torch.float32
+    task = ClassTask("y", CLASSES)
+    assert task.loss(torch.zeros(1, 3, dtype=torch.bfloat16), task.collate(["sad"], ["a"])).dtype == torch.float32
 
 
 def test_balanced_weights_average_to_one_over_train() -> None:
     train = ["angry"] * 6 + ["happy"] * 3
-    target = ClassTarget("y", CLASSES, class_weights="balanced").fit(train)
-    label = target.collate(train, ["s"] * 9)
+    task = ClassTask("y", CLASSES, class_weights="balanced").fit(train)
+    label = task.collate(train, ["s"] * 9)
     even = torch.zeros(9, 3)  # every row costs log 3, so the mean loss is log 3 times the mean weight
-    assert target.loss(even, label).item() == pytest.approx(math.log(3), rel=1e-6)
-    rare = target.loss(even[:1], target.collate(["happy"], ["s"])).item() / math.log(3)
+    assert task.loss(even, label).item() == pytest.approx(math.log(3), rel=1e-6)
+    rare = task.loss(even[:1], task.collate(["happy"], ["s"])).item() / math.log(3)
     assert rare == pytest.approx(9 / (2 * 3))
-    unseen = target.loss(even[:1], target.collate(["sad"], ["s"])).item() / math.log(3)
+    unseen = task.loss(even[:1], task.collate(["sad"], ["s"])).item() / math.log(3)
     assert unseen == pytest.approx(1)
 
 
 def test_classes_come_sorted_from_train_where_open() -> None:
-    target = ClassTarget("y").fit(["sad", None, "angry", "sad"])
-    assert target.classes == ("angry", "sad")
-    assert target.outputs == 2
-    assert target.prior.tolist() == pytest.approx([1 / 3, 2 / 3])
+    task = ClassTask("y").fit(["sad", None, "angry", "sad"])
+    assert task.classes == ("angry", "sad")
+    assert task.outputs == 2
+    assert task.prior.tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize(
-    ("target", "value", "problem", "expected"),
+    ("task", "value", "problem", "expected"),
     [
-        (ClassTarget("y", CLASSES), "bored", "Unknown label for target y", "['angry', 'happy', 'sad']"),
-        (MultilabelTarget("y", CLASSES), ["sad", "bored"], "Unknown label for target y", "['angry', 'happy', 'sad']"),
-        (MultilabelTarget("y", CLASSES), "sad", "Label of a wrong kind for target y", "a list or mapping"),
-        (MultilabelTarget("y", CLASSES), [0.1, 0.2], "Wrong number of intensities", "3, one for each of"),
-        (MultilabelTarget("y", CLASSES), {"sad": -1}, "Negative intensity", "numbers >= 0"),
-        (ScoreTarget("y", -3, 3), 3.5, "Score out of range", "-3.0 to 3.0"),
-        (ScoreTarget("y", -3, 3), "much", "Label that is no number", "a finite number"),
-        (ScoreTarget("y", -3, 3), math.nan, "Label that is no number", "a finite number"),
-        (DistributionTarget("y", CLASSES), {"sad": 0.0}, "Distribution without mass", "above 0"),
+        (ClassTask("y", CLASSES), "bored", "Unknown label for task y", "['angry', 'happy', 'sad']"),
+        (MultilabelTask("y", CLASSES), ["sad", "bored"], "Unknown label for task y", "['angry', 'happy', 'sad']"),
+        (MultilabelTask("y", CLASSES), "sad", "Label of a wrong kind for task y", "a list or mapping"),
+        (MultilabelTask("y", CLASSES), [0.1, 0.2], "Wrong number of intensities", "3, one for each of"),
+        (MultilabelTask("y", CLASSES), {"sad": -1}, "Negative intensity", "numbers >= 0"),
+        (ScoreTask("y", -3, 3), 3.5, "Score out of range", "-3.0 to 3.0"),
+        (ScoreTask("y", -3, 3), "much", "Label that is no number", "a finite number"),
+        (ScoreTask("y", -3, 3), math.nan, "Label that is no number", "a finite number"),
+        (DistributionTask("y", CLASSES), {"sad": 0.0}, "Distribution without mass", "above 0"),
     ],
 )
-def test_unknown_labels_say_what_where_and_how_to_mend(target: Target, value, problem: str, expected: str) -> None:
+def test_unknown_labels_say_what_where_and_how_to_mend(task: Task, value, problem: str, expected: str) -> None:
     with pytest.raises(DataError) as error:
-        target.collate([value], ["dia3_utt2"])
+        task.collate([value], ["dia3_utt2"])
     text = str(error.value)
     assert problem in text
     assert expected in text
     assert "dia3_utt2" in text
     assert "unknown_label=drop" in text
-    assert target.encode(value, "here", unknown="drop") is None
-    assert target.collate([None], ["a"]).mask.tolist() == [False]
+    assert task.encode(value, "here", unknown="drop") is None
+    assert task.collate([None], ["a"]).mask.tolist() == [False]
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: ClassTarget("y", ["one"]), "classes"),
-        (lambda: ClassTarget("y", ["one", "one"]), "classes"),
-        (lambda: ClassTarget("y", CLASSES, class_weights="sqrt"), "class_weights"),  # type: ignore[arg-type]
-        (lambda: ClassTarget("y", CLASSES, label_smoothing=1.0), "label_smoothing"),
-        (lambda: ClassTarget("y", CLASSES, weight=-1), "weight"),
-        (lambda: MultilabelTarget("y", []), "classes"),
-        (lambda: DistributionTarget("y", ["one"]), "classes"),
-        (lambda: ScoreTarget("y", 1, 1), "high"),
-        (lambda: ScoreTarget("y", 0, 1, loss="l3"), "loss"),  # type: ignore[arg-type]
+        (lambda: ClassTask("y", ["one"]), "classes"),
+        (lambda: ClassTask("y", ["one", "one"]), "classes"),
+        (lambda: ClassTask("y", CLASSES, class_weights="sqrt"), "class_weights"),  # type: ignore[arg-type]
+        (lambda: ClassTask("y", CLASSES, label_smoothing=1.0), "label_smoothing"),
+        (lambda: ClassTask("y", CLASSES, weight=-1), "weight"),
+        (lambda: MultilabelTask("y", []), "classes"),
+        (lambda: DistributionTask("y", ["one"]), "classes"),
+        (lambda: ScoreTask("y", 1, 1), "high"),
+        (lambda: ScoreTask("y", 0, 1, loss="l3"), "loss"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_settings_name_their_key(make, key: str) -> None:
     with pytest.raises(ConfigError, match="is wrong") as error:
         make()
-    assert f"dataset.targets.y.{key}" in str(error.value)
+    assert f"dataset.tasks.y.{key}" in str(error.value)
 
 
 def test_a_train_split_without_classes_is_refused() -> None:
     with pytest.raises(DataError, match="The train split does not say") as error:
-        ClassTarget("y").fit(["sad", "sad"])
-    assert "dataset.targets.y.classes" in str(error.value)
+        ClassTask("y").fit(["sad", "sad"])
+    assert "dataset.tasks.y.classes" in str(error.value)
     with pytest.raises(DataError, match="The train split does not say"):
-        ClassTarget("y", CLASSES, class_weights="balanced").fit([])
+        ClassTask("y", CLASSES, class_weights="balanced").fit([])
 
 
 def test_intensities_become_labels_and_shares() -> None:
-    multi, shares = MultilabelTarget("y", CLASSES), DistributionTarget("y", CLASSES)
+    multi, shares = MultilabelTask("y", CLASSES), DistributionTask("y", CLASSES)
     assert multi.encode({"sad": 0.3, "happy": 0}, "a") == [0, 0, 1]
     assert multi.encode([0, 2, 0.5], "a") == [0, 1, 1]
     assert multi.encode([], "a") == [0, 0, 0]
@@ -174,27 +174,27 @@ def test_intensities_become_labels_and_shares() -> None:
 
 @pytest.mark.parametrize(("loss", "expected"), [("mse", 0.25), ("mae", 0.5), ("huber", 0.125)])
 def test_score_is_learnt_on_one_scale_and_held_in_range(loss, expected: float) -> None:
-    target = ScoreTarget("y", 0, 10, loss=loss)
-    label = target.collate([10], ["a"])
-    assert target.loss(torch.tensor([[0.5]]), label).item() == pytest.approx(expected)  # 10 is 1 on the scale
-    assert target.predict(torch.tensor([[0.5], [4.0], [-4.0]])).squeeze(1).tolist() == [7.5, 10, 0]
+    task = ScoreTask("y", 0, 10, loss=loss)
+    label = task.collate([10], ["a"])
+    assert task.loss(torch.tensor([[0.5]]), label).item() == pytest.approx(expected)  # 10 is 1 on the scale
+    assert task.predict(torch.tensor([[0.5], [4.0], [-4.0]])).squeeze(1).tolist() == [7.5, 10, 0]
 
 
 def test_majority_and_chance_lines() -> None:
-    target = ClassTarget("y", CLASSES).fit(["sad"] * 3 + ["happy"])
-    label = target.collate(["sad", "sad", "happy", None], list("abcd"))
-    majority, chance = target.majority(label), target.chance(label)
+    task = ClassTask("y", CLASSES).fit(["sad"] * 3 + ["happy"])
+    label = task.collate(["sad", "sad", "happy", None], list("abcd"))
+    majority, chance = task.majority(label), task.chance(label)
     assert majority["accuracy"] == pytest.approx(2 / 3)
     assert majority["uar"] == pytest.approx(1 / 2)
     assert chance["accuracy"] == chance["uar"] == pytest.approx(1 / 3)
-    score = ScoreTarget("v", 0, 10).fit([2, 4])
+    score = ScoreTask("v", 0, 10).fit([2, 4])
     assert score.majority(score.collate([1, 5], list("ab")))["mae"] == pytest.approx(2)
-    assert ClassTarget("y", CLASSES).majority(label) == {}
+    assert ClassTask("y", CLASSES).majority(label) == {}
 
 
 def test_columns_hold_words_and_numbers() -> None:
-    target = ClassTarget("y", ["a", "b"])
-    columns = target.columns(torch.tensor([[0.25, 0.75], [0.5, 0.5]]), target.collate(["a", None], ["1", "2"]))
+    task = ClassTask("y", ["a", "b"])
+    columns = task.columns(torch.tensor([[0.25, 0.75], [0.5, 0.5]]), task.collate(["a", None], ["1", "2"]))
     assert columns == {
         "truth": ["a", None],
         "prediction": ["b", "a"],
@@ -202,10 +202,10 @@ def test_columns_hold_words_and_numbers() -> None:
         "p_b": [0.75, 0.5],
         "confidence": [0.75, 0.5],
     }
-    multi = MultilabelTarget("y", ["a", "b"])
+    multi = MultilabelTask("y", ["a", "b"])
     found = multi.columns(torch.tensor([[0.9, 0.8]]), multi.collate([["b"]], ["1"]))
     assert (found["truth"], found["prediction"]) == (["b"], ["a|b"])
-    score = ScoreTarget("y", 0, 1)
+    score = ScoreTask("y", 0, 1)
     assert score.columns(torch.tensor([[0.5]]), Label(torch.tensor([0.25]), torch.tensor([True]))) == {
         "truth": [0.25],
         "prediction": [0.5],

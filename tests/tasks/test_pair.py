@@ -1,4 +1,4 @@
-"""PairTarget, OpenTarget and their figures; `spec/vce_v2v.md` 11 T6, T7."""
+"""PairTask, OpenTask and their metrics; `spec/vce_v2v.md` 11 T6, T7."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.nn import functional as F
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.metrics import labelsets, ranking
 from hero_lightning.metrics.bootstrap import intervals
-from hero_lightning.tasks import OpenTarget, PairTarget, Target
+from hero_lightning.tasks import OpenTask, PairTask, Task
 from hero_lightning.types import Label
 
-PAIR = PairTarget("preference", most=3)
+PAIR = PairTask("preference", most=3)
 
 
-def labels(*places, target=PAIR):
-    return target.collate(list(places), [f"v{k}" for k in range(len(places))])
+def labels(*places, task=PAIR):
+    return task.collate(list(places), [f"v{k}" for k in range(len(places))])
 
 
-def figures(utility, *places):
-    return PAIR.figures(torch.tensor(utility).unsqueeze(-1), labels(*places))
+def metrics(utility, *places):
+    return PAIR.metrics(torch.tensor(utility).unsqueeze(-1), labels(*places))
 
 
 # ---- T6: the loss
@@ -41,7 +41,7 @@ def test_t6_pair_loss():
     swapped = PAIR.loss(torch.tensor([[1.0], [0.2]]), label)
     assert one.item() == pytest.approx(math.log1p(math.exp(-0.8)))
     assert swapped.item() == pytest.approx(math.log1p(math.exp(0.8)))
-    assert figures([0.0, 0.0], [(0, 0, 2)], [(0, 1, 2)])["pair_accuracy"] == 0
+    assert metrics([0.0, 0.0], [(0, 0, 2)], [(0, 1, 2)])["pair_accuracy"] == 0
 
 
 def test_the_loss_compares_rows_of_an_item_only():
@@ -71,7 +71,7 @@ def test_without_a_pair_the_loss_is_zero_and_connected():
         assert logits.grad.abs().sum() == 0
 
 
-# ---- T7: the figures
+# ---- T7: the metrics
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_without_a_pair_the_loss_is_zero_and_connected():
     ],
 )
 def test_t7_lists(utility, strict, compat, pairs, kendall):
-    found = figures(utility, *[[(4, k, 3)] for k in range(3)])
+    found = metrics(utility, *[[(4, k, 3)] for k in range(3)])
     assert next(iter(found)) == PAIR.primary
     assert found["list_accuracy"] == strict
     assert found["list_accuracy_compat"] == compat
@@ -103,7 +103,7 @@ def test_a_video_stands_in_several_comparisons_and_rows_in_any_order():
     }
     utility = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 3.5}  # right, wrong, 2 of 3
     for names in ("abcde", "edcba", "cebda"):
-        found = figures([utility[n] for n in names], *(places[n] for n in names))
+        found = metrics([utility[n] for n in names], *(places[n] for n in names))
         assert found["pair_accuracy"] == pytest.approx(3 / 5)
         assert found["list_accuracy"] == pytest.approx(1 / 3)
 
@@ -113,8 +113,8 @@ def test_against_a_plain_count():
     lists = [torch.randperm(30, generator=draw)[: 2 + k % 3].tolist() for k in range(40)]
     u = torch.randint(0, 12, (30,), generator=draw).float()
     places = [[(n, m.index(v), len(m)) for n, m in enumerate(lists) if v in m] or None for v in range(30)]
-    target = PairTarget("p", most=20)
-    found = target.figures(u.unsqueeze(-1), labels(*places, target=target))
+    task = PairTask("p", most=20)
+    found = task.metrics(u.unsqueeze(-1), labels(*places, task=task))
     ordered = [[float(u[v]) for v in m] for m in lists]
     pairs = [(a, b) for m in ordered for i, a in enumerate(m) for b in m[i + 1 :]]
     assert found["pair_accuracy"] == pytest.approx(sum(a < b for a, b in pairs) / len(pairs))
@@ -125,9 +125,9 @@ def test_against_a_plain_count():
 
 
 def test_a_missing_video_is_never_right():
-    found = figures([1.0, 2.0], [(0, 0, 2)], [(1, 0, 3)])
+    found = metrics([1.0, 2.0], [(0, 0, 2)], [(1, 0, 3)])
     assert found["pair_accuracy"] == found["list_accuracy"] == found["list_accuracy_compat"] == 0
-    found = figures([1.0, 2.0], [(0, 0, 3)], [(0, 1, 3)])
+    found = metrics([1.0, 2.0], [(0, 0, 3)], [(0, 1, 3)])
     assert found["pair_accuracy"] == pytest.approx(1 / 3)
     assert found["list_accuracy_compat"] == 0
 
@@ -137,7 +137,7 @@ def test_chance_and_majority():
     chance = PAIR.chance(label)
     assert chance["list_accuracy"] == pytest.approx((1 / 6 + 1 / 24 + 1 / 2) / 3)
     assert chance["pair_accuracy"] == 0.5
-    constant = PairTarget("p", most=3).fit([]).majority(label)
+    constant = PairTask("p", most=3).fit([]).majority(label)
     assert (constant["pair_accuracy"], constant["list_accuracy"], constant["list_accuracy_compat"]) == (0, 0, 1)
     assert PAIR.chance(labels(None)) == {}
 
@@ -145,7 +145,7 @@ def test_chance_and_majority():
 def test_intervals_and_columns():
     label = labels(*[[(k // 2, k % 2, 2)] for k in range(40)])
     prediction = torch.arange(40.0).unsqueeze(-1)
-    low, high = intervals(PAIR.statistics(prediction, label.value), PAIR.figures_of, resamples=100)["pair_accuracy"]
+    low, high = intervals(PAIR.statistics(prediction, label.value), PAIR.metrics_of, resamples=100)["pair_accuracy"]
     assert (low, high) == (1, 1)
     label = labels([(3, 0, 2), (12, 1, 4)], None)
     assert PAIR.columns(torch.tensor([[0.5], [1.0]]), label) == {
@@ -165,56 +165,56 @@ def test_labels_that_are_no_places(value):
 
 
 def test_wrong_settings():
-    for build in (lambda: PairTarget("p", most=0), lambda: OpenTarget("o", least=0), lambda: OpenTarget("o", most=0)):
+    for build in (lambda: PairTask("p", most=0), lambda: OpenTask("o", least=0), lambda: OpenTask("o", most=0)):
         with pytest.raises(ConfigError, match="is wrong") as caught:
             build()
-        assert "dataset.targets." in str(caught.value)
+        assert "dataset.tasks." in str(caught.value)
 
 
 def test_states():
-    opened = OpenTarget("openset", least=1).fit([["happy", "sad"], ["happy"]])
-    for target in (PairTarget("p", 0.5, 7).fit([]), opened):
-        for copy in (Target.from_state(target.state()), pickle.loads(pickle.dumps(target))):
-            assert copy.state() == target.state()
+    opened = OpenTask("openset", least=1).fit([["happy", "sad"], ["happy"]])
+    for task in (PairTask("p", 0.5, 7).fit([]), opened):
+        for copy in (Task.from_state(task.state()), pickle.loads(pickle.dumps(task))):
+            assert copy.state() == task.state()
 
 
 # ---- open label sets
 
 
 def test_the_vocabulary_is_that_of_train():
-    target = OpenTarget("openset", least=2).fit([["Happy", "sad"], ["happy", "rare"], None, ["sad", "happy"]])
-    assert target.classes == ("happy", "sad")
-    assert target.prior.tolist() == pytest.approx([1, 2 / 3])
-    assert target.code(["HAPPY", "rare", "unheard"]) == [1, 0, 2]
-    assert OpenTarget("o", least=1, most=1).fit([["b", "a"], ["b"]]).classes == ("b",)
-    with pytest.raises(DataError, match="gives target openset no vocabulary") as caught:
-        OpenTarget("openset", least=3).fit([["happy"]])
+    task = OpenTask("openset", least=2).fit([["Happy", "sad"], ["happy", "rare"], None, ["sad", "happy"]])
+    assert task.classes == ("happy", "sad")
+    assert task.prior.tolist() == pytest.approx([1, 2 / 3])
+    assert task.encode_label(["HAPPY", "rare", "unheard"]) == [1, 0, 2]
+    assert OpenTask("o", least=1, most=1).fit([["b", "a"], ["b"]]).classes == ("b",)
+    with pytest.raises(DataError, match="gives task openset no vocabulary") as caught:
+        OpenTask("openset", least=3).fit([["happy"]])
     assert "least=1" in str(caught.value)
     for value in ("happy", [], 3):
         with pytest.raises(DataError, match="no set of words"):
-            target.encode(value, "clip")
+            task.encode(value, "clip")
 
 
-def test_open_figures():
-    target = OpenTarget("openset", ["a", "b", "c"])
-    label = target.collate([["a", "b"], ["c", "x"], None, ["b"]], list("1234"))
+def test_open_metrics():
+    task = OpenTask("openset", ["a", "b", "c"])
+    label = task.collate([["a", "b"], ["c", "x"], None, ["b"]], list("1234"))
     prediction = torch.tensor([[0.9, 0.1, 0.6], [0.1, 0.1, 0.2], [0.9, 0.9, 0.9], [0.1, 0.9, 0.1]])
-    found = target.figures(prediction, label)
+    found = task.metrics(prediction, label)
     precision, recall = (1 / 2 + 1 + 1) / 3, (1 / 2 + 1 / 2 + 1) / 3
     assert found["set_precision"] == pytest.approx(precision)
     assert found["set_recall"] == pytest.approx(recall), "a word outside the vocabulary costs recall"
     assert found["set_f1"] == pytest.approx(2 * precision * recall / (precision + recall))
-    assert target.columns(prediction, label)["truth"] == ["a|b", "c|+1", None, "b"]
-    assert target.columns(prediction, label)["prediction"] == ["a|c", "c", "a|b|c", "b"]
-    nothing = labelsets.figures(torch.tensor([2.0, 0.0, 0.0]), 3)
+    assert task.columns(prediction, label)["truth"] == ["a|b", "c|+1", None, "b"]
+    assert task.columns(prediction, label)["prediction"] == ["a|c", "c", "a|b|c", "b"]
+    nothing = labelsets.metrics(torch.tensor([2.0, 0.0, 0.0]), 3)
     assert float(nothing["set_f1"]) == 0
 
 
 def test_open_loss():
-    target = OpenTarget("openset", ["a", "b"])
-    label = target.collate([["a", "x"], None], ["1", "2"])
+    task = OpenTask("openset", ["a", "b"])
+    label = task.collate([["a", "x"], None], ["1", "2"])
     logits = torch.zeros(2, 2, requires_grad=True)
-    loss = target.loss(logits, label)
+    loss = task.loss(logits, label)
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2))
     assert logits.grad.tolist() == [[-0.25, 0.25], [0, 0]]

@@ -11,7 +11,7 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.training import checkpoint
 from hero_lightning.training.augment import Mixup, between, mixed
 from hero_lightning.types import Batch, Features, Label
-from tests.helpers import feature_corpus, train_in_process
+from tests.helpers import feature_dataset, train_in_process
 
 
 def made(rows: int = 6) -> tuple[dict[str, Features], Batch]:
@@ -61,8 +61,8 @@ def test_losses_are_mixed_by_the_same_share() -> None:
 
 
 def test_training_with_it_changes_the_weights_and_alpha_0_none(tmp_path: Path) -> None:
-    corpus = feature_corpus(tmp_path / "folder")
-    base = ["dataset=folder", f"dataset.root={corpus}", "size=tiny", "probes=false", "test=false",
+    dataset = feature_dataset(tmp_path / "folder")
+    base = ["dataset=folder", f"dataset.root={dataset}", "size=tiny", "probes=false", "test=false",
             "trainer.max_epochs=1", "dataset.batch_size=8", "trainer.log_every_n_steps=1"]  # fmt: skip
     found = {}
     for name, extra in {"none": [], "zero": ["mixup=clips", "mixup.alpha=0"], "clips": ["mixup=clips"]}.items():
@@ -75,8 +75,8 @@ def test_training_with_it_changes_the_weights_and_alpha_0_none(tmp_path: Path) -
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mixup\.alpha"):
         Mixup(-1)
-    corpus = feature_corpus(tmp_path / "folder")
-    base = ["dataset=folder", f"dataset.root={corpus}", "size=tiny", "mixup=clips"]
+    dataset = feature_dataset(tmp_path / "folder")
+    base = ["dataset=folder", f"dataset.root={dataset}", "size=tiny", "mixup=clips"]
     for choice, problem in {"baseline=self_mm": "labels for one clip", "model=hero_cot": "a language model"}.items():
         with pytest.raises(ConfigError, match=problem):
             train_in_process(tmp_path / "run", *base, choice)

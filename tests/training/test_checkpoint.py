@@ -14,8 +14,8 @@ from hero_lightning.training import checkpoint
 
 SAVED: dict[str, Any] = {
     "dims": {"audio": 8},
-    "identities": {"audio": {"corpus": "a", "stream": "audio", "encoder": {"class": "LogMel", "bands": 40}}},
-    "targets": {"emotion": {"settings": {"classes": ["sad", "happy"]}}},
+    "identities": {"audio": {"dataset": "a", "modality": "audio", "encoder": {"class": "LogMel", "bands": 40}}},
+    "tasks": {"emotion": {"settings": {"classes": ["sad", "happy"]}}},
 }
 
 
@@ -49,13 +49,13 @@ def test_restore_checks_shapes_and_names() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dims": {"audio": 9}}, r"another width.*expected: 8.*got:\s+9.*modalities.audio"),
+        ({"dims": {"audio": 9}}, r"another width.*expected: 8.*got:\s+9.*modality.audio"),
         (
-            {"identities": {"audio": {"corpus": "b", "stream": "audio", "encoder": {"class": "Hubert"}}}},
+            {"identities": {"audio": {"dataset": "b", "modality": "audio", "encoder": {"class": "Hubert"}}}},
             r"differ in `encoder`.*LogMel.*Hubert",
         ),
         (
-            {"targets": {"emotion": {"settings": {"classes": ["happy", "sad"]}}}},
+            {"tasks": {"emotion": {"settings": {"classes": ["happy", "sad"]}}}},
             r"other classes.*\['sad', 'happy'\].*label_map",
         ),
     ],
@@ -65,10 +65,10 @@ def test_facts_that_differ_are_refused(change: dict[str, Any], words: str) -> No
         checkpoint.check_facts(SAVED, {**SAVED, **change}, Path("x.ckpt"))
 
 
-def test_another_corpus_or_folder_is_no_difference() -> None:
-    other = {**SAVED["identities"]["audio"], "corpus": "b"}
+def test_another_dataset_or_folder_is_no_difference() -> None:
+    other = {**SAVED["identities"]["audio"], "dataset": "b"}
     checkpoint.check_facts(SAVED, {**SAVED, "identities": {"audio": other}}, Path("x.ckpt"))
-    checkpoint.check_facts(SAVED, {"dims": {}, "identities": {}, "targets": {}}, Path("x.ckpt"))
+    checkpoint.check_facts(SAVED, {"dims": {}, "identities": {}, "tasks": {}}, Path("x.ckpt"))
 
 
 @pytest.mark.parametrize(

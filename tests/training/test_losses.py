@@ -1,4 +1,4 @@
-"""Objectives: balance and honesty of the sync pairs, what the anchor teaches the gate, the entropy floor."""
+"""Auxiliary losses: balance and honesty of the sync pairs, what the unimodal teaches the gate, the entropy floor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.outputs import Outputs
-from hero_lightning.training.losses import Anchor, GateEntropy, Objective, Sync, partners
+from hero_lightning.training.losses import AuxiliaryLoss, GateEntropy, Sync, UnimodalLoss, partners
 from hero_lightning.types import Batch, Features, Label
 from tests.models.made import DIMS, batch, features, hero
 
-STREAMS = tuple(DIMS)
+MODALITIES = tuple(DIMS)
 
 
 @given(
@@ -44,18 +44,18 @@ class Recorder:
         return self.model.match(outputs, donors, shift)
 
 
-def sync(present, objective=None, **labels):
+def sync(present, auxiliary_loss=None, **labels):
     model = hero()
-    outputs = model(features(present, lengths={s: [6] * len(present["audio"]) for s in STREAMS}))
+    outputs = model(features(present, lengths={s: [6] * len(present["audio"]) for s in MODALITIES}))
     outputs.sync_logit = torch.zeros(len(present["audio"]), requires_grad=True)
     recorder = Recorder(model)
-    loss = (objective or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
+    loss = (auxiliary_loss or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
     (slope,) = torch.autograd.grad(loss, outputs.sync_logit, retain_graph=True)
     return loss, recorder, slope, model
 
 
 def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
-    present = {s: [True, True, s != "audio", True, s != "motion"] for s in STREAMS}
+    present = {s: [True, True, s != "audio", True, s != "motion"] for s in MODALITIES}
     loss, seen, slope, _ = sync(present, ids=["a", "a", "b", "c", "d"], group=[0, 1, 2, 3, 4])
     assert seen.shift.eq(0).all()
     # row 0 passes over row 1 (same clip) and row 2 (no sound)
@@ -66,13 +66,13 @@ def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
 
 
 def test_conflict_clips_are_no_match():
-    _, _, slope, _ = sync({s: [True] * 3 for s in STREAMS}, conflict=(1,))
+    _, _, slope, _ = sync({s: [True] * 3 for s in MODALITIES}, conflict=(1,))
     assert slope[1] == 0
     assert slope[0] < 0
 
 
 def test_one_clip_is_rotated_against_itself():
-    _, seen, slope, model = sync({s: [True] for s in STREAMS})
+    _, seen, slope, model = sync({s: [True] for s in MODALITIES})
     steps = model.synergy.steps
     assert seen.donors.tolist() == [0]
     assert steps / 4 < seen.shift.item() < 3 * steps / 4
@@ -81,7 +81,7 @@ def test_one_clip_is_rotated_against_itself():
 
 def test_rotation_on_request():
     torch.manual_seed(0)
-    _, seen, _, model = sync({s: [True] * 6 for s in STREAMS}, Sync(1.0, shifted=1.0))
+    _, seen, _, model = sync({s: [True] * 6 for s in MODALITIES}, Sync(1.0, shifted=1.0))
     assert seen.donors.tolist() == list(range(6))
     assert (seen.shift > model.synergy.steps // 4).all()
 
@@ -90,9 +90,9 @@ def test_rotation_on_request():
 def test_without_pairs_the_loss_is_a_connected_zero(case):
     rows = 2 if case == "views of one clip" else 1
     model = hero()
-    present = {s: [case != "no sound" or s != "audio"] * rows for s in STREAMS}
+    present = {s: [case != "no sound" or s != "audio"] * rows for s in MODALITIES}
     outputs = model(
-        features(present, lengths={s: [6 if case in ("no sound", "conflict") else 3] * rows for s in STREAMS})
+        features(present, lengths={s: [6 if case in ("no sound", "conflict") else 3] * rows for s in MODALITIES})
     )
     data = batch(rows, conflict=range(rows) if case == "conflict" else (), ids=["a"] * rows)
     loss = Sync(1.0)(outputs, data, model)
@@ -113,9 +113,9 @@ def test_sync_learns_who_belongs_together():
     """Sound and movement share a hidden course; the head must tell own pairs from swapped ones on new clips."""
     torch.manual_seed(0)
     sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "dropout": 0.0}
-    model = Hero({"motion": 4, "audio": 6}, {"emotion": 2}, parts=("sync",), imputation=False, **sizes)
+    model = Hero({"motion": 4, "audio": 6}, {"emotion": 2}, auxiliary_heads=("sync",), imputation=False, **sizes)
     to_sound, to_movement = torch.randn(3, 6), torch.randn(3, 4)
-    optimizer, objective = torch.optim.AdamW(model.parameters(), lr=3e-3), Sync(1.0)
+    optimizer, auxiliary_loss = torch.optim.AdamW(model.parameters(), lr=3e-3), Sync(1.0)
 
     def clips(rows):
         course = torch.randn(rows, 1, 3).expand(-1, 8, -1) + 0.3 * torch.randn(rows, 8, 3)
@@ -123,7 +123,7 @@ def test_sync_learns_who_belongs_together():
         return {"audio": Features(course @ to_sound, mask), "motion": Features(course @ to_movement, mask)}
 
     for _ in range(100):
-        loss = objective(model(clips(16)), batch(16), model)
+        loss = auxiliary_loss(model(clips(16)), batch(16), model)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -134,7 +134,7 @@ def test_sync_learns_who_belongs_together():
     assert (outputs.sync_logit[:, None] > swapped[None]).float().mean() > 0.8
 
 
-def anchor_case(gate, logits, label, present=None):
+def unimodal_case(gate, logits, label, present=None):
     gate, logits = torch.tensor(gate), torch.tensor(logits)
     experts = ("frame", "audio", "synergy")[: gate.shape[1]]
     here = torch.ones_like(gate, dtype=torch.bool) if present is None else torch.tensor(present)
@@ -145,54 +145,54 @@ def anchor_case(gate, logits, label, present=None):
         present=here,
         context=torch.zeros(len(gate), 1, 2),
         gate=gate.requires_grad_(),
-        anchor_logits={"emotion": logits.requires_grad_()},
+        unimodal_logits={"emotion": logits.requires_grad_()},
     )
     data = batch(len(gate))
     data.labels["emotion"] = label
     return outputs, data
 
 
-def test_anchor_is_the_likelihood_of_the_mixture():
+def test_unimodal_loss_is_the_likelihood_of_the_mixture():
     logits = [[[2.0, 0.0], [0.0, 0.0], [9.0, -9.0]]]
-    outputs, data = anchor_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
-    own = outputs.anchor_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
-    loss = Anchor(1.0, alone=0.0)(outputs, data, None)
+    outputs, data = unimodal_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
+    own = outputs.unimodal_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
+    loss = UnimodalLoss(1.0, alone=0.0)(outputs, data, None)
     # synergy is no witness: its share of the gate earns nothing
     assert loss.item() == pytest.approx(-math.log(0.3 * own[0] + 0.3 * own[1]))
-    with_own = Anchor(1.0, alone=0.5)(outputs, data, None)
+    with_own = UnimodalLoss(1.0, alone=0.5)(outputs, data, None)
     assert with_own.item() == pytest.approx(loss.item() - 0.25 * own.log().sum().item())
     slope = torch.autograd.grad(loss, outputs.gate)[0][0]
     assert slope[0] < slope[1] < slope[2] == 0  # the expert that knows gains most, synergy nothing
 
 
 @pytest.mark.parametrize("kind", ["score", "set"])
-def test_anchor_on_other_labels_prefers_the_better_expert(kind):
+def test_unimodal_loss_on_other_labels_prefers_the_better_expert(kind):
     if kind == "score":
         logits, label = [[[1.0], [-1.0]]], Label(torch.tensor([1.0]), torch.tensor([True]))
     else:
         logits, label = [[[3.0, -3.0], [0.0, 0.0]]], Label(torch.tensor([[1.0, 0.0]]), torch.tensor([True]))
-    outputs, data = anchor_case([[0.5, 0.5]], logits, label)
-    Anchor(1.0)(outputs, data, None).backward()
+    outputs, data = unimodal_case([[0.5, 0.5]], logits, label)
+    UnimodalLoss(1.0)(outputs, data, None).backward()
     assert outputs.gate.grad[0, 0] < outputs.gate.grad[0, 1] < 0
 
 
-def test_anchor_is_a_connected_zero_without_labels_or_streams():
+def test_unimodal_loss_is_a_connected_zero_without_labels_or_modalities():
     for mask, present in (([False], [[True, True]]), ([True], [[False, False]])):
         label = Label(torch.tensor([0]), torch.tensor(mask))
-        outputs, data = anchor_case([[0.5, 0.5]], [[[2.0, 0.0], [0.0, 1.0]]], label, present)
-        loss = Anchor(1.0)(outputs, data, None)
+        outputs, data = unimodal_case([[0.5, 0.5]], [[[2.0, 0.0], [0.0, 1.0]]], label, present)
+        loss = UnimodalLoss(1.0)(outputs, data, None)
         assert loss.item() == 0
         loss.backward()
         assert outputs.gate.grad.eq(0).all()
-        assert outputs.anchor_logits["emotion"].grad.eq(0).all()
-    bare = hero(parts=())
-    outputs = bare(features({s: [True] for s in STREAMS}))
-    assert Anchor(1.0)(outputs, batch(1), bare).item() == 0
+        assert outputs.unimodal_logits["emotion"].grad.eq(0).all()
+    bare = hero(auxiliary_heads=())
+    outputs = bare(features({s: [True] for s in MODALITIES}))
+    assert UnimodalLoss(1.0)(outputs, batch(1), bare).item() == 0
 
 
 def test_entropy_floor():
     def floor(gate, present, ratio=0.5):
-        outputs, data = anchor_case(
+        outputs, data = unimodal_case(
             [gate], [[[0.0]] * len(gate)], Label(torch.zeros(1), torch.ones(1).bool()), [present]
         )
         loss = GateEntropy(1.0, ratio)(outputs, data, None)
@@ -209,34 +209,35 @@ def test_entropy_floor():
 
 
 def test_weight_zero_skips_the_work():
-    class Loud(Objective):
+    class Loud(AuxiliaryLoss):
         def loss(self, outputs, batch, model):
             raise AssertionError
 
-    model = hero(parts=())
-    outputs = model(features({s: [True] for s in STREAMS}))
+    model = hero(auxiliary_heads=())
+    outputs = model(features({s: [True] for s in MODALITIES}))
     assert Loud(0.0)(outputs, batch(1), model).item() == 0
     assert Sync(0.0)(outputs, batch(1), model).item() == 0
     with pytest.raises(TypeError, match="does not define loss"):
-        Objective(1.0)(outputs, batch(1), model)
+        AuxiliaryLoss(1.0)(outputs, batch(1), model)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Sync(-1.0), lambda: Sync(shifted=2.0), lambda: Anchor(alone=-1.0), lambda: GateEntropy(ratio=1.5)]
+    "make",
+    [lambda: Sync(-1.0), lambda: Sync(shifted=2.0), lambda: UnimodalLoss(alone=-1.0), lambda: GateEntropy(ratio=1.5)],
 )
 def test_refuses(make):
-    with pytest.raises(ConfigError, match=r"(?s)out of range.*where.*objective"):
+    with pytest.raises(ConfigError, match=r"(?s)out of range.*where.*auxiliary_loss"):
         make()
 
 
-def test_the_gate_learns_to_follow_the_informative_stream():
-    """One of three streams of noise carries the class of each clip; on new clips the gate must put it first."""
+def test_the_gate_learns_to_follow_the_informative_modality():
+    """One of three modalities of noise carries the class of each clip; on new clips the gate must put it first."""
     torch.manual_seed(0)
-    streams, rows, classes = ("frame", "audio", "text"), 32, 4
+    modalities, rows, classes = ("frame", "audio", "text"), 32, 4
     sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "imputation": False}
-    model = Hero(dict.fromkeys(streams, 16), {"emotion": classes}, parts=("anchor",), **sizes)
+    model = Hero(dict.fromkeys(modalities, 16), {"emotion": classes}, auxiliary_heads=("unimodal",), **sizes)
     cue = torch.randn(3, classes, 16)
-    optimizer, anchor = torch.optim.AdamW(model.parameters(), lr=3e-3), Anchor(0.5)
+    optimizer, unimodal = torch.optim.AdamW(model.parameters(), lr=3e-3), UnimodalLoss(0.5)
 
     def clips(rows):
         label, where = torch.randint(0, classes, (rows,)), torch.randint(0, 3, (rows,))
@@ -244,13 +245,13 @@ def test_the_gate_learns_to_follow_the_informative_stream():
         for s in range(3):
             x[s] += torch.where((where == s)[:, None], cue[s, label], 0.0)[:, None]
         mask = torch.ones(rows, 5, dtype=torch.bool)
-        return {name: Features(x[s], mask) for s, name in enumerate(streams)}, label, where
+        return {name: Features(x[s], mask) for s, name in enumerate(modalities)}, label, where
 
     for _ in range(120):
         given_features, label, _ = clips(rows)
         outputs = model(given_features)
         data = Batch(label, label, label, {}, {"emotion": Label(label, torch.ones(rows, dtype=torch.bool))}, [], [])
-        loss = F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * anchor(outputs, data, model)
+        loss = F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * unimodal(outputs, data, model)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

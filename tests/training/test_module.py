@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from hero_lightning.training import checkpoint
-from tests.helpers import feature_corpus, train_in_process
+from tests.helpers import feature_dataset, train_in_process
 
 SMALL = ["size=tiny", "probes=false", "test=false", "logger=csv", "dataset.batch_size=8", "trainer.log_every_n_steps=1"]
 GOLDEN = Path(__file__).parent / "golden_demo.json"
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return feature_corpus(tmp_path_factory.mktemp("corpus") / "folder")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return feature_dataset(tmp_path_factory.mktemp("dataset") / "folder")
 
 
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
@@ -33,9 +33,9 @@ def curve(folder: Path) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
 
 
-def test_same_seed_same_run_and_resume_is_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
+def test_same_seed_same_run_and_resume_is_bit_for_bit(dataset: Path, tmp_path: Path) -> None:
     long = ["trainer.max_epochs=4", "callbacks.stop=null", "mixup=clips"]
-    base = ["dataset=folder", f"dataset.root={corpus}", *SMALL, *long]
+    base = ["dataset=folder", f"dataset.root={dataset}", *SMALL, *long]
     keep = ["callbacks.checkpoint.filename='{epoch}'", "+callbacks.checkpoint.save_top_k=-1"]
     train_in_process(tmp_path / "whole", *base, *keep)
     train_in_process(tmp_path / "again", *base)
@@ -52,12 +52,12 @@ def test_same_seed_same_run_and_resume_is_bit_for_bit(corpus: Path, tmp_path: Pa
     assert curve(tmp_path / "other") != curve(tmp_path / "whole")
 
 
-def test_two_processes_equal_one(corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(dataset: Path, tmp_path: Path) -> None:
     """Key biases have no gradient but rounding, which Adam would blow up to whole steps: eps keeps it rounding."""
     base = [
-        "dataset=folder", f"dataset.root={corpus}", "size=tiny", "probes=false", "model.dropout=0", "seed=3",
-        "objective@objectives.sync=none", "trainer.max_epochs=2", "optimizer.eps=1e-3",
-        "dataset.num_workers=0", "trainer.accelerator=cpu", "stream_dropout.end=0.0",
+        "dataset=folder", f"dataset.root={dataset}", "size=tiny", "probes=false", "model.dropout=0", "seed=3",
+        "loss@losses.sync=none", "trainer.max_epochs=2", "optimizer.eps=1e-3",
+        "dataset.num_workers=0", "trainer.accelerator=cpu", "modality_dropout.end=0.0",
     ]  # fmt: skip
     for name, extra in {"one": ["dataset.batch_size=8"], "two": ["dataset.batch_size=4", "trainer=ddp"]}.items():
         done = subprocess.run(
@@ -69,16 +69,16 @@ def test_two_processes_equal_one(corpus: Path, tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for key in one:
         torch.testing.assert_close(two[key], one[key], atol=1e-6, rtol=0)
-    figures = [json.loads((tmp_path / n / "metrics.json").read_text())["splits"] for n in ("one", "two")]
+    metrics = [json.loads((tmp_path / n / "metrics.json").read_text())["splits"] for n in ("one", "two")]
     for split in ("val", "test"):
-        a, b = (f[split]["emotion"] for f in figures)
+        a, b = (f[split]["emotion"] for f in metrics)
         assert a["n"] == b["n"] == 12
-        for name, figure in a["figures"].items():
-            assert b["figures"][name]["value"] == pytest.approx(figure["value"], abs=1e-6), name
+        for name, figure in a["metrics"].items():
+            assert b["metrics"][name]["value"] == pytest.approx(figure["value"], abs=1e-6), name
 
 
-def test_only_what_a_stage_names_changes(corpus: Path, tmp_path: Path) -> None:
-    base = ["dataset=folder", f"dataset.root={corpus}", *SMALL, "trainer.max_epochs=1", "callbacks.stop=null"]
+def test_only_what_a_stage_names_changes(dataset: Path, tmp_path: Path) -> None:
+    base = ["dataset=folder", f"dataset.root={dataset}", *SMALL, "trainer.max_epochs=1", "callbacks.stop=null"]
     train_in_process(tmp_path / "first", *base)
     start = f"init_from={tmp_path / 'first' / 'checkpoints' / 'last.ckpt'}"
     train_in_process(tmp_path / "second", *base, start, "stage.train=[model.fusion]")
@@ -93,8 +93,8 @@ def test_golden_curve_of_the_demo_config(tmp_path: Path) -> None:
 
     HERO_GOLDEN=write makes the file.
     """
-    corpus = [f"paths.data={tmp_path}/data", f"paths.features={tmp_path}/features", "dataset.clips=48"]
-    train_in_process(tmp_path / "run", *corpus, *SMALL, "trainer.max_epochs=3", "callbacks.stop=null")
+    dataset = [f"paths.data={tmp_path}/data", f"paths.features={tmp_path}/features", "dataset.clips=48"]
+    train_in_process(tmp_path / "run", *dataset, *SMALL, "trainer.max_epochs=3", "callbacks.stop=null")
     found = curve(tmp_path / "run")
     if os.environ.get("HERO_GOLDEN") == "write":
         GOLDEN.write_text(json.dumps(found, indent=0) + "\n")

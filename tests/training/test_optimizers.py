@@ -8,20 +8,20 @@ import pytest
 from torch import nn
 
 from hero_lightning.errors import ConfigError
-from hero_lightning.training.optimizers import AdamW
+from hero_lightning.training.optimizers import AdamWWithCosine
 
 
 def test_groups_follow_the_longest_prefix_and_biases_do_not_decay() -> None:
     module = nn.ModuleDict({"encoders": nn.ModuleDict({"text": nn.Linear(2, 2)}), "model": nn.Linear(2, 2)})
     module["model"].bias.requires_grad_(False)
-    made = AdamW(lr=1.0, rates={"encoders": 0.1, "encoders.text": 0.01}, weight_decay=0.5)
+    made = AdamWWithCosine(lr=1.0, rates={"encoders": 0.1, "encoders.text": 0.01}, weight_decay=0.5)
     optimizer, _ = made.build(module.named_parameters(), steps=10)
     found = {(g["initial_lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
     assert found == {(0.01, 0.5): 1, (0.01, 0.0): 1, (1.0, 0.5): 1}
 
 
 def test_rate_rises_then_follows_the_cosine_to_the_floor() -> None:
-    plan = AdamW(warmup=0.1, final=0.05)
+    plan = AdamWWithCosine(warmup=0.1, final=0.05)
     factors = [plan.factor(step, 100) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == 1.0
@@ -36,10 +36,10 @@ def test_rate_rises_then_follows_the_cosine_to_the_floor() -> None:
 )
 def test_values_are_checked(options: dict, where: str) -> None:
     with pytest.raises(ConfigError, match=where):
-        AdamW(**options)
+        AdamWWithCosine(**options)
 
 
 def test_nothing_to_learn_is_an_error() -> None:
     layer = nn.Linear(1, 1).requires_grad_(False)
     with pytest.raises(ConfigError, match="No parameter learns"):
-        AdamW().build(layer.named_parameters(), 1)
+        AdamWWithCosine().build(layer.named_parameters(), 1)

@@ -1,6 +1,6 @@
 """Config -> objects. The only caller of Hydra's instantiate; below it no object sees a config.
 
-Data flow: cfg.modalities -> Streams; cfg.dataset -> data module; its widths and classes + cfg.model -> EmotionModule;
+Data flow: cfg.modality -> Modalities; cfg.dataset -> data module; its widths and classes + cfg.model -> EmotionModule;
 cfg.trainer, cfg.logger, cfg.callbacks -> Trainer.
 """
 
@@ -18,20 +18,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config.instantiate import factory, make, plain
 from hero_lightning.errors import ConfigError, not_yet
-from hero_lightning.types import STREAMS
+from hero_lightning.types import MODALITIES
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from hero_lightning.data.datamodule import CorpusDataModule
-    from hero_lightning.features import Stream
+    from hero_lightning.data.datamodule import EmotionDataModule
+    from hero_lightning.features import Modality
     from hero_lightning.models.llm.reasoner import Reasoner
-    from hero_lightning.tasks import Target
+    from hero_lightning.tasks import Task
     from hero_lightning.training.module import EmotionModule
 
 log = logging.getLogger(__name__)
 
-REBUILT = ("model", "llm", "reasoner", "modalities", "dataset", "objectives", "optimizer")
+REBUILT = ("model", "llm", "reasoner", "modality", "dataset", "losses", "optimizer")
 """Parts of a stored config that objects are built from."""
 
 
@@ -82,42 +82,44 @@ def load_run(where: str, paths: Mapping[str, Any]) -> tuple[DictConfig, Path, di
     return OmegaConf.create(found | {"paths": plain(paths)}), path, state
 
 
-def streams(cfg: DictConfig) -> dict[str, Stream]:
-    """The streams a config asks for, in canonical order. Encoders are not built yet."""
-    asked = cfg.get("streams")
-    unknown = [s for s in asked or () if s not in STREAMS]
+def modalities(cfg: DictConfig) -> dict[str, Modality]:
+    """The modalities a config asks for, in canonical order. Encoders are not built yet."""
+    asked = cfg.get("modalities")
+    unknown = [s for s in asked or () if s not in MODALITIES]
     if unknown:
-        raise ConfigError("Unknown stream.", expected=", ".join(STREAMS), got=unknown[0], where="streams")
-    chosen = [s for s in STREAMS if s in cfg.modalities and "_target_" in cfg.modalities[s] and s in (asked or STREAMS)]
+        raise ConfigError("Unknown modality.", expected=", ".join(MODALITIES), got=unknown[0], where="modalities")
+    chosen = [
+        s for s in MODALITIES if s in cfg.modality and "_target_" in cfg.modality[s] and s in (asked or MODALITIES)
+    ]
     missing = [s for s in asked or () if s not in chosen]
     if missing or not chosen:
         raise ConfigError(
-            "A stream is asked for that the config leaves out.",
+            "A modality is asked for that the config leaves out.",
             expected="one of " + ", ".join(chosen),
-            got=missing or "no stream",
-            where="streams",
-            mend=f"modality@modalities.{missing[0] if missing else 'text'}={missing[0] if missing else 'text'}",
+            got=missing or "no modality",
+            where="modalities",
+            hint=f"modality@modality.{missing[0] if missing else 'text'}={missing[0] if missing else 'text'}",
         )
-    found = {name: _stream(cfg.modalities[name], f"modalities.{name}") for name in chosen}
-    for name, stream in found.items():
-        stream.remedy = extract_command(name)
+    found = {name: _modality(cfg.modality[name], f"modality.{name}") for name in chosen}
+    for name, modality in found.items():
+        modality.remedy = extract_command(name)
     return found
 
 
-def extract_command(stream: str) -> str:
-    """What extracts a stream's features with the settings of this command line."""
+def extract_command(modality: str) -> str:
+    """What extracts a modality's features with the settings of this command line."""
     from hydra.core.hydra_config import HydraConfig
 
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [
         shlex.quote(o)
         for o in given
-        if re.match(r"\+*(dataset|modes?|modality|modalities|detector|sampler|encoder|paths)\b", o)
+        if re.match(r"\+*(dataset|modes?|modality|modality|detector|sampler|encoder|paths)\b", o)
     ]
-    return " ".join(["python -m hero_lightning.extract", *kept, f"streams=[{stream}]"])
+    return " ".join(["python -m hero_lightning.extract", *kept, f"modalities=[{modality}]"])
 
 
-def _stream(config: DictConfig, where: str) -> Stream:
+def _modality(config: DictConfig, where: str) -> Modality:
     node = plain(config)
     given: dict[str, Any] = {}
     for part in ("encoder", "sampler", "source", "detector"):
@@ -128,42 +130,42 @@ def _stream(config: DictConfig, where: str) -> Stream:
     return make(node, where, **given)
 
 
-def corpus(cfg: DictConfig, targets: Mapping[str, Target] | None = None, **options: Any) -> CorpusDataModule:
-    """The corpus, not looked at yet.
+def dataset(cfg: DictConfig, tasks: Mapping[str, Task] | None = None, **options: Any) -> EmotionDataModule:
+    """The dataset, not looked at yet.
 
     Args:
-        cfg: has modalities, dataset, paths and seed.
-        targets: fitted ones (of a checkpoint) instead of the config's.
+        cfg: has modality, dataset, paths and seed.
+        tasks: fitted ones (of a checkpoint) instead of the config's.
         options: constructor arguments that are not the config's.
     """
     if "_target_" not in cfg.dataset:
-        raise ConfigError("No corpus is chosen.", expected="dataset=<name>", got="none", where="dataset")
+        raise ConfigError("No dataset is chosen.", expected="dataset=<name>", got="none", where="dataset")
     node = plain(cfg.dataset)
     own = {
-        name: make({**child, "name": name}, f"dataset.targets.{name}")
-        for name, child in (node.pop("targets", None) or {}).items()
+        name: make({**child, "name": name}, f"dataset.tasks.{name}")
+        for name, child in (node.pop("tasks", None) or {}).items()
         if child and "_target_" in child
     }
-    given = {"streams": streams(cfg), "targets": dict(targets or own), "features_root": cfg.paths.features, **options}
-    if parts := node.pop("corpora", None):  # a mix: each part is a dataset node, which may change modalities for itself
-        shared = {"paths": plain(cfg.paths), "seed": cfg.seed, "streams": cfg.get("streams")}
-        changes = {name: child.pop("modalities", None) or {} for name, child in parts.items()}
-        merged = {n: OmegaConf.merge(cfg.modalities, changes[n]) for n in parts}
-        given["corpora"] = {
-            n: corpus(OmegaConf.create({**shared, "modalities": merged[n], "dataset": parts[n]})) for n in parts
+    given = {"modalities": modalities(cfg), "tasks": dict(tasks or own), "features_root": cfg.paths.features, **options}
+    if parts := node.pop("datasets", None):  # a mix: each part is a dataset node, which may change modality for itself
+        shared = {"paths": plain(cfg.paths), "seed": cfg.seed, "modalities": cfg.get("modalities")}
+        changes = {name: child.pop("modality", None) or {} for name, child in parts.items()}
+        merged = {n: OmegaConf.merge(cfg.modality, changes[n]) for n in parts}
+        given["datasets"] = {
+            n: dataset(OmegaConf.create({**shared, "modality": merged[n], "dataset": parts[n]})) for n in parts
         }
     return make(node, "dataset", seed=cfg.seed, **given)
 
 
-def objectives(cfg: DictConfig) -> dict[str, Any]:
-    """The objectives with a weight above 0."""
-    nodes = cfg.get("objectives") or {}
-    made = {n: make(node, f"objectives.{n}") for n, node in nodes.items() if node and "_target_" in node}
-    return {name: objective for name, objective in made.items() if objective.weight > 0}
+def auxiliary_losses(cfg: DictConfig) -> dict[str, Any]:
+    """The auxiliary_losses with a weight above 0."""
+    nodes = cfg.get("losses") or {}
+    made = {n: make(node, f"losses.{n}") for n, node in nodes.items() if node and "_target_" in node}
+    return {name: auxiliary_loss for name, auxiliary_loss in made.items() if auxiliary_loss.weight > 0}
 
 
-def reasoner(cfg: DictConfig, main: Target) -> Reasoner | None:
-    """The language model of a config that has one, not loaded yet; `main` is the Target it answers for."""
+def reasoner(cfg: DictConfig, main: Task) -> Reasoner | None:
+    """The language model of a config that has one, not loaded yet; `main` is the Task it answers for."""
     node, llm = cfg.get("reasoner") or {}, cfg.get("llm") or {}
     if ("_target_" in node) != ("_target_" in llm):
         raise ConfigError(
@@ -183,58 +185,58 @@ def reasoner(cfg: DictConfig, main: Target) -> Reasoner | None:
         return None
     if main.kind != "class":
         raise ConfigError(
-            "A language model names one class.", expected="a class target first", got=main.kind, where="dataset.targets"
+            "A language model names one class.", expected="a class task first", got=main.kind, where="dataset.tasks"
         )
     head = make(llm, "llm", d=cfg.model.width)
-    return make(node, "reasoner", llm=head, target=main.name, classes=main.classes)
+    return make(node, "reasoner", llm=head, task=main.name, classes=main.classes)
 
 
 def module(
     cfg: DictConfig,
-    streams: Mapping[str, Stream],
-    targets: Mapping[str, Target],
+    modalities: Mapping[str, Modality],
+    tasks: Mapping[str, Task],
     dims: Mapping[str, int],
     prepare: Callable[[Reasoner], None],
 ) -> EmotionModule:
-    """Encoders, model, heads and objectives for the streams that `dims` names and fitted Targets.
+    """Encoders, model, heads and auxiliary_losses for the modalities that `dims` names and fitted Tasks.
 
     Args:
-        cfg: has model, objectives, optimizer, stage, seed; perhaps llm and reasoner.
-        streams, targets, dims: see above.
+        cfg: has model, auxiliary_losses, optimizer, stage, seed; perhaps llm and reasoner.
+        modalities, tasks, dims: see above.
         prepare: is given the reasoner, if there is one, and completes it (`Reasoner.prepare` or `restore`).
     """
     from hero_lightning.training.losses import SelfLabels
     from hero_lightning.training.module import EmotionModule
 
-    terms = objectives(cfg)
-    parts = {part for term in terms.values() for part in term.needs}
-    outputs = {name: target.outputs for name, target in targets.items()}
+    terms = auxiliary_losses(cfg)
+    heads = {head for term in terms.values() for head in term.requires}
+    outputs = {name: task.outputs for name, task in tasks.items()}
     node = {k: v for k, v in plain(cfg.model).items() if v != {}}  # a group set to none leaves {} behind
-    model = make(node, "model", dims=dict(dims), outputs=outputs, parts=parts)
+    model = make(node, "model", dims=dict(dims), outputs=outputs, auxiliary_heads=heads)
     if model.synergy is None:
-        terms = {name: term for name, term in terms.items() if "sync" not in term.needs}
-    thinks = reasoner(cfg, next(iter(targets.values())))
+        terms = {name: term for name, term in terms.items() if "sync" not in term.requires}
+    thinks = reasoner(cfg, next(iter(tasks.values())))
     mixup = make(cfg.mixup, "mixup") if cfg.get("mixup") else None
     whole = [
         *([] if thinks is None else ["a language model, which answers one clip"]),
-        *(f"{n}, whose labels hold for one clip" for n, t in targets.items() if t.kind == "pair"),
+        *(f"{n}, whose labels hold for one clip" for n, t in tasks.items() if t.kind == "pair"),
         *(f"{n}, which makes labels for one clip" for n, t in terms.items() if isinstance(t, SelfLabels)),
     ]
     if mixup is not None and whole:
-        expected = "targets, objectives and a model whose losses can be mixed"
-        raise ConfigError("Clips cannot be mixed.", expected=expected, got=whole[0], where="mixup", mend="mixup=none")
+        expected = "tasks, auxiliary_losses and a model whose losses can be mixed"
+        raise ConfigError("Clips cannot be mixed.", expected=expected, got=whole[0], where="mixup", hint="mixup=none")
     if thinks is not None:
         prepare(thinks)
     return EmotionModule(
         model=model,
-        streams={name: streams[name] for name in dims},
+        modalities={name: modalities[name] for name in dims},
         dims=dims,
-        targets=targets,
-        objectives=terms,
+        tasks=tasks,
+        auxiliary_losses=terms,
         optimizer=make(cfg.optimizer, "optimizer"),
         reasoner=thinks,
         train_prefixes=tuple(cfg.stage.train),
-        stream_dropout=make(cfg.stream_dropout, "stream_dropout") if cfg.get("stream_dropout") else None,
+        modality_dropout=make(cfg.modality_dropout, "modality_dropout") if cfg.get("modality_dropout") else None,
         mixup=mixup,
         seed=cfg.seed,
     )
@@ -268,7 +270,7 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
             expected="an accelerator, device count, strategy and precision that fit it",
             got=str(error).splitlines()[0],
             where="trainer",
-            mend="trainer=cpu, or trainer.accelerator=auto trainer.devices=1",
+            hint="trainer=cpu, or trainer.accelerator=auto trainer.devices=1",
         ) from error
 
 

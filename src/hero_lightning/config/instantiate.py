@@ -51,7 +51,7 @@ def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.par
                 expected=", ".join(k for k in known if k not in given),
                 got=names[0] if names is unknown else "not given",
                 where=f"{where}.{names[0]}",
-                mend=f"look at the arguments of {node['_target_']}",
+                hint=f"look at the arguments of {node['_target_']}",
             )
     return found
 

@@ -1,1 +1,1 @@
-"""Corpora: samples, splits, coverage, and the loaders that serve them."""
+"""Datasets: samples, splits, availability, and the loaders that serve them."""

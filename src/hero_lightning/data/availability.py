@@ -1,7 +1,7 @@
-"""What of a corpus is there, how it will be had, and what becomes of the rest: decided once, counted, kept.
+"""What of a dataset is there, how it will be had, and what becomes of the rest: decided once, counted, kept.
 
-Data flow: samples x streams --resolve_all--> Resolutions --apply_policy (error | skip | mask)--> samples kept + ledger
--> Plan -> plan.json, splits.json, coverage.csv, ledger.csv of the run folder; what fails to decode later is appended.
+Data flow: samples x modalities --check_all--> Availability --apply_policy (error | skip | mask)--> samples kept + ledger
+-> DatasetIndex -> index.json, splits.json, availability.csv, ledger.csv of the run folder; what fails to decode later is appended.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from hero_lightning.errors import DataError
-from hero_lightning.features.modality import Stream
-from hero_lightning.features.source import Resolution
+from hero_lightning.features.modality import Modality
+from hero_lightning.features.source import Availability
 from hero_lightning.features.store import NOT_EXTRACTED
 from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
 
 POLICIES = ("error", "skip", "mask")
-"""What to do with a clip that lacks a stream: stop, leave the clip out, or train without that stream."""
+"""What to do with a clip that lacks a modality: stop, leave the clip out, or train without that modality."""
 KNOWN = "broken in the official release"
 CHUNK = 32
 """Clips that a thread looks at in one go."""
@@ -40,22 +40,22 @@ class Entry:
     """One line of the ledger: what of which clip is not used, and why.
 
     Attributes:
-        stream: or Target, where the kind is `unknown`; empty where it is the whole sample.
+        modality: or Task, where the kind is `unknown`; empty where it is the whole sample.
         kind: absent, broken (index time), failed (decode time), unknown (label), dropped (sample).
     """
 
     id: str
     split: str
-    stream: str
+    modality: str
     kind: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
-    """How many clips of a split have a stream in this way, before any clip was left out."""
+class AvailabilityCount:
+    """How many clips of a split have a modality in this way, before any clip was left out."""
 
-    stream: str
+    modality: str
     split: str
     mode: str
     count: int
@@ -63,34 +63,34 @@ class Coverage:
 
 
 @dataclass(slots=True)
-class Plan:
-    """Everything that was decided about a corpus at index time.
+class DatasetIndex:
+    """Everything that was decided about a dataset at index time.
 
     Attributes:
         samples: split -> samples in order.
-        resolutions: sample id -> stream -> Resolution.
-        dims: stream -> feature width D, of the streams in use.
-        table: coverage by stream, split, mode and reason.
+        availability: sample id -> modality -> Availability.
+        dims: modality -> feature width D, of the modalities in use.
+        table: availability by modality, split, mode and reason.
         split_origin: split -> where it comes from.
-        notes: sentences a result must carry (streams and Targets left out, official counts not met).
+        notes: sentences a result must carry (modalities and Tasks left out, official counts not met).
         folder: where it was written.
     """
 
-    corpus: str
+    dataset: str
     samples: dict[str, list[Sample]]
-    resolutions: dict[str, dict[str, Resolution]]
+    availability: dict[str, dict[str, Availability]]
     dims: dict[str, int]
     classes: dict[str, list[str]]
-    table: list[Coverage]
+    table: list[AvailabilityCount]
     ledger: list[Entry]
     split_origin: dict[str, str]
     notes: list[str]
     folder: Path | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The plan in builtins, as plan.json holds it."""
+        """The index in builtins, as index.json holds it."""
         return {
-            "corpus": self.corpus,
+            "dataset": self.dataset,
             "counts": {split: len(rows) for split, rows in self.samples.items()},
             "split_origin": self.split_origin,
             "notes": self.notes,
@@ -100,7 +100,7 @@ class Plan:
         }
 
     def write(self, folder: Path | str) -> None:
-        """Writes plan.json, splits.json, coverage.csv and ledger.csv; every rank may call it, the first one writes.
+        """Writes index.json, splits.json, availability.csv and ledger.csv; every rank may call it, the first one writes.
 
         Decode failures of any rank are appended to ledger.csv from then on.
         """
@@ -109,10 +109,10 @@ class Plan:
         self.folder = Path(folder)
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "plan.json").write_text(json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n")
+            (self.folder / "index.json").write_text(json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n")
             ids = {split: [s.id for s in rows] for split, rows in self.samples.items()}
             (self.folder / "splits.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
-            write_rows(self.folder / "coverage.csv", Coverage, self.table)
+            write_rows(self.folder / "availability.csv", AvailabilityCount, self.table)
             write_rows(self.folder / "ledger.csv", Entry, self.ledger)
 
     def record(self, failures: Iterable[Entry]) -> None:
@@ -121,7 +121,7 @@ class Plan:
             if entry in self.ledger:
                 continue
             self.ledger.append(entry)
-            log.warning("%s of %s left out: %s", entry.stream, entry.id, entry.reason)
+            log.warning("%s of %s left out: %s", entry.modality, entry.id, entry.reason)
             if self.folder is not None:
                 with (self.folder / "ledger.csv").open("a", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerow(astuple(entry))
@@ -135,22 +135,22 @@ def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
         writer.writerows(astuple(row) for row in rows)
 
 
-def resolve_all(
-    streams: Mapping[str, Stream], samples: Sequence[Sample], known_broken: frozenset[str] = frozenset()
-) -> dict[str, dict[str, Resolution]]:
-    """Resolves every stream of every sample, in threads: sample id -> stream -> Resolution.
+def check_all(
+    modalities: Mapping[str, Modality], samples: Sequence[Sample], known_broken: frozenset[str] = frozenset()
+) -> dict[str, dict[str, Availability]]:
+    """Resolves every modality of every sample, in threads: sample id -> modality -> Availability.
 
     Args:
-        streams: bound and probed.
+        modalities: bound and probed.
         known_broken: ids whose media the official release broke; all but their text counts as broken.
     """
 
-    def one(sample: Sample) -> dict[str, Resolution]:
-        broken = Resolution("broken", KNOWN)
+    def one(sample: Sample) -> dict[str, Availability]:
+        broken = Availability("broken", KNOWN)
         bad = sample.id in known_broken
-        return {n: broken if bad and n != "text" else s.resolve(sample) for n, s in streams.items()}
+        return {n: broken if bad and n != "text" else s.availability(sample) for n, s in modalities.items()}
 
-    found: dict[str, dict[str, Resolution]] = {}
+    found: dict[str, dict[str, Availability]] = {}
     if samples:
         found[samples[0].id] = one(samples[0])  # alone, so that manifests are read before the threads start
     told = time.monotonic()
@@ -164,16 +164,18 @@ def resolve_all(
     return found
 
 
-def tabulate(samples: Sequence[Sample], resolutions: Mapping[str, Mapping[str, Resolution]]) -> list[Coverage]:
-    """Counts samples by stream, split, mode and reason; reasons without the clip's own paths."""
+def tabulate(
+    samples: Sequence[Sample], availability: Mapping[str, Mapping[str, Availability]]
+) -> list[AvailabilityCount]:
+    """Counts samples by modality, split, mode and reason; reasons without the clip's own paths."""
     counts = Counter(
         (name, sample.split, r.mode, _general(r.reason, sample))
         for sample in samples
-        for name, r in resolutions[sample.id].items()
+        for name, r in availability[sample.id].items()
     )
-    order = {name: k for k, name in enumerate(next(iter(resolutions.values()), {}))}
-    rows = [Coverage(name, split, mode, n, reason) for (name, split, mode, reason), n in counts.items()]
-    return sorted(rows, key=lambda c: (order[c.stream], c.split, -c.count, c.reason))
+    order = {name: k for k, name in enumerate(next(iter(availability.values()), {}))}
+    rows = [AvailabilityCount(name, split, mode, n, reason) for (name, split, mode, reason), n in counts.items()]
+    return sorted(rows, key=lambda c: (order[c.modality], c.split, -c.count, c.reason))
 
 
 def _general(reason: str, sample: Sample) -> str:
@@ -183,21 +185,21 @@ def _general(reason: str, sample: Sample) -> str:
     return reason.replace(f"/{sample.id}.", "/<clip>.")
 
 
-def describe(table: Sequence[Coverage]) -> dict[str, str]:
-    """Stream -> one line: how many clips of each split have it in which way."""
+def describe(table: Sequence[AvailabilityCount]) -> dict[str, str]:
+    """Modality -> one line: how many clips of each split have it in which way."""
     counts: dict[str, Counter[tuple[str, str]]] = {}
     for row in table:
-        counts.setdefault(row.stream, Counter())[row.split, row.mode] += row.count
+        counts.setdefault(row.modality, Counter())[row.split, row.mode] += row.count
     return {name: ", ".join(f"{split} {n} {mode}" for (split, mode), n in c.items()) for name, c in counts.items()}
 
 
 def apply_policy(
-    samples: Sequence[Sample], resolutions: Mapping[str, Mapping[str, Resolution]], policy: str
+    samples: Sequence[Sample], availability: Mapping[str, Mapping[str, Availability]], policy: str
 ) -> tuple[list[Sample], list[Entry]]:
-    """Decides about clips that lack a stream.
+    """Decides about clips that lack a modality.
 
     Args:
-        policy: error = stop; skip = leave such a clip out; mask = keep it while it has one stream at least. Clips
+        policy: error = stop; skip = leave such a clip out; mask = keep it while it has one modality at least. Clips
             the official release broke are masked under every policy: their rows belong to the official counts.
 
     Returns:
@@ -209,30 +211,30 @@ def apply_policy(
     kept: list[Sample] = []
     ledger: list[Entry] = []
     for sample in samples:
-        found = resolutions[sample.id]
+        found = availability[sample.id]
         gaps = [(name, r) for name, r in found.items() if not r.present]
         lacking = [Entry(sample.id, sample.split, name, r.mode, r.reason) for name, r in gaps]
         ledger += lacking
         unexpected = [entry for entry in lacking if entry.reason != KNOWN]
         if not any(r.present for r in found.values()):
-            ledger.append(Entry(sample.id, sample.split, "", "dropped", "no stream is present"))
+            ledger.append(Entry(sample.id, sample.split, "", "dropped", "no modality is present"))
         elif unexpected and policy == "skip":
-            names = ", ".join(entry.stream for entry in unexpected)
+            names = ", ".join(entry.modality for entry in unexpected)
             ledger.append(Entry(sample.id, sample.split, "", "dropped", f"lacks {names}"))
         else:
             kept.append(sample)
     faults = [entry for entry in ledger if entry.kind in ("absent", "broken") and entry.reason != KNOWN]
     faults.sort(key=lambda entry: not entry.reason.startswith(NOT_EXTRACTED))  # these name the command that helps
-    bare = Counter((e.stream, e.reason) for e in faults if e.reason.startswith(NOT_EXTRACTED))
+    bare = Counter((e.modality, e.reason) for e in faults if e.reason.startswith(NOT_EXTRACTED))
     for (name, reason), n in bare.items():
         log.warning("%s: %d clips are %s", name, n, reason)
     if policy == "error" and faults:
-        lines = [f"{e.id} ({e.split}) {e.stream}: {e.kind}, {e.reason}" for e in faults[:5]]
+        lines = [f"{e.id} ({e.split}) {e.modality}: {e.kind}, {e.reason}" for e in faults[:5]]
         lines += [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
         raise DataError(
-            f"{len({entry.id for entry in faults})} clips lack a stream ({len(faults)} gaps).",
-            expected="every stream of every clip, for dataset.coverage=error",
+            f"{len({entry.id for entry in faults})} clips lack a modality ({len(faults)} gaps).",
+            expected="every modality of every clip, for dataset.missing=error",
             got="\n            ".join(lines),
-            mend="dataset.coverage=mask (train without the stream), skip (leave the clip out), or mend the files",
+            hint="dataset.missing=mask (train without the modality), skip (leave the clip out), or hint the files",
         )
     return kept, ledger

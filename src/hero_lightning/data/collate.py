@@ -16,21 +16,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from hero_lightning.data.availability import Entry, Plan
+from hero_lightning.data.availability import DatasetIndex, Entry
 from hero_lightning.data.sampling import Draw, EpochBatchSampler, EvalBatchSampler
 from hero_lightning.errors import DataError
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import NO_FACE, read_clip
-from hero_lightning.features.source import Resolution
-from hero_lightning.tasks import Target
-from hero_lightning.types import Batch, Features, Label, Row, Sample, StreamBatch, measures_of
+from hero_lightning.features.source import Availability
+from hero_lightning.tasks import Task
+from hero_lightning.types import Batch, Features, Label, ModalityBatch, Row, Sample, measures_of
 
 
 @dataclass(slots=True)
 class Item:
-    """What a draw yields: row numbers in the split and samples of one item, their rows by stream, and failures.
+    """What a draw yields: row numbers in the split and samples of one item, their rows by modality, and failures.
 
-    A failure is a stream that could not be read though it looked sound at index time.
+    A failure is a modality that could not be read though it looked sound at index time.
     """
 
     index: tuple[int, ...]
@@ -60,18 +60,18 @@ class Loaded:
 
 
 class ItemDataset(Dataset[Item]):
-    """Reads the clips of one item; `items` are rows of the split, `resolutions` sample id -> stream -> Resolution."""
+    """Reads the clips of one item; `items` are rows of the split, `availability` sample id -> modality -> Availability."""
 
     def __init__(
         self,
         samples: Sequence[Sample],
         items: Sequence[tuple[int, ...]],
-        streams: Mapping[str, Stream],
-        resolutions: Mapping[str, Mapping[str, Resolution]],
+        modalities: Mapping[str, Modality],
+        availability: Mapping[str, Mapping[str, Availability]],
         seed: int = 0,
     ) -> None:
-        self.samples, self.items, self.streams, self.seed = samples, items, streams, seed
-        self.resolutions = {s.id: resolutions[s.id] for s in samples}
+        self.samples, self.items, self.modalities, self.seed = samples, items, modalities, seed
+        self.availability = {s.id: availability[s.id] for s in samples}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -84,15 +84,15 @@ class ItemDataset(Dataset[Item]):
         return Item(item, samples, [rows for rows, _ in read], [f for _, failures in read for f in failures])
 
     def read(self, sample: Sample, epoch: int = 0) -> tuple[dict[str, Row], list[Entry]]:
-        """One clip's rows of all streams, and what could not be read; never another clip's."""
-        blank: dict[str, Row] = dict.fromkeys(self.streams)
-        present = {n: r for n, r in self.resolutions[sample.id].items() if r.present and n in self.streams}
+        """One clip's rows of all modalities, and what could not be read; never another clip's."""
+        blank: dict[str, Row] = dict.fromkeys(self.modalities)
+        present = {n: r for n, r in self.availability[sample.id].items() if r.present and n in self.modalities}
         try:
             rows = blank | self._rows(sample, present, epoch)
             gone = [name for name in present if rows[name] is None]
             return rows, [Entry(sample.id, sample.split, name, "absent", NO_FACE) for name in gone]
         except DataError:
-            pass  # one stream failed: read them one by one to learn which
+            pass  # one modality failed: read them one by one to learn which
         failures: list[Entry] = []
         for name, resolution in present.items():
             try:
@@ -102,15 +102,15 @@ class ItemDataset(Dataset[Item]):
                 failures.append(Entry(sample.id, sample.split, name, "failed", reason))
         return blank, failures
 
-    def _rows(self, sample: Sample, present: Mapping[str, Resolution], epoch: int) -> dict[str, Row]:
-        return read_clip({n: self.streams[n] for n in present}, present, sample, epoch, self.seed)
+    def _rows(self, sample: Sample, present: Mapping[str, Availability], epoch: int) -> dict[str, Row]:
+        return read_clip({n: self.modalities[n] for n in present}, present, sample, epoch, self.seed)
 
 
 class Collate:
-    """Joins items to a Batch: pads streams, codes labels by fitted Targets."""
+    """Joins items to a Batch: pads modalities, codes labels by fitted Tasks."""
 
-    def __init__(self, streams: Mapping[str, Stream], targets: Mapping[str, Target]) -> None:
-        self.streams, self.targets = streams, targets
+    def __init__(self, modalities: Mapping[str, Modality], tasks: Mapping[str, Task]) -> None:
+        self.modalities, self.tasks = modalities, tasks
 
     def __call__(self, items: list[Item]) -> Loaded:
         """N items of any number of samples -> a Batch of B rows."""
@@ -121,10 +121,9 @@ class Collate:
             index=torch.tensor([i for item in items for i in item.index]),
             group=torch.tensor([g for g, item in enumerate(items) for _ in item.index]),
             order=torch.tensor([o for item in items for o in range(len(item.index))]),
-            streams={name: stream.collate([r[name] for r in rows]) for name, stream in self.streams.items()},
+            modalities={name: modality.collate([r[name] for r in rows]) for name, modality in self.modalities.items()},
             labels={
-                name: target.collate([s.labels.get(target.name) for s in samples], ids)
-                for name, target in self.targets.items()
+                name: task.collate([s.labels.get(task.name) for s in samples], ids) for name, task in self.tasks.items()
             },
             samples=samples,
             measures=[measures_of(r) for r in rows],
@@ -138,14 +137,14 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> MovableBa
     def maybe(x: Tensor | None) -> Tensor | None:
         return None if x is None else function(x)
 
-    streams = {}
-    for name, s in batch.streams.items():
-        ready = s.ready and Features(function(s.ready.x), function(s.ready.mask), maybe(s.ready.time))
-        raw = None if s.raw is None else {key: function(x) for key, x in s.raw.items()}
-        streams[name] = StreamBatch(s.size, ready, maybe(s.ready_rows), raw, maybe(s.raw_rows))
+    modalities = {}
+    for name, s in batch.modalities.items():
+        ready = s.stored and Features(function(s.stored.x), function(s.stored.mask), maybe(s.stored.time))
+        raw = None if s.inputs is None else {key: function(x) for key, x in s.inputs.items()}
+        modalities[name] = ModalityBatch(s.size, ready, maybe(s.stored_rows), raw, maybe(s.input_rows))
     labels = {name: Label(function(y.value), function(y.mask)) for name, y in batch.labels.items()}
     index, group, order = function(batch.index), function(batch.group), function(batch.order)
-    return MovableBatch(index, group, order, streams, labels, batch.samples, batch.measures)
+    return MovableBatch(index, group, order, modalities, labels, batch.samples, batch.measures)
 
 
 def to_device(batch: Batch, device: torch.device) -> MovableBatch:
@@ -158,7 +157,7 @@ class BatchLoader:
 
     Lightning asks for an iterator before it tells the epoch; here nothing is drawn until the first batch is wanted.
 
-    Failures go to the plan; the policy `error` turns one into an error.
+    Failures go to the index; the policy `error` turns one into an error.
     """
 
     def __init__(
@@ -167,10 +166,10 @@ class BatchLoader:
         collate: Collate,
         sampler: EpochBatchSampler | EvalBatchSampler,
         num_workers: int,
-        plan: Plan,
+        index: DatasetIndex,
         policy: str,
     ) -> None:
-        self.batch_sampler, self.plan, self.policy = sampler, plan, policy
+        self.batch_sampler, self.index, self.policy = sampler, index, policy
         self.served = 0
         self.loader: DataLoader[Loaded] = DataLoader(
             dataset,  # type: ignore[arg-type]  # what it yields is Loaded, after collate
@@ -193,13 +192,13 @@ class BatchLoader:
                     self.close()
                     first = loaded.failures[0]
                     raise DataError(
-                        f"Stream {first.stream} of {first.id} cannot be read.",
-                        expected="a clip that can be read to its end, for dataset.coverage=error",
+                        f"Modality {first.modality} of {first.id} cannot be read.",
+                        expected="a clip that can be read to its end, for dataset.missing=error",
                         got=first.reason,
                         where=f"{first.id} ({first.split})",
-                        mend="dataset.coverage=mask (train without the stream), or mend the file",
+                        hint="dataset.missing=mask (train without the modality), or hint the file",
                     )
-                self.plan.record(loaded.failures)
+                self.index.record(loaded.failures)
             self.served += 1
             yield loaded.batch
 

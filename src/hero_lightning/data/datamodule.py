@@ -1,9 +1,9 @@
-"""CorpusDataModule: a corpus' samples, what of them is there, and the loaders that serve them.
+"""EmotionDataModule: a dataset' samples, what of them is there, and the loaders that serve them.
 
-Data flow: samples() -> unique ids, dialogues, splits, Targets fitted on train -> Resolutions, policy -> Plan
+Data flow: samples() -> unique ids, dialogues, splits, Tasks fitted on train -> Availability, policy -> DatasetIndex
 -> EpochBatchSampler -> ItemDataset (worker) -> Collate -> Batch.
 
-A corpus is a subclass that writes `samples`. Everything is decided at index time; a clip is never replaced by another.
+A dataset is a subclass that writes `samples`. Everything is decided at index time; a clip is never replaced by another.
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from hero_lightning.data import availability
-from hero_lightning.data.availability import POLICIES, Entry, Plan
+from hero_lightning.data.availability import POLICIES, DatasetIndex, Entry
 from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset
 from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler, Strata
 from hero_lightning.data.splits import SPLIT_NAMES, check_leaks, check_unique, make_splits
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import Target
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import Task
 from hero_lightning.types import Sample, dialogues, link_dialogues
 
 log = logging.getLogger(__name__)
 
-CHOICES = {"coverage": POLICIES, "unit": ("clip", "dialogue"), "unknown_label": ("error", "drop")}
-"""Settings of every corpus that have a few possible values."""
+CHOICES = {"missing": POLICIES, "unit": ("clip", "dialogue"), "unknown_label": ("error", "drop")}
+"""Settings of every dataset that have a few possible values."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class CorpusDataModule(LightningDataModule):
-    """Base of every corpus.
+class EmotionDataModule(LightningDataModule):
+    """Base of every dataset.
 
     A subclass writes `samples` and may set the class attributes below. Keys are those of the config group `dataset`.
 
     Attributes:
-        streams: name -> Stream, in canonical order.
-        targets: name -> Target; those without a train label are left out at index time.
+        modalities: name -> Modality, in canonical order.
+        tasks: name -> Task; those without a train label are left out at index time.
         features_root: where our own feature stores lie.
         batch_size: items per batch and process.
         num_workers: processes that read clips; 0 = the training process.
         seed: decides the order of training items.
-        balance: Target (of kind class) whose classes are drawn equally often; None = every item once per epoch.
+        balance: Task (of kind class) whose classes are drawn equally often; None = every item once per epoch.
         bucket: whether items of like length share a batch.
         unit: what an item is: clip, or dialogue (all its turns in order; batch_size then counts dialogues).
-        coverage: what becomes of a clip that lacks a stream: error, skip (left out), mask (kept without it).
+        availability: what becomes of a clip that lacks a modality: error, skip (left out), mask (kept without it).
         unknown_label: what becomes of a label outside the class list: error, or drop (counted).
-        label_map: class names of this corpus -> names of the Targets' classes (a model of another corpus); names that
+        label_map: class names of this dataset -> names of the Tasks' classes (a model of another dataset); names that
             are neither mapped nor known are then dropped and counted.
-        val_fraction: share of train that becomes validation where the corpus has none.
+        val_fraction: share of train that becomes validation where the dataset has none.
         test_fraction: the same for test; 0 = then there is no test.
-        test_from: split that serves as test where the corpus has none, e.g. dev; validation then comes from train.
+        test_from: split that serves as test where the dataset has none, e.g. dev; validation then comes from train.
         split_seed: decides such splits; apart from `seed`, so that runs of several seeds share their splits.
         limit: only the first so many samples of every split.
         use_splits: only these are looked at and served (evaluation); None = all.
         choices: setting of the subclass -> its possible values.
-        class_orders: official class order by Target, used where the config gives none.
+        class_orders: official class order by Task, used where the config gives none.
         official_counts: official number of samples by split.
         known_broken: ids whose media the official release broke.
         apart: what no two splits may share (see `check_leaks`).
@@ -72,8 +72,8 @@ class CorpusDataModule(LightningDataModule):
     """
 
     root: Path | str
-    streams: Mapping[str, Stream]
-    targets: Mapping[str, Target]
+    modalities: Mapping[str, Modality]
+    tasks: Mapping[str, Task]
     features_root: Path | str
     batch_size: int = 16
     num_workers: int = 0
@@ -81,7 +81,7 @@ class CorpusDataModule(LightningDataModule):
     balance: str | None = None
     bucket: bool = True
     unit: str = "clip"
-    coverage: str = "mask"
+    missing: str = "mask"
     unknown_label: Literal["error", "drop"] = "error"
     label_map: Mapping[str, str] | None = None
     val_fraction: float = 0.1
@@ -91,7 +91,7 @@ class CorpusDataModule(LightningDataModule):
     limit: int | None = None
     use_splits: Sequence[str] | None = None
 
-    name = "corpus"
+    name = "dataset"
     choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {}
     official_counts: ClassVar[Mapping[str, int]] = {}
@@ -102,14 +102,14 @@ class CorpusDataModule(LightningDataModule):
     def __post_init__(self) -> None:
         super().__init__()
         self.root, self.features_root = Path(self.root), Path(self.features_root)
-        self.streams, self.targets = dict(self.streams), dict(self.targets)
+        self.modalities, self.tasks = dict(self.modalities), dict(self.tasks)
         self._samples: list[Sample] | None = None
         self._origin: dict[str, str] = {}
         self._notes: list[str] = []
         self._ledger: list[Entry] = []
-        self._plan: Plan | None = None
+        self._plan: DatasetIndex | None = None
         self._loaders: WeakSet[BatchLoader] = WeakSet()
-        names, choices = self._class_targets(), {**CHOICES, **self.choices}
+        names, choices = self._class_tasks(), {**CHOICES, **self.choices}
         checks = [(k, getattr(self, k) in known, ", ".join(map(str, known))) for k, known in choices.items()]
         checks += [
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -119,62 +119,62 @@ class CorpusDataModule(LightningDataModule):
             ("test_fraction", 0 <= self.test_fraction < 1 - self.val_fraction, "from 0 to below 1 - val_fraction"),
             ("limit", self.limit is None or self.limit >= 1, "at least 1, or null"),
             ("balance", self.balance in (None, *names), f"one of {names}, or null"),
-            ("streams", bool(self.streams), "at least one stream"),
-            ("targets", bool(self.targets), "at least one target"),
+            ("modalities", bool(self.modalities), "at least one modality"),
+            ("tasks", bool(self.tasks), "at least one task"),
         ]
         for key, _, expected in [c for c in checks if not c[1]]:
             got = getattr(self, key)
             raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
 
-    # ---- what a corpus says
+    # ---- what a dataset says
 
     def samples(self) -> list[Sample]:
-        """All samples with the corpus' own splits and labels in its own words. The subclass writes this."""
+        """All samples with the dataset' own splits and labels in its own words. The subclass writes this."""
         raise TypeError(f"{type(self).__name__} does not define samples")
 
     def items(self, split: str) -> list[tuple[int, ...]]:
         """What the loader draws: rows of the split that belong together, by `unit`."""
-        samples = self.plan.samples[split]
+        samples = self.index.samples[split]
         return dialogues(samples) if self.unit == "dialogue" else [(row,) for row in range(len(samples))]
 
-    def class_order(self, target: str) -> Sequence[str]:
-        """The corpus' own class order of a Target; empty = sorted names of the train split."""
-        return self.class_orders.get(target, ())
+    def class_order(self, task: str) -> Sequence[str]:
+        """The dataset' own class order of a Task; empty = sorted names of the train split."""
+        return self.class_orders.get(task, ())
 
     def official(self) -> Mapping[str, int]:
-        """Official number of samples by split; a corpus with several protocols decides here."""
+        """Official number of samples by split; a dataset with several protocols decides here."""
         return self.official_counts
 
     # ---- index time
 
-    def index(self) -> Plan:
-        """Reads the corpus and decides everything about it; a second call returns the same plan."""
+    def build_index(self) -> DatasetIndex:
+        """Reads the dataset and decides everything about it; a second call returns the same index."""
         if self._plan is None:
             self._plan = self._cover(self.gathered)
         return self._plan
 
     @property
-    def plan(self) -> Plan:
+    def index(self) -> DatasetIndex:
         """What was decided at index time."""
-        return self.index()
+        return self.build_index()
 
     @property
     def gathered(self) -> list[Sample]:
-        """All samples with splits, turns and labels; no clip is looked at, so no coverage policy leaves any out."""
+        """All samples with splits, turns and labels; no clip is looked at, so no availability policy leaves any out."""
         if self._samples is None:
             self._samples = self._gather()
         return list(self._samples)
 
     @property
     def dims(self) -> dict[str, int]:
-        """Feature width of every stream in use."""
-        return self.plan.dims
+        """Feature width of every modality in use."""
+        return self.index.dims
 
     def _gather(self) -> list[Sample]:
-        """Samples with unique ids, turns, splits and labels that the fitted Targets can code."""
+        """Samples with unique ids, turns, splits and labels that the fitted Tasks can code."""
         samples = self.samples()
         if not samples:
-            raise self._wrong("The corpus holds no sample.", expected="at least one", mend="dataset.root")
+            raise self._wrong("The dataset holds no sample.", expected="at least one", hint="dataset.root")
         check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
         found = Counter(s.split for s in samples)
         for split, official in self.official().items():
@@ -184,7 +184,7 @@ class CorpusDataModule(LightningDataModule):
             {"test": self.test_fraction, "val": self.val_fraction},
             seed=self.split_seed,
             test_from=SPLIT_NAMES.get(self.test_from or "", self.test_from),
-            label=next(iter(self._class_targets()), None),
+            label=next(iter(self._class_tasks()), None),
         )
         for split, origin in self._origin.items():
             self._origin[split] = origin.replace("dialogue", self.group)
@@ -192,7 +192,7 @@ class CorpusDataModule(LightningDataModule):
         leaks = "; ".join(check_leaks(samples, self.apart, self.group))
         log.info("leak check: %s", leaks or "nothing to share")
         if names := self.label_map:
-            own = {self.targets[n].name for n in self._class_targets()}
+            own = {self.tasks[n].name for n in self._class_tasks()}
             samples = [
                 replace(s, labels={k: names.get(str(v), v) if k in own else v for k, v in s.labels.items()})
                 for s in samples
@@ -201,13 +201,13 @@ class CorpusDataModule(LightningDataModule):
         have = sorted({s.split for s in samples})
         wanted, place = self.use_splits or have, {split: count() for split in have}
         for split in set(wanted) - set(have):
-            expected, mend = ", ".join(have), "dataset.use_splits"
-            raise self._wrong(f"There is no split {split!r}.", expected=expected, got=split, mend=mend)
+            expected, hint = ", ".join(have), "dataset.use_splits"
+            raise self._wrong(f"There is no split {split!r}.", expected=expected, got=split, hint=hint)
         limit = len(samples) if self.limit is None else self.limit
         return self._known([s for s in samples if next(place[s.split]) < limit and s.split in wanted])
 
-    def _wrong(self, problem: str, *, expected: str, mend: str, got: str = "none") -> DataError:
-        return DataError(problem, expected=expected, got=got, where=f"{self.name} {self.root}", mend=mend)
+    def _wrong(self, problem: str, *, expected: str, hint: str, got: str = "none") -> DataError:
+        return DataError(problem, expected=expected, got=got, where=f"{self.name} {self.root}", hint=hint)
 
     def _count(self, who: str, found: int, what: str, official: int) -> None:
         if found != official:
@@ -218,86 +218,86 @@ class CorpusDataModule(LightningDataModule):
         self._notes.append(sentence)
 
     def _fit(self, train: Sequence[Sample]) -> None:
-        """Fits Targets on the train split; one that came fitted (from a checkpoint) stays as it is."""
-        kept: dict[str, Target] = {}
-        for name, target in self.targets.items():
-            if not target.classes:
-                target.classes = tuple(self.class_order(target.name))
-            values = [s.labels[target.name] for s in train if s.labels.get(target.name) is not None]
+        """Fits Tasks on the train split; one that came fitted (from a checkpoint) stays as it is."""
+        kept: dict[str, Task] = {}
+        for name, task in self.tasks.items():
+            if not task.classes:
+                task.classes = tuple(self.class_order(task.name))
+            values = [s.labels[task.name] for s in train if s.labels.get(task.name) is not None]
             if train and not values:
-                self._note(f"target {name} is left out: no train sample has a label {target.name!r}")
+                self._note(f"task {name} is left out: no train sample has a label {task.name!r}")
                 continue
-            if target.prior is None and train:
-                target.fit(values)
-            if not target.outputs:
+            if task.prior is None and train:
+                task.fit(values)
+            if not task.outputs:
                 raise self._wrong(
-                    f"The classes of target {name} are unknown.",
+                    f"The classes of task {name} are unknown.",
                     expected="a train split to take them from, or a list",
-                    mend=f"dataset.targets.{name}.classes=[...]",
+                    hint=f"dataset.tasks.{name}.classes=[...]",
                 )
-            kept[name] = target
+            kept[name] = task
         if not kept:
             have = sorted({k for s in train for k in s.labels})
-            expected = f"train labels for one of {', '.join(self.targets)}"
-            raise self._wrong("No target is left.", expected=expected, got=f"labels {have}", mend="dataset.targets")
-        self.targets = kept
+            expected = f"train labels for one of {', '.join(self.tasks)}"
+            raise self._wrong("No task is left.", expected=expected, got=f"labels {have}", hint="dataset.tasks")
+        self.tasks = kept
 
     def _known(self, samples: list[Sample]) -> list[Sample]:
         """Checks every label; an unknown one is an error, or is taken away and counted."""
         policy: Literal["error", "drop"] = "drop" if self.label_map else self.unknown_label
         out, before = [], len(self._ledger)
         for s in samples:
-            for name, target in self.targets.items():
-                value = s.labels.get(target.name)
-                if value is not None and target.encode(value, f"{s.id} ({s.split})", policy) is None:
+            for name, task in self.tasks.items():
+                value = s.labels.get(task.name)
+                if value is not None and task.encode(value, f"{s.id} ({s.split})", policy) is None:
                     self._ledger.append(Entry(s.id, s.split, name, "unknown", f"label {value!r} is not in the list"))
-                    s = replace(s, labels={k: v for k, v in s.labels.items() if k != target.name})
+                    s = replace(s, labels={k: v for k, v in s.labels.items() if k != task.name})
             out.append(s)
         if unknown := len(self._ledger) - before:
             self._note(f"{unknown} unknown labels were dropped")
         return out
 
-    def _cover(self, samples: Sequence[Sample]) -> Plan:
-        """Resolves streams and applies the coverage policy."""
+    def _cover(self, samples: Sequence[Sample]) -> DatasetIndex:
+        """Resolves modalities and applies the availability policy."""
         train = [s for s in samples if s.split == "train"] or samples
-        for stream in self.streams.values():
-            stream.bind(Path(self.features_root), str(self.name))
-            stream.probe(train)
-        found = availability.resolve_all(self.streams, samples, self.known_broken)
+        for modality in self.modalities.values():
+            modality.bind(Path(self.features_root), str(self.name))
+            modality.probe(train)
+        found = availability.check_all(self.modalities, samples, self.known_broken)
         table = availability.tabulate(samples, found)
         notes = list(self._notes)
         had = {name for row in found.values() for name, r in row.items() if r.present}
-        gone = [name for name in self.streams if name not in had and self.coverage != "error"]
+        gone = [name for name in self.modalities if name not in had and self.missing != "error"]
         for name in gone:
-            reason = next(c.reason for c in table if c.stream == name)
-            notes.append(f"stream {name} is left out: no clip has it ({reason})")
+            reason = next(c.reason for c in table if c.modality == name)
+            notes.append(f"modality {name} is left out: no clip has it ({reason})")
             log.warning(notes[-1])
-        if len(gone) == len(self.streams):
+        if len(gone) == len(self.modalities):
             raise self._wrong(
-                "No stream is left: no clip has any of them.",
-                expected=f"clips or features for one of {', '.join(self.streams)}",
+                "No modality is left: no clip has any of them.",
+                expected=f"clips or features for one of {', '.join(self.modalities)}",
                 got="; ".join(notes[-len(gone) :]),
-                mend="check dataset.root, paths.features and the streams' modes",
+                hint="check dataset.root, paths.features and the modalities' modes",
             )
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
-        kept, ledger = availability.apply_policy(samples, found, self.coverage)
+        kept, ledger = availability.apply_policy(samples, found, self.missing)
         splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
         for split, rows in splits.items():
             if not rows:
                 reason = next(e.reason for e in ledger if e.split == split)
-                mend = "dataset.coverage=mask, or fewer streams"
-                raise self._wrong(f"No sample of split {split} is left.", expected="some", got=reason, mend=mend)
+                hint = "dataset.missing=mask, or fewer modalities"
+                raise self._wrong(f"No sample of split {split} is left.", expected="some", got=reason, hint=hint)
         for name, line in availability.describe(table).items():
             log.info("%s: %s", name, line)
         if dropped := sum(e.kind == "dropped" for e in ledger):
             notes.append(f"{dropped} samples were left out, see ledger.csv")
             log.warning(notes[-1])
-        return Plan(
-            corpus=str(self.name),
+        return DatasetIndex(
+            dataset=str(self.name),
             samples=splits,
-            resolutions={s.id: found[s.id] for s in kept},
-            dims={n: s.dim for n, s in self.streams.items() if n not in gone},
-            classes={n: list(t.classes) for n, t in self.targets.items()},
+            availability={s.id: found[s.id] for s in kept},
+            dims={n: s.dim for n, s in self.modalities.items() if n not in gone},
+            classes={n: list(t.classes) for n, t in self.tasks.items()},
             table=table,
             ledger=[*self._ledger, *ledger],
             split_origin=dict(self._origin),
@@ -307,9 +307,9 @@ class CorpusDataModule(LightningDataModule):
     # ---- Lightning
 
     def prepare_data(self) -> None:
-        """Writes what streams in mode auto lack to their stores; Lightning calls it on one process."""
-        if missing := {n: self.streams[n] for n in self._uncached()}:
-            samples = [s for rows in self.plan.samples.values() for s in rows]
+        """Writes what modalities in mode auto lack to their stores; Lightning calls it on one process."""
+        if missing := {n: self.modalities[n] for n in self._uncached()}:
+            samples = [s for rows in self.index.samples.values() for s in rows]
             free = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             device = self.trainer.strategy.root_device if self.trainer is not None else free
             done = fill(
@@ -317,13 +317,13 @@ class CorpusDataModule(LightningDataModule):
             )
             log.info("%s", done)
             self._plan = None
-        self.index()
+        self.build_index()
 
     def setup(self, stage: str | None = None) -> None:
-        """Indexes the corpus; a process that did so before the first one filled the stores looks again."""
+        """Indexes the dataset; a process that did so before the first one filled the stores looks again."""
         if self._uncached():
             self._plan = None
-        self.index()
+        self.build_index()
 
     def teardown(self, stage: str | None = None) -> None:
         """Ends the loaders' processes at once, not when their memory happens to be freed."""
@@ -331,8 +331,8 @@ class CorpusDataModule(LightningDataModule):
             loader.close()
 
     def _uncached(self) -> list[str]:
-        """Streams whose features should be in the store but are not."""
-        rows, named = self.plan.resolutions.values(), (n for n in self.plan.dims if self.streams[n].cacheable)
+        """Modalities whose features should be in the store but are not."""
+        rows, named = self.index.availability.values(), (n for n in self.index.dims if self.modalities[n].cacheable)
         return [n for n in named if any(r[n].mode == "realtime" for r in rows)]
 
     def train_dataloader(self) -> BatchLoader:
@@ -342,7 +342,7 @@ class CorpusDataModule(LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Validation in order; an empty list where there is none."""
-        return self.loader("val") if "val" in self.plan.samples else []
+        return self.loader("val") if "val" in self.index.samples else []
 
     def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """One loader per split of `test_splits`."""
@@ -354,19 +354,21 @@ class CorpusDataModule(LightningDataModule):
     @property
     def test_splits(self) -> list[str]:
         """Splits that test and predict serve: `use_splits` where given, else those called test..."""
-        return list(self.use_splits or [s for s in self.plan.samples if s.startswith("test")])
+        return list(self.use_splits or [s for s in self.index.samples if s.startswith("test")])
 
     def loader(self, split: str, shuffle: bool = False) -> BatchLoader:
         """Batches of a split for this process, shuffled or in order."""
-        plan, items = self.plan, self.items(split)
-        streams = {n: self.streams[n] for n in plan.dims}
-        samples = plan.samples[split]
+        index, items = self.index, self.items(split)
+        modalities = {n: self.modalities[n] for n in index.dims}
+        samples = index.samples[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         sampler: EpochBatchSampler | EvalBatchSampler
         if shuffle:
             classes, ratios = self._strata(samples, items)
-            # steps of every item over all streams; streams of unknown length do not count
-            steps = [sum(stream.length(s) or 0 for stream in streams.values()) if self.bucket else 0 for s in samples]
+            # steps of every item over all modalities; modalities of unknown length do not count
+            steps = [
+                sum(modality.length(s) or 0 for modality in modalities.values()) if self.bucket else 0 for s in samples
+            ]
             lengths = [sum(steps[i] for i in item) for item in items] if self.bucket else None
             sampler = EpochBatchSampler(
                 len(items), self.batch_size, seed=self.seed, classes=classes, ratios=ratios, lengths=lengths,
@@ -374,24 +376,24 @@ class CorpusDataModule(LightningDataModule):
             )  # fmt: skip
         else:
             sampler = EvalBatchSampler(len(items), self.batch_size, rank=rank, world=world)
-        dataset = ItemDataset(samples, items, streams, plan.resolutions, self.seed)
-        collate = Collate(streams, self.targets)
-        loader = BatchLoader(dataset, collate, sampler, self.num_workers, plan, self.coverage)
+        dataset = ItemDataset(samples, items, modalities, index.availability, self.seed)
+        collate = Collate(modalities, self.tasks)
+        loader = BatchLoader(dataset, collate, sampler, self.num_workers, index, self.missing)
         self._loaders.add(loader)
         return loader
 
-    def _class_targets(self) -> list[str]:
-        return [n for n, target in self.targets.items() if target.kind == "class"]
+    def _class_tasks(self) -> list[str]:
+        return [n for n, task in self.tasks.items() if task.kind == "class"]
 
     def _strata(self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> Strata:
-        """Class of every item's first sample under the Target to balance by (-1 = no label), all drawn alike."""
+        """Class of every item's first sample under the Task to balance by (-1 = no label), all drawn alike."""
         if self.balance is None:
             return None, None
-        if self.balance not in self.targets:
+        if self.balance not in self.tasks:
             raise ConfigError("No train sample has the label to balance by.", got=self.balance, where="dataset.balance")
-        target = self.targets[self.balance]
-        values = [samples[item[0]].labels.get(target.name) for item in items]
-        codes = [-1 if v is None else target.encode(v, samples[i[0]].id) for v, i in zip(values, items, strict=True)]
+        task = self.tasks[self.balance]
+        values = [samples[item[0]].labels.get(task.name) for item in items]
+        codes = [-1 if v is None else task.encode(v, samples[i[0]].id) for v, i in zip(values, items, strict=True)]
         if bare := codes.count(-1):
             log.warning("%d train items without a label %s are not drawn, for dataset.balance", bare, self.balance)
         return codes, None

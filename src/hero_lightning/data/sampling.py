@@ -27,7 +27,7 @@ MEGA = 16
 BLUR = 0.1
 """Lengths count up to 10 % longer at random, so that an epoch's batches differ from the last one's."""
 ORDER, CLASS, BUCKET = range(3)
-"""Names of the random streams below one seed."""
+"""Names of the random modalities below one seed."""
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):
@@ -78,7 +78,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
                 expected=f"at least {world} items",
                 got=self.size,
                 where="dataset.balance" if classes is not None else "dataset",
-                mend="trainer.devices=1, or more data",
+                hint="trainer.devices=1, or more data",
             )
 
     @property
@@ -131,8 +131,8 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         """Starts the next pass where `state` left off."""
         self.epoch, self.start = state["epoch"], state["drawn"] // self.global_batch
 
-    def _rng(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *stream])
+    def _rng(self, *modality: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *modality])
 
     def _turn(self, c: int, epoch: int) -> NDArray[np.int64]:
         """The epoch's share of class c: a piece of the endless row of its members' permutations, cut by epoch."""

@@ -1,6 +1,6 @@
-"""Splits a corpus lacks: validation and test parts cut from train, by a seed and without leaks.
+"""Splits a dataset lacks: validation and test parts cut from train, by a seed and without leaks.
 
-Data flow: samples with the corpus' own splits -> groups that must stay together -> samples with train, val, test and a
+Data flow: samples with the dataset' own splits -> groups that must stay together -> samples with train, val, test and a
 sentence on where each part comes from.
 """
 
@@ -33,7 +33,7 @@ def check_unique(places: Iterable[tuple[str, str]]) -> None:
                 f"The sample id {name!r} occurs twice.",
                 expected="ids that differ over all splits",
                 where=f"{seen[name]} and {place}",
-                mend="remove or rename one of them",
+                hint="remove or rename one of them",
             )
         seen[name] = place
 
@@ -43,7 +43,7 @@ def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",), 
 
     Args:
         by: units of UNITS that no two splits may share; the others are only counted.
-        group: what a dialogue of this corpus is called.
+        group: what a dialogue of this dataset is called.
 
     Returns:
         One sentence per unit the samples name, to be printed.
@@ -66,8 +66,8 @@ def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",), 
                 f"Splits leak: {len(shared)} of {len(places)} {word}s stand in more than one.",
                 expected=f"every {word} in one split",
                 got=f"{name} in {', '.join(f'{split} ({i})' for split, i in found.items())}",
-                where="the corpus' splits",
-                mend="mend the split lists, or leave them out and let a seed choose",
+                where="the dataset' splits",
+                hint="hint the split lists, or leave them out and let a seed choose",
             )
         if places:
             words = ", ".join(f"{n} in {pair}" for pair, n in pairs.items()) or "none in two splits"
@@ -83,7 +83,7 @@ def make_splits(
     test_from: str | None = None,
     label: str | None = None,
 ) -> tuple[list[Sample], dict[str, str]]:
-    """Completes the splits of a corpus that has a train part.
+    """Completes the splits of a dataset that has a train part.
 
     Whole dialogues go together where every train sample has one, else whole speakers, else whole videos where
     several samples share a file; otherwise single samples, stratified by `label`.
@@ -91,17 +91,17 @@ def make_splits(
     Args:
         fractions: val and test -> share of train to cut off where the split is missing; 0 = leave it missing.
         seed: which groups are taken. The choice does not depend on the samples' order.
-        test_from: split that serves as test where the corpus has none.
-        label: Target whose classes keep their shares when single samples are drawn.
+        test_from: split that serves as test where the dataset has none.
+        label: Task whose classes keep their shares when single samples are drawn.
 
     Returns:
         The samples in their order, and split -> where it comes from.
 
     Raises:
-        ConfigError: `test_from` is needed and is no split of the corpus.
+        ConfigError: `test_from` is needed and is no split of the dataset.
     """
     found = Counter(s.split for s in samples)
-    origin = dict.fromkeys(found, "given by the corpus")
+    origin = dict.fromkeys(found, "given by the dataset")
     if test_from is not None and "test" not in found:
         if test_from not in found or test_from == "train":
             others = ", ".join(sorted(found.keys() - {"train"})) or "null"
@@ -109,7 +109,7 @@ def make_splits(
                 "No such split can serve as test.", expected=others, got=test_from, where="dataset.test_from"
             )
         samples = [replace(s, split="test") if s.split == test_from else s for s in samples]
-        origin["test"] = f"the corpus' {test_from} part, for want of a test part"
+        origin["test"] = f"the dataset' {test_from} part, for want of a test part"
         del origin[test_from]
     train = [s for s in samples if s.split == "train"]
     wanted = {name: share for name, share in fractions.items() if share > 0 and name not in origin}

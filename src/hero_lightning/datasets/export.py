@@ -1,6 +1,6 @@
-"""Any corpus as the feature-only layout, and the check of such a folder.
+"""Any dataset as the feature-only layout, and the check of such a folder.
 
-Data flow: corpus -> samples, streams' stored rows -> features/<id>.npy, labels.json, classes.json, splits.json -> read
+Data flow: dataset -> samples, modalities' stored rows -> features/<id>.npy, labels.json, classes.json, splits.json -> read
 back and compared. Folder -> check -> Faults.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_json, read_record, to_record
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.array_source import sequence
@@ -35,57 +35,57 @@ class Fault:
 
     id: str
     problem: str
-    mend: str
+    hint: str
 
 
-def write_folder(corpus: CorpusDataModule, out: Path, features: bool = True) -> Counter[str]:
-    """Writes a corpus as the feature-only layout, with what its streams have stored; how many clips have each.
+def write_folder(dataset: EmotionDataModule, out: Path, features: bool = True) -> Counter[str]:
+    """Writes a dataset as the feature-only layout, with what its modalities have stored; how many clips have each.
 
     Args:
-        corpus: after `prepare_data`, so that streams in mode auto are stored.
+        dataset: after `prepare_data`, so that modalities in mode auto are stored.
         out: a new or empty folder.
-        features: False = labels.json and the lists alone, into a folder without a labels.json; no stream is looked at.
+        features: False = labels.json and the lists alone, into a folder without a labels.json; no modality is looked at.
 
     Raises:
         DataError: the folder is in use, an id cannot be a file name, or a sample does not read back equal.
     """
-    records, written = [], Counter(dict.fromkeys(corpus.streams, 0))
-    for s, record, content in contents(corpus, out, features):
+    records, written = [], Counter(dict.fromkeys(dataset.modalities, 0))
+    for s, record, content in contents(dataset, out, features):
         if PurePosixPath(s.id).is_absolute() or ".." in PurePosixPath(s.id).parts:
             raise DataError("An id cannot be a file name.", expected="no leading / and no ..", got=s.id, where="out")
         if content:
             write_npydict(out / "features" / f"{s.id}.npy", content)
-        written.update(name for name in corpus.streams if HERO_KEYS.get(name, name) in content)
+        written.update(name for name in dataset.modalities if HERO_KEYS.get(name, name) in content)
         records.append(record)
     _write_json(out / "labels.json", records)
     lists: dict[str, list[str]] = defaultdict(list)
-    for s in corpus.gathered:
+    for s in dataset.gathered:
         lists[s.split].append(s.id)
     _write_json(out / "splits.json", lists)
-    write_classes(corpus, out)
+    write_classes(dataset, out)
     return written
 
 
 def contents(
-    corpus: CorpusDataModule, out: Path, features: bool = True
+    dataset: EmotionDataModule, out: Path, features: bool = True
 ) -> Iterator[tuple[Sample, dict[str, Any], dict[str, Any]]]:
     """Sample, record and feature dict (empty without `features`) of every clip, for the new folder `out`."""
     if any(out.iterdir() if features and out.exists() else out.glob("labels.json")):
-        raise DataError("The folder is not empty.", expected="a new folder", got=out, where="out", mend="another out")
+        raise DataError("The folder is not empty.", expected="a new folder", got=out, where="out", hint="another out")
     out.mkdir(parents=True, exist_ok=True)
-    found = corpus.plan.resolutions if features else {}
+    found = dataset.index.availability if features else {}
     for name in sorted({name for rows in found.values() for name, r in rows.items() if r.mode == "realtime"}):
-        log.warning("stream %s is not stored, so not written: mode@modalities.%s=auto", name, name)
-    if features and any(len(item) > 1 for split in corpus.plan.samples for item in corpus.items(split)):
-        log.warning("%s compares clips; its pairs and lists have no place here and are not written", corpus.name)
+        log.warning("modality %s is not stored, so not written: mode@modality.%s=auto", name, name)
+    if features and any(len(item) > 1 for split in dataset.index.samples for item in dataset.items(split)):
+        log.warning("%s compares clips; its pairs and lists have no place here and are not written", dataset.name)
     zeros: Counter[str] = Counter()
     # IEMOCAP's turns are more than its samples: what nobody agreed on was said all the same
-    told = {s.id: s for s in link_dialogues([replace(s, turns=()) for s in corpus.gathered])}
-    for s in corpus.gathered:
+    told = {s.id: s for s in link_dialogues([replace(s, turns=()) for s in dataset.gathered])}
+    for s in dataset.gathered:
         content: dict[str, Any] = {}
         for name, resolution in found.get(s.id, {}).items():
             if resolution.mode == "preextracted":
-                key, row = HERO_KEYS.get(name, name), corpus.streams[name].stored(s)
+                key, row = HERO_KEYS.get(name, name), dataset.modalities[name].stored(s)
                 zeros[name] += not row.x.any()
                 kept = {"": row.x.numpy(), "_time": None if row.time is None else row.time.numpy()}
                 content |= {key + part: v for part, v in kept.items() if v is not None}
@@ -102,9 +102,9 @@ def contents(
             log.warning("%d clips have a %s feature of zeros alone, which counts as absent in this layout", n, name)
 
 
-def write_classes(corpus: CorpusDataModule, out: Path) -> None:
-    """classes.json: the emotions in the corpus' order, where it has any."""
-    if (emotion := corpus.targets.get("emotion")) is not None and emotion.classes:
+def write_classes(dataset: EmotionDataModule, out: Path) -> None:
+    """classes.json: the emotions in the dataset' order, where it has any."""
+    if (emotion := dataset.tasks.get("emotion")) is not None and emotion.classes:
         _write_json(out / "classes.json", list(emotion.classes))
 
 
@@ -129,8 +129,8 @@ def check_folder(root: Path) -> list[Fault]:
     except DataError as error:
         return [_fault("labels.json", error)]
     except FileNotFoundError:
-        mend = "python -m hero_lightning.convert dataset=... out=DIR"
-        return [Fault("labels.json", "the label file is missing", mend)]
+        hint = "python -m hero_lightning.convert dataset=... out=DIR"
+        return [Fault("labels.json", "the label file is missing", hint)]
     samples: dict[str, Sample] = {}
     faults = []
     for number, record in enumerate(records, start=1):
@@ -148,8 +148,8 @@ def check_folder(root: Path) -> list[Fault]:
 
 def _fault(name: str, error: DataError) -> Fault:
     got = error.details["got"]
-    mend = error.details["mend"] or f"expected: {error.details['expected']}"
-    return Fault(name, error.problem if got is None else f"{error.problem} ({got})", str(mend))
+    hint = error.details["hint"] or f"expected: {error.details['expected']}"
+    return Fault(name, error.problem if got is None else f"{error.problem} ({got})", str(hint))
 
 
 def _lists(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:

@@ -1,7 +1,7 @@
 """The feature-only layout: one file of features per clip, labels in one JSON list.
 
 Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` writes them); features/<id>.npy
-are read by the streams' own sources (NpyDict).
+are read by the modalities' own sources (NpyDict).
 
     root/ features/<video_id>.npy   labels.json   classes.json (optional)   splits.json (optional)
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hero_lightning.data.availability import Entry
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.splits import SPLIT_NAMES, check_unique
 from hero_lightning.errors import DataError
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
@@ -30,20 +30,20 @@ KNOWN_KEYS = {
     *("video_id", "text", "split", "speaker", "dialogue_id", "utterance_id", "caption", "evidence", "rationale"),
     *("source", "is_counterfactual", "video", "audio", "files", "boxes", "turns", "labels", "truth", *LABELS),
 }
-STREAM_WORDS: dict[str, str] = {key: stream for stream, key in HERO_KEYS.items()} | {
+MODALITY_WORDS: dict[str, str] = {key: modality for modality, key in HERO_KEYS.items()} | {
     "vis_global": "frame",
     "visual": "frame",
     "vis_motion": "motion",
     "transcript": "text",
 }
-"""What evidence written for HERO calls our streams."""
+"""What evidence written for HERO calls our modalities."""
 CLASSES, SPLITS = '["neutral", "happy", ...]', '{"train": [ids], ...}'
 TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optional classes.json and splits.json"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class FolderDataModule(CorpusDataModule):
-    """A corpus of stored features.
+class FolderDataModule(EmotionDataModule):
+    """A dataset of stored features.
 
     Classes stand in the order of classes.json, else sorted. Splits come from splits.json ({split: [ids]}), else the
     records' `split`, else a seed. What is said is the record's `text`, else the feature file's transcript.
@@ -71,10 +71,10 @@ class FolderDataModule(CorpusDataModule):
         """The folder of feature files."""
         return Path(self.feature_root) if self.feature_root else Path(self.root) / "features"
 
-    def class_order(self, target: str) -> Sequence[str]:
+    def class_order(self, task: str) -> Sequence[str]:
         """classes.json names the emotions."""
         path = self.labels_file.with_name("classes.json")
-        if target != "emotion" or not path.is_file():
+        if task != "emotion" or not path.is_file():
             return ()
         names = [str(n) for n in read_json(path, CLASSES, list)]
         if len(set(names)) < max(2, len(names)):
@@ -85,12 +85,12 @@ class FolderDataModule(CorpusDataModule):
         """One sample per record of the label file."""
         path = self.labels_file
         if not path.is_file():
-            mend = "paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE"
-            raise DataError("The label file is missing.", expected=TREE, got=f"no {path}", where=self.root, mend=mend)
+            hint = "paths.data=FOLDER, dataset.root=FOLDER, or dataset.ann_path=FILE"
+            raise DataError("The label file is missing.", expected=TREE, got=f"no {path}", where=self.root, hint=hint)
         records = read_json(path, TREE, list)
         places = [f"{path}, record {n}" for n in range(1, len(records) + 1)]
-        keys = {*LABELS, *(t.name for t in self.targets.values())}
-        needed = ["video_id", *(["emotion"] if "emotion" in self.targets else [])]
+        keys = {*LABELS, *(t.name for t in self.tasks.values())}
+        needed = ["video_id", *(["emotion"] if "emotion" in self.tasks else [])]
         samples = [read_record(r, place, keys, needed, path.parent) for r, place in zip(records, places, strict=True)]
         check_unique(zip((s.id for s in samples), places, strict=True))
         if unknown := {k for r in records for k in r} - KNOWN_KEYS - keys:
@@ -132,7 +132,7 @@ def read_json(path: Path, form: str = "", kind: type = object, inner: type = obj
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError("The file is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+        raise DataError("The file is not UTF-8.", got=error, where=path, hint="save it as UTF-8") from error
     except json.JSONDecodeError as error:
         line = error.doc.split("\n")[error.lineno - 1].strip()
         comment = "#" in line or "//" in line
@@ -141,7 +141,7 @@ def read_json(path: Path, form: str = "", kind: type = object, inner: type = obj
             expected="JSON without comments" if comment else "JSON",
             got=line[:100] or "nothing",
             where=f"{path}, line {error.lineno}, column {error.colno}",
-            mend="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
+            hint="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
         ) from error
     values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     fits = isinstance(content, kind) and all(isinstance(v, inner) for v in values)
@@ -179,7 +179,7 @@ def read_record(
                 expected=", ".join(needed),
                 got=", ".join(map(str, record)) or "an empty object",
                 where=place,
-                mend='add it; "emotion": null says that the clip is not labelled',
+                hint='add it; "emotion": null says that the clip is not labelled',
             )
     turn = str(record.get("utterance_id", ""))
     counterfactual = {"is_counterfactual": True} if record.get("is_counterfactual") else {}
@@ -270,10 +270,10 @@ def _text(value: object) -> str | None:
 
 
 def _descriptions(record: Mapping[str, Any]) -> dict[str, str]:
-    """Caption, rationale and evidence as words: evidence per stream where it is an object."""
+    """Caption, rationale and evidence as words: evidence per modality where it is an object."""
     out = {key: record[key] for key in ("caption", "rationale") if record.get(key)}
     evidence = record.get("evidence") or {}
     if not isinstance(evidence, Mapping):
         evidence = {"evidence": " ".join(map(str, evidence)) if isinstance(evidence, list) else evidence}
-    out |= {STREAM_WORDS.get(str(key), str(key)): text for key, text in evidence.items() if text}
+    out |= {MODALITY_WORDS.get(str(key), str(key)): text for key, text in evidence.items() if text}
     return {key: str(text) for key, text in out.items()}

@@ -4,7 +4,7 @@ Data flow: EmoEvaluation/*.txt (label, span) + transcriptions/*.txt (words) -> S
 
     root/ or root/IEMOCAP_full_release/   Session{1..5}/dialog/{EmoEvaluation,transcriptions}/Ses01F_impro01.txt
         Session1/dialog/avi/DivX/Ses01F_impro01.avi   Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
-    or MERTools' form   label_4way.npz | label_6way.npz (whole_corpus)   transcription-engchi-polish.csv   subvideo-tgt/
+    or MERTools' form   label_4way.npz | label_6way.npz (whole_dataset)   transcription-engchi-polish.csv   subvideo-tgt/
 
 An utterance Ses01F_impro01_M003: session 1, the motion-capture markers on F (the left half of the picture), M speaks.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.readers import clean, first_existing, label_file, normal_samples
 from hero_lightning.errors import DataError
 from hero_lightning.types import Box, Media, Sample, link_dialogues
@@ -46,7 +46,7 @@ EXTRA = "erc6_extra_happy.txt"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class IemocapDataModule(CorpusDataModule):
+class IemocapDataModule(EmotionDataModule):
     """IEMOCAP with one session as test; fold 5 is also the split of the dialogue papers (ERC).
 
     Validation is a seeded share of the other sessions' dialogues, so it knows their speakers; the test part's are new.
@@ -67,9 +67,9 @@ class IemocapDataModule(CorpusDataModule):
     _extra = frozenset[str]()
     _whole = False
 
-    def class_order(self, target: str) -> Sequence[str]:
+    def class_order(self, task: str) -> Sequence[str]:
         """The classes of the protocol."""
-        return ORDERS[self.protocol] if target == "emotion" else ()
+        return ORDERS[self.protocol] if task == "emotion" else ()
 
     def official(self) -> Mapping[str, int]:
         """Counts of the protocol, where the literature gives them: 4way of every session, 6way of Session 5."""
@@ -96,7 +96,7 @@ class IemocapDataModule(CorpusDataModule):
             found = list(self._normal(label_file(self.root, names, self.name)))
         if not any(s.split == "test" for s in found):
             problem, have = f"Session {self.fold}, the test part, is not there.", sorted({s.id[:5] for s in found})
-            raise DataError(problem, expected=f"Session{self.fold}", got=have, where=home, mend="dataset.fold=NUMBER")
+            raise DataError(problem, expected=f"Session{self.fold}", got=have, where=home, hint="dataset.fold=NUMBER")
         return [s for s in link_dialogues(found) if self.keep_unlabelled or "emotion" in s.labels]
 
     def _session(self, dialog: Path) -> Iterator[Sample]:
@@ -149,7 +149,7 @@ def _summaries(path: Path) -> Iterator[tuple[float, float, str, str, float, floa
                 expected="[start - end] id code [v, a, d], code one of " + ", ".join(CODES),
                 got=line,
                 where=f"{path}, line {number}",
-                mend="fetch the official file again",
+                hint="fetch the official file again",
             )
         start, end, name, code, *scores = found.groups()
         valence, activation, dominance = map(float, scores)

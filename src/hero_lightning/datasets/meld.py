@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.splits import check_unique
 from hero_lightning.datasets.readers import clean, first_existing, label_file, normal_samples
 from hero_lightning.errors import DataError
@@ -41,7 +41,7 @@ NORMAL_ORDER = ("anger", "joy", "sadness", "neutral", "disgust", "fear", "surpri
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MeldDataModule(CorpusDataModule):
+class MeldDataModule(EmotionDataModule):
     """MELD from its official files; any of the three parts may be missing, and so may all clips.
 
     Ids are train_dia0_utt0, val_..., test_...: the official numbers start anew in each part. Without the test csv

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.readers import (
     TRANSCRIPTS,
     clean,
@@ -43,7 +43,7 @@ FILES = {
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Mer2023DataModule(CorpusDataModule):
+class Mer2023DataModule(EmotionDataModule):
     """MER2023 (Lian et al. 2023): train, test1 (MULTI), test2 (NOISE), test3 (SEMI); any of them may be missing.
 
     There is no validation part; a seeded one is cut from train.
@@ -90,7 +90,7 @@ class Mer2023DataModule(CorpusDataModule):
             raise self._wrong(
                 "There is no pool of unlabelled clips.",
                 expected=f"clips without a label in one of {', '.join(POOLS)}",
-                mend="dataset.unlabelled=false",
+                hint="dataset.unlabelled=false",
             )
         clip = clip_maker(Path(self.root), (folder.name,), texts)
         return [clip(name, "unlabelled", {}) for name in sorted(names)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import read_json
 from hero_lightning.datasets.mer import clip_maker, read_words
 from hero_lightning.datasets.readers import TRANSCRIPTS, label_file
@@ -32,7 +32,7 @@ DESCRIPTIONS = {
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MerrDataModule(CorpusDataModule):
+class MerrDataModule(EmotionDataModule):
     """MERR; one pool, from which a seed cuts validation and test.
 
     Attributes:
@@ -79,7 +79,7 @@ def _label(record: Mapping[str, Any], place: str) -> str:
         expected="a label",
         got=", ".join(record) or "an empty object",
         where=place,
-        mend="add the key, or remove the record",
+        hint="add the key, or remove the record",
     )
 
 

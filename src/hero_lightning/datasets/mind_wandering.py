@@ -3,7 +3,7 @@
 Data flow: csv (uuid, mw_label, test_fold_num, participant) -> one fold is test, whole participants of the rest are
 validation -> Samples.
 
-    root/ labels.csv   videos/<uuid>.mp4 (or the corpus' features only)
+    root/ labels.csv   videos/<uuid>.mp4 (or the dataset' features only)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.readers import label_file, media_in
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.foreign.tables import read_csv
@@ -24,8 +24,8 @@ CODES = {"nonmw": CLASSES[0], "mw": CLASSES[1]}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MindWanderingDataModule(CorpusDataModule):
-    """One fold of a mind-wandering corpus; a participant on both sides of any split is an error.
+class MindWanderingDataModule(EmotionDataModule):
+    """One fold of a mind-wandering dataset; a participant on both sides of any split is an error.
 
     Attributes:
         fold: the test fold, as the table numbers it (from 1).

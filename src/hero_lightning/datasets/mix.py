@@ -1,7 +1,7 @@
-"""Several corpora in one run, drawn in given ratios; each keeps its own Targets, splits, stores and policies.
+"""Several datasets in one run, drawn in given ratios; each keeps its own Tasks, splits, stores and policies.
 
-Data flow: corpora, each indexed by itself -> one Plan whose ids and Targets are keyed corpus/name -> one loader, whose
-sampler draws every corpus in its share of an epoch.
+Data flow: datasets, each indexed by itself -> one DatasetIndex whose ids and Tasks are keyed dataset/name -> one loader, whose
+sampler draws every dataset in its share of an epoch.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hero_lightning.data.availability import Plan
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.availability import DatasetIndex
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.sampling import Strata
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.features.modality import Stream
-from hero_lightning.features.source import Resolution
-from hero_lightning.tasks import Target
-from hero_lightning.types import Ready, Sample
+from hero_lightning.features.modality import Modality
+from hero_lightning.features.source import Availability
+from hero_lightning.tasks import Task
+from hero_lightning.types import Sample, StoredFeatures
 
 
-class MixedStream(Stream):
-    """One stream of several corpora: what is stored is read by the corpus' own Stream, under the clip's own id.
+class MixedModality(Modality):
+    """One modality of several datasets: what is stored is read by the dataset' own Modality, under the clip's own id.
 
     The first part batches and encodes for all.
     """
 
-    def __init__(self, parts: Mapping[str, Stream]) -> None:
+    def __init__(self, parts: Mapping[str, Modality]) -> None:
         first = next(iter(parts.values()))
         self.__dict__.update(first.__dict__)
-        self.parts, self.corpus = dict(parts), "mix"
+        self.parts, self.dataset = dict(parts), "mix"
         self.mode = first.mode if len({s.mode for s in parts.values()}) == 1 else "auto"
 
-    def _own(self, sample: Sample) -> tuple[Stream, Sample]:
+    def _own(self, sample: Sample) -> tuple[Modality, Sample]:
         name, _, id = sample.id.partition("/")
         return self.parts[name], replace(sample, id=id)
 
@@ -44,142 +44,149 @@ class MixedStream(Stream):
 
     def identity(self) -> dict[str, Any]:
         """Those of its parts."""
-        return {"corpus": "mix", "stream": self.name, "parts": {n: s.identity() for n, s in self.parts.items()}}
+        return {"dataset": "mix", "modality": self.name, "parts": {n: s.identity() for n, s in self.parts.items()}}
 
-    def stored(self, sample: Sample) -> Ready:
-        """See Stream."""
-        stream, own = self._own(sample)
-        return stream.stored(own)
+    def stored(self, sample: Sample) -> StoredFeatures:
+        """See Modality."""
+        modality, own = self._own(sample)
+        return modality.stored(own)
 
     def length(self, sample: Sample) -> int | None:
-        """See Stream."""
-        stream, own = self._own(sample)
-        return stream.length(own)
+        """See Modality."""
+        modality, own = self._own(sample)
+        return modality.length(own)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MixDataModule(CorpusDataModule):
-    """Several corpora.
+class MixDataModule(EmotionDataModule):
+    """Several datasets.
 
     Attributes:
-        corpora: name -> corpus, with its own streams and Targets.
+        datasets: name -> dataset, with its own modalities and Tasks.
         ratios: name -> how often it is drawn in an epoch, relative to the others; an epoch has as many items as all
-            train parts together. Null = every item once. A small corpus repeats, a large one is spread over epochs.
+            train parts together. Null = every item once. A small dataset repeats, a large one is spread over epochs.
     """
 
-    corpora: Mapping[str, CorpusDataModule]
+    datasets: Mapping[str, EmotionDataModule]
     ratios: Mapping[str, float] | None = None
 
     name = "mix"
 
     def __post_init__(self) -> None:
-        self.corpora = dict(self.corpora)
-        given = dict(self.targets)
-        for name, corpus in self.corpora.items():  # Targets of a checkpoint go to the corpus whose name they carry
-            for key in corpus.targets:
+        self.datasets = dict(self.datasets)
+        given = dict(self.tasks)
+        for name, dataset in self.datasets.items():  # Tasks of a checkpoint go to the dataset whose name they carry
+            for key in dataset.tasks:
                 if f"{name}/{key}" in given:
-                    corpus.targets = {**corpus.targets, key: _renamed(given[f"{name}/{key}"], key)}
+                    dataset.tasks = {**dataset.tasks, key: _renamed(given[f"{name}/{key}"], key)}
         self._keyed()
         super().__post_init__()
-        names = ", ".join(self.corpora)
-        if len(self.corpora) < 2 or any("/" in name for name in self.corpora):
-            raise ConfigError("A mix needs corpora.", expected="at least two names", got=names, where="dataset.corpora")
-        if self.ratios is not None and (self.ratios.keys() != self.corpora.keys() or min(self.ratios.values()) <= 0):
+        names = ", ".join(self.datasets)
+        if len(self.datasets) < 2 or any("/" in name for name in self.datasets):
+            raise ConfigError(
+                "A mix needs datasets.", expected="at least two names", got=names, where="dataset.datasets"
+            )
+        if self.ratios is not None and (self.ratios.keys() != self.datasets.keys() or min(self.ratios.values()) <= 0):
             expected = f"a number above 0 for each of {names}"
             raise ConfigError("ratios is wrong.", expected=expected, got=self.ratios, where="dataset.ratios")
         for key, free in (("balance", None), ("label_map", None), ("limit", None)):
             if getattr(self, key) is not free:
-                mend = f"dataset.corpora.NAME.{key}=..."
-                raise ConfigError(f"{key} belongs to a part of the mix.", where=f"dataset.{key}", mend=mend)
+                hint = f"dataset.datasets.NAME.{key}=..."
+                raise ConfigError(f"{key} belongs to a part of the mix.", where=f"dataset.{key}", hint=hint)
 
     def _keyed(self) -> None:
-        """Targets as corpus/name."""
-        parts = self.corpora.items()
-        self.targets = {f"{n}/{k}": _renamed(t, f"{n}/{k}") for n, corpus in parts for k, t in corpus.targets.items()}
+        """Tasks as dataset/name."""
+        parts = self.datasets.items()
+        self.tasks = {f"{n}/{k}": _renamed(t, f"{n}/{k}") for n, dataset in parts for k, t in dataset.tasks.items()}
 
-    def index(self) -> Plan:
-        """Indexes every corpus and joins their plans; a second call returns the same plan."""
+    def build_index(self) -> DatasetIndex:
+        """Indexes every dataset and joins their indices; a second call returns the same index."""
         if self._plan is None:
-            plans = {name: corpus.plan for name, corpus in self.corpora.items()}
+            indices = {name: dataset.index for name, dataset in self.datasets.items()}
             self._keyed()
             dims: dict[str, int] = {}
-            for name, plan in plans.items():
-                for stream, width in plan.dims.items():
-                    if dims.setdefault(stream, width) != width:
+            for name, index in indices.items():
+                for modality, width in index.dims.items():
+                    if dims.setdefault(modality, width) != width:
                         raise DataError(
-                            f"Corpora of a mix have stream {stream} in different widths.",
-                            expected=f"{dims[stream]}, as in the corpora before it",
+                            f"Datasets of a mix have modality {modality} in different widths.",
+                            expected=f"{dims[modality]}, as in the datasets before it",
                             got=f"{width} in {name}",
-                            where=f"dataset.corpora.{name}",
-                            mend=f"give {stream} one encoder in all, or leave it out: streams=[...]",
+                            where=f"dataset.datasets.{name}",
+                            hint=f"give {modality} one encoder in all, or leave it out: modalities=[...]",
                         )
-            self.streams = {
-                s: MixedStream({n: c.streams[s] for n, c in self.corpora.items() if s in plans[n].dims}) for s in dims
+            self.modalities = {
+                s: MixedModality({n: c.modalities[s] for n, c in self.datasets.items() if s in indices[n].dims})
+                for s in dims
             }
-            splits = dict.fromkeys(s for p in plans.values() for s in p.samples if s in (self.use_splits or p.samples))
-            absent = Resolution("absent", "the corpus has no such stream")
-            self._plan = Plan(
-                corpus=str(self.name),
-                samples={s: [_keyed(n, x) for n, p in plans.items() for x in p.samples.get(s, ())] for s in splits},
-                resolutions={
+            splits = dict.fromkeys(
+                s for p in indices.values() for s in p.samples if s in (self.use_splits or p.samples)
+            )
+            absent = Availability("absent", "the dataset has no such modality")
+            self._plan = DatasetIndex(
+                dataset=str(self.name),
+                samples={s: [_keyed(n, x) for n, p in indices.items() for x in p.samples.get(s, ())] for s in splits},
+                availability={
                     f"{n}/{id}": {s: found.get(s, absent) for s in dims}
-                    for n, p in plans.items()
-                    for id, found in p.resolutions.items()
+                    for n, p in indices.items()
+                    for id, found in p.availability.items()
                 },
                 dims=dims,
-                classes={key: list(t.classes) for key, t in self.targets.items()},
-                table=[replace(c, reason=f"{n}: {c.reason}") for n, p in plans.items() for c in p.table],
-                ledger=[replace(e, id=f"{n}/{e.id}") for n, p in plans.items() for e in p.ledger],
-                split_origin={s: "; ".join(f"{n}: {p.split_origin.get(s)}" for n, p in plans.items()) for s in splits},
-                notes=[f"{n}: {note}" for n, p in plans.items() for note in p.notes],
+                classes={key: list(t.classes) for key, t in self.tasks.items()},
+                table=[replace(c, reason=f"{n}: {c.reason}") for n, p in indices.items() for c in p.table],
+                ledger=[replace(e, id=f"{n}/{e.id}") for n, p in indices.items() for e in p.ledger],
+                split_origin={
+                    s: "; ".join(f"{n}: {p.split_origin.get(s)}" for n, p in indices.items()) for s in splits
+                },
+                notes=[f"{n}: {note}" for n, p in indices.items() for note in p.notes],
             )
         return self._plan
 
     def samples(self) -> list[Sample]:
-        """All samples of all corpora."""
-        return [_keyed(n, s) for n, corpus in self.corpora.items() for s in corpus.gathered]
+        """All samples of all datasets."""
+        return [_keyed(n, s) for n, dataset in self.datasets.items() for s in dataset.gathered]
 
     _gather = samples
 
     def prepare_data(self) -> None:
-        """Every corpus writes what its own stores lack."""
-        for corpus in self.corpora.values():
-            corpus.trainer = self.trainer
-            corpus.prepare_data()
+        """Every dataset writes what its own stores lack."""
+        for dataset in self.datasets.values():
+            dataset.trainer = self.trainer
+            dataset.prepare_data()
         self._plan = None
-        self.index()
+        self.build_index()
 
     def setup(self, stage: str | None = None) -> None:
-        """See CorpusDataModule."""
-        for corpus in self.corpora.values():
-            corpus.setup(stage)
+        """See EmotionDataModule."""
+        for dataset in self.datasets.values():
+            dataset.setup(stage)
         self._plan = None
-        self.index()
+        self.build_index()
 
     def items(self, split: str) -> list[tuple[int, ...]]:
-        """The corpora's items, one corpus after the other."""
+        """The datasets's items, one dataset after the other."""
         out: list[tuple[int, ...]] = []
         start = 0
-        for corpus in self.corpora.values():
-            if split in corpus.plan.samples:
-                out += [tuple(start + i for i in item) for item in corpus.items(split)]
-                start += len(corpus.plan.samples[split])
+        for dataset in self.datasets.values():
+            if split in dataset.index.samples:
+                out += [tuple(start + i for i in item) for item in dataset.items(split)]
+                start += len(dataset.index.samples[split])
         return out
 
     def _strata(self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> Strata:
-        """Corpus of every item, and the corpora's ratios."""
+        """Dataset of every item, and the datasets's ratios."""
         if self.ratios is None:
             return None, None
-        number = {name: k for k, name in enumerate(self.corpora)}
+        number = {name: k for k, name in enumerate(self.datasets)}
         return [number[samples[i[0]].id.partition("/")[0]] for i in items], [self.ratios[name] for name in number]
 
 
-def _renamed(target: Target, name: str) -> Target:
-    out = copy.copy(target)
+def _renamed(task: Task, name: str) -> Task:
+    out = copy.copy(task)
     out.name = name
     return out
 
 
 def _keyed(name: str, s: Sample) -> Sample:
-    """A sample whose id and labels say which corpus they are of; its words and speaker stay, features hang on them."""
+    """A sample whose id and labels say which dataset they are of; its words and speaker stay, features hang on them."""
     return replace(s, id=f"{name}/{s.id}", labels={f"{name}/{k}": v for k, v in s.labels.items()})

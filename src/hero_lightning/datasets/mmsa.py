@@ -1,4 +1,4 @@
-"""Sentiment corpora in the form of MMSA (Yu et al.): label.csv, its feature pickles, or MERTools' label.npz.
+"""Sentiment datasets in the form of MMSA (Yu et al.): label.csv, its feature pickles, or MERTools' label.npz.
 
 Data flow: label.csv | label.npz | unaligned_50.pkl -> Samples -> Samples with media.
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.splits import SPLIT_NAMES
 from hero_lightning.datasets.readers import clean, first_existing, label_file, media_in, read_normal_form, score_of
 from hero_lightning.errors import DataError
@@ -39,7 +39,7 @@ Spans = Mapping[str, tuple[float, float]]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MmsaDataModule(CorpusDataModule):
+class MmsaDataModule(EmotionDataModule):
     """Base of CMU-MOSEI, CMU-MOSI, CH-SIMS and CH-SIMS v2.
 
     Labels: sentiment_score, and sentiment (its sign as negative, neutral, positive). Ids are video_clip; the clips of a
@@ -79,7 +79,7 @@ class MmsaDataModule(CorpusDataModule):
         return list(forms.get(path.suffix, self._from_csv)(path))
 
     def spans(self) -> Spans:
-        """Where the clips lie inside whole videos, where the corpus says it."""
+        """Where the clips lie inside whole videos, where the dataset says it."""
         return {}
 
     def sample(self, video: str, clip: str, split: str, text: str | None, score: float | None) -> Sample:

@@ -57,7 +57,7 @@ class MoseiDataModule(MmsaDataModule):
     Emotions are in CMU_MOSEI_Labels.csd alone; beside another table they are found by the transcripts' spans.
 
     Attributes:
-        labels_csd: the SDK's labels; its words and folds are called after the corpus.
+        labels_csd: the SDK's labels; its words and folds are called after the dataset.
         fold_counts: official number of videos by split.
         transcripts, line: folder of raw transcripts, and how a line of them reads.
         emotional: whether the .csd holds emotions.
@@ -202,8 +202,8 @@ def read_csd(path: Path) -> dict[str, Track]:
     try:
         import h5py
     except ImportError:
-        mend = "pip install 'hero-lightning[corpora]'"
-        raise ConfigError("Reading .csd files needs h5py.", got="not installed", where=path, mend=mend) from None
+        hint = "pip install 'hero-lightning[datasets]'"
+        raise ConfigError("Reading .csd files needs h5py.", got="not installed", where=path, hint=hint) from None
     try:
         with h5py.File(path, "r") as file:
             (name,) = file.keys()
@@ -212,7 +212,7 @@ def read_csd(path: Path) -> dict[str, Track]:
     except (OSError, KeyError, ValueError) as error:
         expected = "NAME/data/VIDEO/{features,intervals}"
         raise DataError(
-            "The .csd cannot be read.", expected=expected, got=error, where=path, mend="fetch it"
+            "The .csd cannot be read.", expected=expected, got=error, where=path, hint="fetch it"
         ) from error
 
 

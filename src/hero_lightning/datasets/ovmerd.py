@@ -1,4 +1,4 @@
-"""Open-vocabulary corpora of MERTools: OV-MERD+ (scored), MER-Caption+ and OV-MERD (for training).
+"""Open-vocabulary datasets of MERTools: OV-MERD+ (scored), MER-Caption+ and OV-MERD (for training).
 
 Data flow: label csv (name, openset) + reasons (name, reason) + subtitles -> Samples with a set of words each.
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.availability import Entry
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.mer import clip_maker, read_words
 from hero_lightning.datasets.readers import TRANSCRIPTS, label_file
 from hero_lightning.features.foreign.tables import read_csv
@@ -25,12 +25,12 @@ from hero_lightning.types import Sample
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class OvMerdPlusDataModule(CorpusDataModule):
+class OvMerdPlusDataModule(EmotionDataModule):
     """OV-MERD+ (Lian et al. 2025): 532 clips to be scored, each with a set of words.
 
     Attributes:
         part: split of the label file's clips; `train` lets a seed cut validation and test from them.
-        labels: the label file; None = the corpus' own.
+        labels: the label file; None = the dataset' own.
     """
 
     part: str = "test"

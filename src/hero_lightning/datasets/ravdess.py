@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.readers import label_file
 from hero_lightning.types import Media, Sample
 
@@ -35,11 +35,11 @@ SOUNDS = (".wav", ".flac")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class RavdessDataModule(CorpusDataModule):
+class RavdessDataModule(EmotionDataModule):
     """The speech part of RAVDESS, one actor fold as test; validation is a seeded share of whole actors.
 
     Attributes:
-        fold: 0 to 4, which of FOLDS is the test part; figures are means over the five.
+        fold: 0 to 4, which of FOLDS is the test part; metrics are means over the five.
     """
 
     fold: int = 0
@@ -63,7 +63,7 @@ class RavdessDataModule(CorpusDataModule):
             if (found := NAME.fullmatch(path.stem)) and path.suffix in (*SOUNDS, ".mp4"):
                 files.setdefault(found[2], {})[found[1]] = path
         if not files:
-            log.info("no clip below %s: all names of the corpus, for features only", self.root)
+            log.info("no clip below %s: all names of the dataset, for features only", self.root)
             files = {"-".join(codes): {} for codes in _performances()}
         return [self._sample(name, found) for name, found in sorted(files.items())]
 

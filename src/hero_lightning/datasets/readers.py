@@ -1,6 +1,6 @@
-"""Label tables as corpora ship them: csv, MERTools' normal form (npz of dicts), words; and where they lie.
+"""Label tables as datasets ship them: csv, MERTools' normal form (npz of dicts), words; and where they lie.
 
-Data flow: root, candidate names -> path -> rows with their place (for messages) -> a corpus' Samples.
+Data flow: root, candidate names -> path -> rows with their place (for messages) -> a dataset' Samples.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def first_existing(root: Path | str, names: Iterable[str]) -> Path | None:
     return next((path for name in names if (path := Path(root) / name).exists()), None)
 
 
-def label_file(root: Path | str, names: Sequence[str], corpus: str) -> Path:
+def label_file(root: Path | str, names: Sequence[str], dataset: str) -> Path:
     """The first of these label files below root. DataError where none is there."""
     path = first_existing(root, names)
     if path is None:
         raise DataError(
-            f"No label file of {corpus} was found." if Path(root).is_dir() else f"The {corpus} folder is missing.",
-            expected=" or ".join(names) + f", see docs/data/{corpus}.md",
+            f"No label file of {dataset} was found." if Path(root).is_dir() else f"The {dataset} folder is missing.",
+            expected=" or ".join(names) + f", see docs/data/{dataset}.md",
             got="none of them",
             where=root,
-            mend="paths.data=FOLDER_THAT_HOLDS_THE_CORPUS, or dataset.root=FOLDER",
+            hint="paths.data=FOLDER_THAT_HOLDS_THE_DATASET, or dataset.root=FOLDER",
         )
     return path
 
@@ -65,7 +65,7 @@ class NormalRow(NamedTuple):
     name: str
     """The clip's, also that of its files."""
     emo: str | int
-    """Class name or number; a dummy 0 in sentiment corpora."""
+    """Class name or number; a dummy 0 in sentiment datasets."""
     val: float | None
     """Valence or sentiment; None = not there."""
     words: Mapping[str, str]
@@ -73,7 +73,7 @@ class NormalRow(NamedTuple):
 
 
 def read_normal_form(path: Path) -> list[NormalRow]:
-    """Rows of a MERTools label file `{train,val,test,...}_corpus = {name: {emo, val}}`, with the transcripts beside it.
+    """Rows of a MERTools label file `{train,val,test,...}_dataset = {name: {emo, val}}`, with the transcripts beside it.
 
     Raises:
         DataError: an entry of another form. FeatureError: a file that wants to run code, or is damaged.
@@ -83,13 +83,13 @@ def read_normal_form(path: Path) -> list[NormalRow]:
         said = {row["name"]: row for _, row in read_csv(found, ("name",), "MERTools")}
     rows = []
     for key, table in load_features(path).items():
-        split = key.removesuffix("_corpus")
+        split = key.removesuffix("_dataset")
         entries = table.items() if isinstance(table, dict) else [(key, table)]
         for name, label in entries:
             if not isinstance(label, dict) or "emo" not in label:
                 raise DataError(
                     "The label file is not of MERTools' form.",
-                    expected="{name: {emo, val}} for every *_corpus",
+                    expected="{name: {emo, val}} for every *_dataset",
                     got=f"{name}: {label!r}"[:100],
                     where=path,
                 )

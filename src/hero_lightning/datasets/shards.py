@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.clips import SOUND, VIDEO
 from hero_lightning.datasets.export import contents, write_classes
 from hero_lightning.datasets.folder import LABELS, FolderDataModule, read_record
@@ -47,18 +47,18 @@ def key_of(id: str) -> str:
     return quote(id, safe=" $[]()+,=@").replace(".", "%2E")
 
 
-def write_shards(corpus: CorpusDataModule, out: Path) -> Counter[str]:
-    """Writes an indexed corpus as shards, one row of them per split; equal input gives equal bytes.
+def write_shards(dataset: EmotionDataModule, out: Path) -> Counter[str]:
+    """Writes an indexed dataset as shards, one row of them per split; equal input gives equal bytes.
 
     Media go along where a clip has files of its own; of a file that several clips share, the record keeps the path.
 
-    `prepare_data` comes before, `out` is new or empty. Returns how many clips have each stream.
+    `prepare_data` comes before, `out` is new or empty. Returns how many clips have each modality.
     """
-    written: Counter[str] = Counter(dict.fromkeys(corpus.streams, 0))
+    written: Counter[str] = Counter(dict.fromkeys(dataset.modalities, 0))
     counts: Counter[str] = Counter()
     shards: dict[str, tarfile.TarFile] = {}
     with ExitStack() as files:
-        for s, record, content in contents(corpus, out):
+        for s, record, content in contents(dataset, out):
             number, within = divmod(counts[s.split], CLIPS)
             if within == 0:
                 path = out / f"{s.split}-{number:06d}.tar"
@@ -76,8 +76,8 @@ def write_shards(corpus: CorpusDataModule, out: Path) -> Counter[str]:
                 info = tarfile.TarInfo(key_of(s.id) + suffix)
                 info.size = len(data)
                 shards[s.split].addfile(info, io.BytesIO(data))
-            written.update(name for name in corpus.streams if HERO_KEYS.get(name, name) in content)
-    write_classes(corpus, out)
+            written.update(name for name in dataset.modalities if HERO_KEYS.get(name, name) in content)
+    write_classes(dataset, out)
     return written
 
 
@@ -91,7 +91,7 @@ def read_index(root: Path) -> dict[str, Any]:
     shards = sorted(root.glob("*.tar"))
     if not shards:
         expected = "*.tar"
-        raise DataError("There is no shard.", expected=expected, where=root, mend="dataset.root=DIR, or dataset.urls")
+        raise DataError("There is no shard.", expected=expected, where=root, hint="dataset.root=DIR, or dataset.urls")
     now = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in shards}
     path = root / "index.json"
     if path.is_file() and (known := json.loads(path.read_text()))["shards"] == now:
@@ -110,7 +110,7 @@ def read_index(root: Path) -> dict[str, Any]:
                         entry["record"] = json.load(file)
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise DataError(
-                "A shard cannot be read.", got=error, where=shard, mend="fetch or write it again"
+                "A shard cannot be read.", got=error, where=shard, hint="fetch or write it again"
             ) from error
     temporary = path.with_name(f".index.{os.getpid()}")
     temporary.write_text(json.dumps({"shards": now, "samples": samples}, ensure_ascii=False))
@@ -120,11 +120,11 @@ def read_index(root: Path) -> dict[str, Any]:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ShardsDataModule(FolderDataModule):
-    """A corpus in webdataset shards.
+    """A dataset in webdataset shards.
 
     Attributes:
         urls: remote shards (anything webdataset opens: http, `pipe:...`, with {000000..000009}), fetched into `root`
-            before the first use. Nothing is streamed past the index, since a stream could not honour the order of
+            before the first use. Nothing is streamed past the index, since a modality could not honour the order of
             draws, balance, bucket, pairs or a resume inside an epoch.
     """
 
@@ -137,7 +137,7 @@ class ShardsDataModule(FolderDataModule):
         root = Path(self.root)
         for url in self.urls:
             fetch(url, root)
-        keys = {*LABELS, *(t.name for t in self.targets.values())}
+        keys = {*LABELS, *(t.name for t in self.tasks.values())}
         return [self._sample(root, key, entry, keys) for key, entry in read_index(root).items()]
 
     def _sample(self, root: Path, key: str, entry: dict[str, Any], keys: set[str]) -> Sample:
@@ -204,5 +204,5 @@ class ShardFeatures(NamedSource):
 
 @lru_cache(maxsize=16)
 def _loaded(shard: Path, offset: int) -> dict[str, Any]:
-    """The last clips read: all streams of a clip come out of one load."""
+    """The last clips read: all modalities of a clip come out of one load."""
     return load_features(shard, offset)

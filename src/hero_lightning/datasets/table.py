@@ -1,4 +1,4 @@
-"""A corpus of your own from one table and one YAML: no Python.
+"""A dataset of your own from one table and one YAML: no Python.
 
 Data flow: csv (or MERTools' label npz) -> rows -> Samples, whose media lie where the table or a pattern says.
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.splits import check_unique
 from hero_lightning.datasets.clips import SOUND
 from hero_lightning.datasets.folder import read_record
@@ -39,8 +39,8 @@ FILES = ("features", "au", "au_info")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TableDataModule(CorpusDataModule):
-    """A corpus in one table, called as its folder. Labels are the columns that carry a Target's name.
+class TableDataModule(EmotionDataModule):
+    """A dataset in one table, called as its folder. Labels are the columns that carry a Task's name.
 
     A relative path starts at the table's folder. Several labels of a clip (multilabel, open) stand in one cell, with |
     between them. An empty cell says that there is nothing.
@@ -68,8 +68,8 @@ class TableDataModule(CorpusDataModule):
         """One sample per row."""
         path = Path(self.root) / self.file
         if not path.is_file():
-            mend = "dataset.root=FOLDER dataset.file=NAME"
-            raise DataError("The table is missing.", expected="a csv with a header", where=path, mend=mend)
+            hint = "dataset.root=FOLDER dataset.file=NAME"
+            raise DataError("The table is missing.", expected="a csv with a header", where=path, hint=hint)
         rows = list(self._npz(path) if path.suffix == ".npz" else self._csv(path))
         check_unique((s.id, place) for place, s in rows)
         return [s for _, s in rows]
@@ -92,12 +92,12 @@ class TableDataModule(CorpusDataModule):
         """Our name -> the table's column."""
         given = dict(self.columns or {})
         plain = {c.strip().lower(): c for c in reversed(header)}
-        wanted = {n: (n,) for n in (*FILES, *(t.name for t in self.targets.values()))} | NAMES
+        wanted = {n: (n,) for n in (*FILES, *(t.name for t in self.tasks.values()))} | NAMES
         named = {ours: plain[n] for ours, names in wanted.items() for n in reversed(names) if n.lower() in plain}
         if missing := [c for c in given.values() if c not in header] or ([] if "id" in named | given else ["id"]):
-            expected, mend = ", ".join(missing), "dataset.columns={id: NAME_OF_THE_COLUMN}"
+            expected, hint = ", ".join(missing), "dataset.columns={id: NAME_OF_THE_COLUMN}"
             raise DataError(
-                "The table lacks a column.", expected=expected, got=", ".join(header), where=path, mend=mend
+                "The table lacks a column.", expected=expected, got=", ".join(header), where=path, hint=hint
             )
         return named | given
 
@@ -118,13 +118,13 @@ class TableDataModule(CorpusDataModule):
             **{"video": picture and {"path": picture, **span}, "audio": sound and {"path": sound, **span}},
             **{k: cells.get(k) for k in ("split", "text", "speaker")},
             "files": {k: cells[k] for k in FILES if k in cells},
-            "labels": {t.name: _label(t.kind, cells[t.name]) for t in self.targets.values() if t.name in cells},
+            "labels": {t.name: _label(t.kind, cells[t.name]) for t in self.tasks.values() if t.name in cells},
         }
         return read_record(record, place, root=Path(self.root))
 
 
 def _label(kind: str, cell: str) -> str | float | list[str]:
-    """A cell as its Target takes it; one that is no number stays as it is, for the Target's own message."""
+    """A cell as its Task takes it; one that is no number stays as it is, for the Task's own message."""
     if kind in ("multilabel", "open"):
         return [v.strip() for v in cell.split("|")]
     try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import read_json
 from hero_lightning.datasets.readers import label_file
 from hero_lightning.datasets.vce import FIRST_TEST
@@ -31,7 +31,7 @@ LONGEST = 4
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class V2vDataModule(CorpusDataModule):
+class V2vDataModule(EmotionDataModule):
     """V2V from its official files; the lists are the split `test_listwise`.
 
     The label `preference` of a video is its places: [comparison, place, videos in it], place 0 the least preferred.
@@ -43,7 +43,7 @@ class V2vDataModule(CorpusDataModule):
     """
 
     videos: Path | str | None = None
-    coverage: str = "error"
+    missing: str = "error"
 
     name = "v2v"
     group: ClassVar[str] = "cluster"
@@ -87,12 +87,12 @@ class V2vDataModule(CorpusDataModule):
     def items(self, split: str) -> list[tuple[int, ...]]:
         """Rows of the videos of each comparison, least preferred first.
 
-        Outside train a video stands only in the first item it belongs to: its utility is had once, and the figures
+        Outside train a video stands only in the first item it belongs to: its utility is had once, and the metrics
         look it up for every comparison. A train comparison that lacks a video is left out.
         """
         members: dict[int, dict[int, int]] = defaultdict(dict)
         sizes: dict[int, int] = {}
-        for row, sample in enumerate(self.plan.samples[split]):
+        for row, sample in enumerate(self.index.samples[split]):
             for number, place, size in sample.labels["preference"]:
                 members[number][place], sizes[number] = row, size
         ordered = [tuple(row for _, row in sorted(members[n].items())) for n in sorted(members)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import read_json
 from hero_lightning.datasets.readers import label_file
 from hero_lightning.errors import DataError
@@ -31,15 +31,15 @@ FIRST_TEST = 50_000
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VceDataModule(CorpusDataModule):
+class VceDataModule(EmotionDataModule):
     """VCE from its official files.
 
     Labels: `emotions` (27 mean intensities), `emotion` (the strongest; the first in the alphabet where several are)
     and `topk` (the official three). The last 5 000 ids of the train file are validation: the reference trains on them
-    too. A clip that cannot be read stops the run unless `coverage` says otherwise, since the official test counts it.
+    too. A clip that cannot be read stops the run unless `availability` says otherwise, since the official test counts it.
     """
 
-    coverage: str = "error"
+    missing: str = "error"
 
     name = "vce"
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {k: EMOTIONS for k in ("emotions", "emotion", "topk")}
@@ -79,6 +79,6 @@ def check_record(name: str, record: Any, place: str) -> dict[str, float]:
             expected='"00000": {"emotions": {the 27 official names: 0..1}, "file", "topK"}',
             got=f"id {name}; missing {missing}, not known {extra}",
             where=place,
-            mend="fetch the official label file again",
+            hint="fetch the official label file again",
         )
     return {e: values[e] for e in EMOTIONS}

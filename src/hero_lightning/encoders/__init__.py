@@ -1,1 +1,1 @@
-"""Encoders: raw material of one stream -> a sequence of feature vectors."""
+"""Encoders: raw material of one modality -> a sequence of feature vectors."""

@@ -1,6 +1,6 @@
 """Facial action units put into words and read by CLIP's text tower (AffectGPT's AU text route).
 
-Data flow: Table -> a line of words per stretch of the clip -> token ids (worker) -> CLIP text -> Features.
+Data flow: ActionUnits -> a line of words per stretch of the clip -> token ids (worker) -> CLIP text -> Features.
 
 Shapes: B clips, T steps of a clip, N steps of a batch, L tokens of a line, C table columns, D = `dim`.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
-from hero_lightning.media.types import Table
+from hero_lightning.media.types import ActionUnits
 from hero_lightning.types import AU_NAMES, Features
 
 NOTHING = "no facial action unit is active"
@@ -34,7 +34,7 @@ class AuWords(PretrainedEncoder):
     """
 
     takes: ClassVar[Material] = "table"
-    stream, instead = "au", "au_values"
+    modality, instead = "au", "au_values"
     reads: ClassVar[dict[str, str]] = {"clip_text_model": "CLIPTextModelWithProjection"}
 
     def __init__(
@@ -53,7 +53,7 @@ class AuWords(PretrainedEncoder):
         """Width D of the space that CLIP's words and pictures share."""
         return self.config.projection_dim
 
-    def lines(self, table: Table) -> tuple[list[str], Tensor]:
+    def lines(self, table: ActionUnits) -> tuple[list[str], Tensor]:
         """One line of words per stretch of the clip, and the times [T] of the stretches."""
         both = torch.cat([table.x, table.time[:, None]], dim=1)  # [rows, C + 1]
         if len(both) > self.max_steps:
@@ -68,8 +68,8 @@ class AuWords(PretrainedEncoder):
             said.append(", ".join(words) or NOTHING)
         return said, both[:, -1].contiguous()
 
-    def preprocess(self, material: Table) -> dict[str, Tensor]:
-        """Table -> ids [T, L], real [T, L], time [T]."""
+    def preprocess(self, material: ActionUnits) -> dict[str, Tensor]:
+        """ActionUnits -> ids [T, L], real [T, L], time [T]."""
         said, time = self.lines(material)
         length = self.config.max_position_embeddings
         out = self.tokenizer(said, padding="max_length", truncation=True, max_length=length, return_tensors="pt")

@@ -1,6 +1,6 @@
 """The Encoder contract: raw material of one clip -> encoder inputs (worker) -> Features (device).
 
-Data flow: media.Frames | media.Waveform | media.Words | media.Table --preprocess (worker, one clip)--> dict of tensors
+Data flow: media.Frames | media.Waveform | media.Utterance | media.ActionUnits --preprocess (worker, one clip)--> dict of tensors
 --collate--> batch of tensors --forward (device)--> Features.
 
 Shapes: B clips, T steps, D = `dim`.
@@ -19,7 +19,7 @@ Material = Literal["frames", "audio", "text", "table"]
 
 
 class Encoder(nn.Module):
-    """Turns raw material of one stream into a sequence of feature vectors.
+    """Turns raw material of one modality into a sequence of feature vectors.
 
     A subclass sets `takes` (which raw material it reads), `dim` and `options`, and writes `preprocess` and `forward`.
     The constructor checks its values and does no work: a bare encoder is cheap, travels to the loader's workers and

@@ -1,6 +1,6 @@
 """Weight-free encoders: fixed formulas, nothing to download, one core is enough.
 
-Data flow: Frames -> FrameHog, FrameDifference; Waveform -> LogMelProsody; Words -> HashedWords; Table -> AuValues.
+Data flow: Frames -> FrameHog, FrameDifference; Waveform -> LogMelProsody; Utterance -> HashedWords; ActionUnits -> AuValues.
 All numbers are scaled by constants to about unit size; nothing is fitted, so a clip alone equals it in a batch.
 
 Shapes: B clips, T steps, N all real steps of a batch, S picture side, K cells per side, D = `dim`.
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from hero_lightning.encoders.base import Encoder, Material
 from hero_lightning.errors import ConfigError, MediaError
-from hero_lightning.media.types import SAMPLE_RATE, Frames, Table, Waveform, Words
+from hero_lightning.media.types import SAMPLE_RATE, ActionUnits, Frames, Utterance, Waveform
 from hero_lightning.types import Features
 
 LUMA = (0.299, 0.587, 0.114)
@@ -286,8 +286,8 @@ class HashedWords(Encoder):
         self.dim, self.max_words, self.pairs = dim, max_words, pairs
         self.options["pairs"] = pairs
 
-    def preprocess(self, material: Words) -> dict[str, Tensor]:
-        """Words -> x [T, D]."""
+    def preprocess(self, material: Utterance) -> dict[str, Tensor]:
+        """Utterance -> x [T, D]."""
         now = self._line(material.speaker if material.turns else None, material.text)[: self.max_words]
         before = [code for turn in material.turns for code in self._line(turn.speaker or "", turn.text)]
         room = self.max_words - len(now)
@@ -328,8 +328,8 @@ class AuValues(Encoder):
         _at_least(self, 1, max_steps=max_steps)
         self.max_steps = max_steps
 
-    def preprocess(self, material: Table) -> dict[str, Tensor]:
-        """Table [T, 35] -> x [T, 35], time [T]."""
+    def preprocess(self, material: ActionUnits) -> dict[str, Tensor]:
+        """ActionUnits [T, 35] -> x [T, 35], time [T]."""
         if material.x.shape[1] != self.dim:
             raise MediaError("Not a table of action units.", expected="35 columns", got=material.x.shape[1])
         scale = torch.tensor([5.0 if name.endswith("_r") else 1.0 for name in material.names])

@@ -37,7 +37,7 @@ class ImageEncoder(PretrainedEncoder):
     """
 
     takes: ClassVar[Material] = "frames"
-    stream, instead, group = "frame", "hog", 64
+    modality, instead, group = "frame", "hog", 64
     reads: ClassVar[dict[str, str]] = {
         "clip_vision_model": "CLIPVisionModel",
         "siglip_vision_model": "SiglipVisionModel",

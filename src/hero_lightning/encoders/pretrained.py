@@ -37,14 +37,14 @@ class PretrainedEncoder(Encoder):
         lora_rank, lora_alpha, lora_dropout, lora_targets: of the adapters.
 
     Attributes:
-        stream, instead: whose config node messages name, and a weight-free option of that stream.
+        modality, instead: whose config node messages name, and a weight-free option of that modality.
         reads: model_type -> class of transformers; empty = whatever AutoModel makes of it.
         group: rows N that a frozen network reads together, so that memory does not grow with the batch.
         spare: parts of the names of tensors that are never read; a checkpoint may lack them.
         size: picture side in pixels; None = the checkpoint's.
     """
 
-    stream: ClassVar[str]
+    modality: ClassVar[str]
     instead: ClassVar[str]
     reads: ClassVar[dict[str, str]] = {}
     group: ClassVar[int] = 32
@@ -64,7 +64,7 @@ class PretrainedEncoder(Encoder):
         lora_targets: Sequence[str] = ATTENTION,
     ) -> None:
         super().__init__()
-        self.where = f"modalities.{self.stream}.encoder"
+        self.where = f"modality.{self.modality}.encoder"
         self._one_of("trainable", trainable, "frozen", "lora", "full")
         self._one_of("dtype", dtype, *DTYPES)
         self._at_least(1, layers=len(layers), lora_rank=lora_rank)

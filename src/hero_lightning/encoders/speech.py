@@ -34,7 +34,7 @@ class SpeechEncoder(PretrainedEncoder):
     """
 
     takes: ClassVar[Material] = "audio"
-    stream, instead, group = "audio", "logmel", 16
+    modality, instead, group = "audio", "logmel", 16
     spare = ("masked_spec_embed",)  # only masked pretraining reads it
     reads: ClassVar[dict[str, str]] = {
         "hubert": "HubertModel",
@@ -121,7 +121,7 @@ class WhisperEncoder(PretrainedEncoder):
     """
 
     takes: ClassVar[Material] = "audio"
-    stream, instead, group = "audio", "logmel", 4
+    modality, instead, group = "audio", "logmel", 4
     reads: ClassVar[dict[str, str]] = {"whisper": "models.whisper.modeling_whisper.WhisperEncoder"}
 
     def _read(self, kind: str | None = None, **options: Any) -> Any:

@@ -1,6 +1,6 @@
 """Contextual word vectors from a pretrained transformer: BERT, RoBERTa, MiniLM and their kin.
 
-Data flow: Words -> token ids of one or more segments (worker) -> transformer -> Features.
+Data flow: Utterance -> token ids of one or more segments (worker) -> transformer -> Features.
 
 Shapes: B clips, N token ids of a clip (all segments), S segments of a batch, L longest segment, T steps, D = `dim`.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
-from hero_lightning.media.types import Words
+from hero_lightning.media.types import Utterance
 from hero_lightning.types import Features, pad
 
 
@@ -32,7 +32,7 @@ class TextEncoder(PretrainedEncoder):
     """
 
     takes: ClassVar[Material] = "text"
-    stream, instead = "text", "words"
+    modality, instead = "text", "words"
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class TextEncoder(PretrainedEncoder):
             raise self._wrong("max_length is too large.", f"<= {limit}", self.max_length, "max_length")
         return whole
 
-    def preprocess(self, material: Words) -> dict[str, Tensor]:
-        """Words -> ids [N], segment [N] (number of the segment each id belongs to)."""
+    def preprocess(self, material: Utterance) -> dict[str, Tensor]:
+        """Utterance -> ids [N], segment [N] (number of the segment each id belongs to)."""
         before = [f"{t.speaker}: {t.text}" if t.speaker else t.text for t in material.turns]
         named = material.speaker and material.turns
         now = self._ids(f"{material.speaker}: {material.text}" if named else material.text)

@@ -1,6 +1,6 @@
 """Tiny random encoders, one per raw material: what tests put in the place of a large pretrained one.
 
-Data flow: Frames | Waveform | Words | Table -> a few numbers per step -> one seeded linear layer -> Features.
+Data flow: Frames | Waveform | Utterance | ActionUnits -> a few numbers per step -> one seeded linear layer -> Features.
 
 Shapes: B clips, T steps, C numbers per step, D = `dim`.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hero_lightning.encoders.base import Encoder, Material
-from hero_lightning.media.types import Frames, Table, Waveform, Words
+from hero_lightning.media.types import ActionUnits, Frames, Utterance, Waveform
 from hero_lightning.types import Features
 
 
@@ -77,8 +77,8 @@ class TinyText(_Tiny):
     takes: ClassVar[Material] = "text"
     channels = 2
 
-    def preprocess(self, material: Words) -> dict[str, Tensor]:
-        """Words -> x [T, 2]."""
+    def preprocess(self, material: Utterance) -> dict[str, Tensor]:
+        """Utterance -> x [T, 2]."""
         words = " ".join([*(t.text for t in material.turns), material.text]).split() or ["-"]
         return {"x": torch.tensor([[len(w) / 8, (ord(w[0]) % 32) / 32] for w in words])}
 
@@ -89,6 +89,6 @@ class TinyTable(_Tiny):
     takes: ClassVar[Material] = "table"
     channels = 35
 
-    def preprocess(self, material: Table) -> dict[str, Any]:
-        """Table -> x [T, 35], time [T]."""
+    def preprocess(self, material: ActionUnits) -> dict[str, Any]:
+        """ActionUnits -> x [T, 35], time [T]."""
         return {"x": material.x, "time": material.time}

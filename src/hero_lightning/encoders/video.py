@@ -28,7 +28,7 @@ class VideoEncoder(PretrainedEncoder):
     """
 
     takes: ClassVar[Material] = "frames"
-    stream, instead, group = "motion", "frame_difference", 8
+    modality, instead, group = "motion", "frame_difference", 8
     reads: ClassVar[dict[str, str]] = {"videomae": "VideoMAEModel"}
 
     def preprocess(self, material: Frames) -> dict[str, Tensor]:

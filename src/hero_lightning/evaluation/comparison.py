@@ -1,4 +1,4 @@
-"""The comparison protocol without its fits: equal settings for all, figures over folds and seeds, the table.
+"""The comparison protocol without its fits: equal settings for all, metrics over folds and seeds, the table.
 
 Data flow: space -> settings; results of fits -> statistics by (seed, fold) -> means, intervals, differences -> table.
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.source import FeatureSource
 from hero_lightning.metrics.bootstrap import intervals, paired_bootstrap
-from hero_lightning.tasks import Target
+from hero_lightning.tasks import Task
 from hero_lightning.types import Label, Sample
 
 
@@ -70,12 +70,12 @@ def draw(space: Mapping[str, Any], count: int, seed: int) -> list[dict[str, Any]
     return [{key: one(of) for key, of in space.items()} for _ in range(count)]
 
 
-def gather(results: Mapping[tuple[str, int, int], Any], target: Target, split: str = "test") -> dict[str, Fits]:
+def gather(results: Mapping[tuple[str, int, int], Any], task: Task, split: str = "test") -> dict[str, Fits]:
     """Stored results by model, fold and seed -> model -> its answers on a split."""
     out: dict[str, Fits] = {}
     for (model, *place), result in results.items():
         told = result[split]
-        prediction = torch.tensor(told["prediction"], dtype=torch.float32).reshape(-1, target.outputs)
+        prediction = torch.tensor(told["prediction"], dtype=torch.float32).reshape(-1, task.outputs)
         fold, seed = place
         out.setdefault(model, {})[fold, seed] = Answers.sorted(told["ids"], torch.tensor(told["truth"]), prediction)
     return out
@@ -147,7 +147,7 @@ def add_late(
 
 
 def rows(
-    target: Target,
+    task: Task,
     found: Mapping[str, Fits],
     against: Sequence[str],
     resamples: int,
@@ -156,7 +156,7 @@ def rows(
     """The lines of a table.
 
     Args:
-        target: scored.
+        task: scored.
         found: model -> its answers on test, by fold and seed.
         against: models every other one is compared with.
         resamples: of the bootstrap.
@@ -172,72 +172,72 @@ def rows(
     folds = sorted({fold for fits in found.values() for fold, _ in fits})
     tables = {"": found, **(beside or {})}  # the table at hand has no name
     fits = {(name, table): models[name] for table, models in tables.items() for name in found if name in models}
-    parts = {key: _statistics(target, made, folds) for key, made in fits.items()}
+    parts = {key: _statistics(task, made, folds) for key, made in fits.items()}
     ids = {key: [(f, made[p].ids) for p in sorted(made) for f in p[:1]] for key, made in fits.items()}
     known = dict(next(iter(ids.values())))
     for key, told in ids.items():
         if any(known[fold] != own for fold, own in told):
-            mend = "delete the results of one of them"
+            hint = "delete the results of one of them"
             got = " on ".join(filter(None, key))
-            raise DataError("Two models answered for other clips.", expected=next(iter(ids))[0], got=got, mend=mend)
-    figures = partial(_means, target, len(folds), next(iter(parts.values())).shape[3])
+            raise DataError("Two models answered for other clips.", expected=next(iter(ids))[0], got=got, hint=hint)
+    metrics = partial(_means, task, len(folds), next(iter(parts.values())).shape[3])
     flat = {key: part.flatten(1) for key, part in parts.items()}
     out = []
     for name in found:
-        each = {k: v.flatten() for k, v in target.figures_of(parts[name, ""].sum(dim=0)).items()}  # [K F]
+        each = {k: v.flatten() for k, v in task.metrics_of(parts[name, ""].sum(dim=0)).items()}  # [K F]
         own = flat[name, ""]
         others = {r: flat[r, ""] for r in against if r in found and r != name}
         others |= {f"itself on {t}": flat[name, t] for t in tables if t and (name, t) in flat}
-        pairs = {r: paired_bootstrap(own, theirs, figures, resamples=resamples) for r, theirs in others.items()}
+        pairs = {r: paired_bootstrap(own, theirs, metrics, resamples=resamples) for r, theirs in others.items()}
         line = {
             "model": name,
             "fits": len(found[name]),
             "values": {k: float(v.mean()) for k, v in each.items()},
             "spread": {k: float(v.std()) if len(v) > 1 else math.nan for k, v in each.items()},
-            "interval": intervals(own, figures, resamples=resamples),
+            "interval": intervals(own, metrics, resamples=resamples),
             "minus": {r: {k: asdict(d) for k, d in pair.items()} for r, pair in pairs.items()},
         }
         out.append(line)
     return out
 
 
-def _statistics(target: Target, fits: Fits, folds: Sequence[int]) -> Tensor:
+def _statistics(task: Task, fits: Fits, folds: Sequence[int]) -> Tensor:
     """[N, K, F, S]: a clip counts in its own fold, once per seed."""
     seeds, out = sorted({seed for _, seed in fits}), []
     for place, fold in enumerate(folds):
-        own = torch.stack([target.statistics(fits[fold, s].prediction, fits[fold, s].truth) for s in seeds], dim=1)
+        own = torch.stack([task.statistics(fits[fold, s].prediction, fits[fold, s].truth) for s in seeds], dim=1)
         wide = own.new_zeros(len(own), len(seeds), len(folds), own.shape[-1])
         wide[:, :, place] = own
         out.append(wide)
     return torch.cat(out)
 
 
-def _means(target: Target, folds: int, width: int, sums: Tensor) -> dict[str, Tensor]:
+def _means(task: Task, folds: int, width: int, sums: Tensor) -> dict[str, Tensor]:
     """Summed statistics [..., K F S] -> figure -> mean over fits [...]."""
-    found = target.figures_of(sums.unflatten(-1, (-1, folds, width)))
+    found = task.metrics_of(sums.unflatten(-1, (-1, folds, width)))
     return {k: v.flatten(-2).mean(dim=-1) for k, v in found.items()}
 
 
-def constants(targets: Mapping[int, Target], fits: Fits) -> dict[str, dict[str, float]]:
-    """`majority` and `chance` -> figure -> mean over folds; targets: fold -> the Target fitted on its train split."""
+def constants(tasks: Mapping[int, Task], fits: Fits) -> dict[str, dict[str, float]]:
+    """`majority` and `chance` -> figure -> mean over folds; tasks: fold -> the Task fitted on its train split."""
     lines: dict[str, list[dict[str, float]]] = {"majority": [], "chance": []}
     for fold, answers in {fold: answers for (fold, _), answers in fits.items()}.items():
         label = Label(answers.truth, torch.ones(len(answers.ids), dtype=torch.bool))
-        lines["majority"].append(targets[fold].majority(label))
-        lines["chance"].append(targets[fold].chance(label))
+        lines["majority"].append(tasks[fold].majority(label))
+        lines["chance"].append(tasks[fold].chance(label))
     return {name: {k: sum(p[k] for p in parts) / len(parts) for k in parts[0]} for name, parts in lines.items()}
 
 
 def markdown(
-    lines: Sequence[Mapping[str, Any]], plain: Mapping[str, Mapping[str, float]], figures: Sequence[str]
+    lines: Sequence[Mapping[str, Any]], plain: Mapping[str, Mapping[str, float]], metrics: Sequence[str]
 ) -> str:
     """The table; its first figure has an interval and is compared. plain: constant answers, name -> figure -> value."""
-    first, references = figures[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
-    head = ["model", f"{first} (95 % interval)", *figures[1:], *(f"{first} minus {r}" for r in references)]
-    body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in figures)] for n, v in plain.items() if v]
+    first, references = metrics[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
+    head = ["model", f"{first} (95 % interval)", *metrics[1:], *(f"{first} minus {r}" for r in references)]
+    body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in metrics)] for n, v in plain.items() if v]
     for line in lines:
         cells = [line["model"]]
-        for f in figures:
+        for f in metrics:
             value, spread, (low, high) = line["values"][f], line["spread"][f], line["interval"][f]
             cells.append(f"{value:.4f}" + ("" if math.isnan(spread) else f" +- {spread:.4f}"))
             cells[-1] += f" ({low:.4f} .. {high:.4f})" if f == first else ""

@@ -1,6 +1,6 @@
 """Reads a prediction file: ours (predictions.csv) or somebody's csv, json, jsonl or npz.
 
-Data flow: file -> records -> id -> row, checked against the ids of the corpus.
+Data flow: file -> records -> id -> row, checked against the ids of the dataset.
 
 A clip that the file does not name is reported; an unknown id, or one given twice, is an error. Nothing in a file runs.
 """
@@ -23,8 +23,8 @@ from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import read_csv
 from hero_lightning.metrics.table import Predictions
-from hero_lightning.tasks import ScoreTarget, Target
-from hero_lightning.tasks.base import Unfit, number
+from hero_lightning.tasks import ScoreTask, Task
+from hero_lightning.tasks.base import InvalidLabel, number
 from hero_lightning.types import Label, Sample
 
 log = logging.getLogger(__name__)
@@ -42,26 +42,26 @@ def read_rows(
     Args:
         path: .csv, .tsv, .json, .jsonl or .npz (arrays of one length, or dicts id -> value).
         columns: `id` = the column of ids, if it has another name than usual.
-        samples: of the whole corpus.
+        samples: of the whole dataset.
         split: the one that is scored; rows of other splits are left out and counted.
 
     Raises:
-        ConfigError: the corpus has no such split.
-        DataError: no file, another form, ids unknown to the corpus, or given twice.
+        ConfigError: the dataset has no such split.
+        DataError: no file, another form, ids unknown to the dataset, or given twice.
     """
     if not path.is_file():
         raise DataError("There is no such prediction file.", expected="a file", got=path, where="predictions")
     own = [s for s in samples if s.split == split]
     if not own:
         have = ", ".join(sorted({s.split for s in samples}))
-        raise ConfigError("The corpus has no such split.", expected=have, got=split, where="split")
+        raise ConfigError("The dataset has no such split.", expected=have, got=split, where="split")
     rows = _records(path, columns)
     head = list(dict.fromkeys(k for row in rows for k in row))
     key = columns.get("id") or next((c for c in ID_COLUMNS if c in head), None)
     if key not in head:
         expected = key or " or ".join(ID_COLUMNS)
         raise DataError(
-            "The file has no column of ids.", expected=expected, got=head, where=path, mend="columns.id=NAME"
+            "The file has no column of ids.", expected=expected, got=head, where=path, hint="columns.id=NAME"
         )
     split_of = {s.id: s.split for s in samples}
     out: Rows = {}
@@ -69,8 +69,10 @@ def read_rows(
     for line, row in enumerate(rows, start=1):
         name, place = str(row[key]) if row.get(key) is not None else "", f"{path}, row {line}"
         if name not in split_of:
-            expected = f"ids of the corpus, e.g. {next(iter(split_of))}"
-            raise DataError("The file names a clip the corpus does not have.", expected=expected, got=name, where=place)
+            expected = f"ids of the dataset, e.g. {next(iter(split_of))}"
+            raise DataError(
+                "The file names a clip the dataset does not have.", expected=expected, got=name, where=place
+            )
         if name in out:
             raise DataError("The file names a clip twice.", expected="every id once", got=name, where=place)
         others += split_of[name] != split
@@ -135,72 +137,72 @@ def plain(value: Any) -> Any:
 
 def answered(
     samples: Sequence[Sample],
-    targets: Mapping[str, Target],
+    tasks: Mapping[str, Task],
     rows: Rows,
     columns: Mapping[str, str],
     names: Mapping[str, str],
 ) -> dict[str, Predictions]:
-    """The file's answers to every Target it answers.
+    """The file's answers to every Task it answers.
 
     Args:
-        columns: Target name -> its column; else <target>_p_<class>, <target>_prediction or <target>.
-        names: classes as the file calls them -> as the corpus does.
+        columns: Task name -> its column; else <task>_p_<class>, <task>_prediction or <task>.
+        names: classes as the file calls them -> as the dataset does.
     """
     have = columns_of(rows)
     found: dict[str, Predictions] = {}
-    for name, target in targets.items():
-        if target.kind == "open":
-            log.warning("target %s is not scored here: task=open does", name)
+    for name, task in tasks.items():
+        if task.kind == "open":
+            log.warning("task %s is not scored here: answers=open does", name)
             continue
-        parts = [f"{name}_p_{c}" for c in target.classes if name not in columns]
+        parts = [f"{name}_p_{c}" for c in task.classes if name not in columns]
         usual = [columns[name]] if name in columns else [f"{name}_prediction", name]
         column = next((c for c in usual if c in have), None)
         whole = bool(parts) and set(parts) <= set(have)
         if not whole and column is None:
-            log.warning("target %s is not scored: no column %s", name, " or ".join(usual))
+            log.warning("task %s is not scored: no column %s", name, " or ".join(usual))
             continue
-        label = target.collate([s.labels.get(target.name) for s in samples], [s.id for s in samples])
-        prediction = _worst(target, label)
+        label = task.collate([s.labels.get(task.name) for s in samples], [s.id for s in samples])
+        prediction = _worst(task, label)
         for i, s in enumerate(samples):
             row = rows.get(s.id, {})
             value = [row.get(c) for c in parts] if whole else plain(row.get(column or ""))
             if not any(v is None or v == "" for v in (value if whole else [value])):
-                prediction[i] = _coded(target, value, names, s.id, whole)
+                prediction[i] = _coded(task, value, names, s.id, whole)
         found[name] = Predictions(torch.arange(len(samples)), prediction, label)
     if not found:
-        expected = ", ".join(f"{n}_prediction" for n in targets)
-        mend = "columns.TARGET=NAME, or task=open"
-        raise ConfigError("The file answers no target.", expected=expected, got=have, where="columns", mend=mend)
+        expected = ", ".join(f"{n}_prediction" for n in tasks)
+        hint = "columns.TASK=NAME, or answers=open"
+        raise ConfigError("The file answers no task.", expected=expected, got=have, where="columns", hint=hint)
     return found
 
 
-def _coded(target: Target, value: Any, names: Mapping[str, str], place: str, whole: bool) -> Tensor:
+def _coded(task: Task, value: Any, names: Mapping[str, str], place: str, whole: bool) -> Tensor:
     """One answer (`whole`: C cells) -> [C]; numbers that are no shares are taken as logits."""
     try:
         if isinstance(value, list) and (whole or not any(isinstance(v, str) for v in value)):
             row = torch.tensor([number(v) for v in value])
-            if len(row) != target.outputs:
-                raise Unfit("Wrong number of values", target.outputs, len(row))
-            logits = target.kind in ("class", "distribution") and (row.min() < 0 or abs(float(row.sum()) - 1) > 1e-3)
+            if len(row) != task.outputs:
+                raise InvalidLabel("Wrong number of values", task.outputs, len(row))
+            logits = task.kind in ("class", "distribution") and (row.min() < 0 or abs(float(row.sum()) - 1) > 1e-3)
             return row.softmax(dim=-1) if logits else row
-        if target.kind in ("score", "pair"):
+        if task.kind in ("score", "pair"):
             return torch.tensor([number(value)])
         if isinstance(value, str):
-            value = names.get(value, value) if target.kind == "class" else [v for v in value.split("|") if v]
-        code = torch.tensor(target.code(value))
-        return F.one_hot(code, target.outputs) if target.kind == "class" else code
-    except Unfit as error:
+            value = names.get(value, value) if task.kind == "class" else [v for v in value.split("|") if v]
+        code = torch.tensor(task.encode_label(value))
+        return F.one_hot(code, task.outputs) if task.kind == "class" else code
+    except InvalidLabel as error:
         problem, expected, got = error.args
         raise DataError(f"{problem} in the prediction file.", expected=expected, got=got, where=place) from None
 
 
-def _worst(target: Target, label: Label) -> Tensor:
+def _worst(task: Task, label: Label) -> Tensor:
     """Answers [N, C] that are wrong whatever the figure: what a clip without an answer counts as."""
     y = label.value
-    if isinstance(target, ScoreTarget):  # the far end of the scale
-        return torch.where(y > target.middle, target.low, target.high).unsqueeze(-1)
-    if target.kind == "distribution":
-        return F.one_hot(y.argmin(dim=-1), target.outputs).float()
-    if target.kind == "multilabel":
+    if isinstance(task, ScoreTask):  # the far end of the scale
+        return torch.where(y > task.middle, task.low, task.high).unsqueeze(-1)
+    if task.kind == "distribution":
+        return F.one_hot(y.argmin(dim=-1), task.outputs).float()
+    if task.kind == "multilabel":
         return 1 - y
-    return torch.full((len(y), target.outputs), torch.nan if target.kind == "pair" else 0.0)
+    return torch.full((len(y), task.outputs), torch.nan if task.kind == "pair" else 0.0)

@@ -1,4 +1,4 @@
-"""Linear probes: what softmax regression on one stream's pooled features can do, the line every model must beat.
+"""Linear probes: what softmax regression on one modality's pooled features can do, the line every model must beat.
 
 Data flow: loader -> Features -> mean and standard deviation over time [N, 2D+1] -> softmax regression, its penalty
 chosen on validation -> probabilities of the test split.
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from hero_lightning.types import Features
 
 if TYPE_CHECKING:
-    from hero_lightning.data.datamodule import CorpusDataModule
+    from hero_lightning.data.datamodule import EmotionDataModule
     from hero_lightning.training.module import EmotionModule
 
 log = logging.getLogger(__name__)
@@ -77,33 +77,33 @@ def probe(x: Mapping[str, Tensor], y: Mapping[str, Tensor], classes: int) -> tup
 
 
 @torch.no_grad()
-def stream_probes(module: EmotionModule, corpus: CorpusDataModule) -> dict[str, Tensor]:
-    """A probe per stream with stored or frozen features, on the first Target.
+def modality_probes(module: EmotionModule, dataset: EmotionDataModule) -> dict[str, Tensor]:
+    """A probe per modality with stored or frozen features, on the first Task.
 
     Returns:
-        `linear probe <stream>` -> test probabilities [N, C] in the order of the split; empty unless the first
-        Target is a class and train, val and test are there.
+        `linear probe <modality>` -> test probabilities [N, C] in the order of the split; empty unless the first
+        Task is a class and train, val and test are there.
     """
-    target = module.main
+    task = module.main
     frozen = [n for n, e in module.encoders.items() if not any(p.requires_grad for p in e.parameters())]
     splits = ("train", "val", "test")
-    if target.kind != "class" or not frozen or not all(corpus.plan.samples.get(s) for s in splits):
-        log.info("no linear probes: they need a class target, frozen streams and train, val and test")
+    if task.kind != "class" or not frozen or not all(dataset.index.samples.get(s) for s in splits):
+        log.info("no linear probes: they need a class task, frozen modalities and train, val and test")
         return {}
     x: dict[str, dict[str, list[Tensor]]] = {n: {s: [] for s in splits} for n in frozen}
     y: dict[str, list[Tensor]] = {s: [] for s in splits}
     for split in splits:
-        for batch in corpus.loader(split):
-            moved = corpus.transfer_batch_to_device(batch, module.device, 0)
-            label = batch.labels[target.name]
+        for batch in dataset.loader(split):
+            moved = dataset.transfer_batch_to_device(batch, module.device, 0)
+            label = batch.labels[task.name]
             keep = label.mask if split != "test" else torch.ones_like(label.mask)
             y[split].append(label.value[keep])
             for name in frozen:
-                x[name][split].append(pooled(module.encoders[name](moved.streams[name])).cpu()[keep])
+                x[name][split].append(pooled(module.encoders[name](moved.modalities[name])).cpu()[keep])
     known = {s: torch.cat(v) for s, v in y.items()}
     found = {}
     for name in frozen:
-        probability, penalty = probe({s: torch.cat(v) for s, v in x[name].items()}, known, target.outputs)
+        probability, penalty = probe({s: torch.cat(v) for s, v in x[name].items()}, known, task.outputs)
         log.info("linear probe on %s: penalty %g", name, penalty)
         found[f"linear probe {name}"] = probability
     return found

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from hero_lightning.metrics import classification
-from hero_lightning.metrics.bootstrap import Figures, Groups, intervals, paired_bootstrap
+from hero_lightning.metrics.bootstrap import Groups, Metrics, intervals, paired_bootstrap
 from hero_lightning.metrics.table import Explanations, Predictions
-from hero_lightning.reasoning.evidence import named_streams
-from hero_lightning.tasks import Target
+from hero_lightning.reasoning.evidence import named_modalities
+from hero_lightning.tasks import Task
 from hero_lightning.types import Label, Sample
 
 
@@ -24,9 +24,9 @@ class SplitRecord:
 
     Attributes:
         samples: N samples by row number.
-        predictions: Target name -> N predictions, by row number.
+        predictions: Task name -> N predictions, by row number.
         explanations: what explains them, by row number.
-        linear: the linear head's predictions on the first Target, where a language model answers for it.
+        linear: the linear head's predictions on the first Task, where a language model answers for it.
         answers: written answers by row number; not of every row.
     """
 
@@ -38,25 +38,25 @@ class SplitRecord:
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
-def score(target: Target, found: Predictions, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
-    """`report` of one fitted Target on one split, per_class filled, for classes with classes and confusion.
+def score(task: Task, found: Predictions, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
+    """`report` of one fitted Task on one split, per_class filled, for classes with classes and confusion.
 
     `groups` are N names of what is drawn together (dialogues); None = every sample on its own.
     """
     label, mask = found.label, found.label.mask
-    rows = target.statistics(found.prediction[mask], label.value[mask])
-    lines = target.figures(found.prediction, label), target.chance(label), target.majority(label)
-    out = report(rows, target.figures_of, len(mask), _pick(groups, mask), resamples, *lines)
+    rows = task.statistics(found.prediction[mask], label.value[mask])
+    lines = task.metrics(found.prediction, label), task.chance(label), task.majority(label)
+    out = report(rows, task.metrics_of, len(mask), _pick(groups, mask), resamples, *lines)
     if out["labelled"]:
-        out["per_class"] = target.per_class(found.prediction, label)
-        if confusion := getattr(target, "confusion", None):
-            out["classes"], out["confusion"] = list(target.classes), confusion(found.prediction, label).tolist()
+        out["per_class"] = task.per_class(found.prediction, label)
+        if confusion := getattr(task, "confusion", None):
+            out["classes"], out["confusion"] = list(task.classes), confusion(found.prediction, label).tolist()
     return out
 
 
 def report(
     rows: Tensor,
-    figures: Figures,
+    metrics: Metrics,
     n: int,
     groups: Groups,
     resamples: int,
@@ -64,90 +64,90 @@ def report(
     chance: Mapping[str, Any] | None = None,
     majority: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """n, labelled, figures (name -> value, low, high, chance, majority) and an empty per_class, in builtins.
+    """n, labelled, metrics (name -> value, low, high, chance, majority) and an empty per_class, in builtins.
 
     Args:
         rows: [L, S] statistics of the labelled ones of n rows; without any there is no figure.
-        figures, groups, resamples: see `intervals`.
-        values: the figures, where there are more than the statistics give; those have no interval.
+        metrics, groups, resamples: see `intervals`.
+        values: the metrics, where there are more than the statistics give; those have no interval.
         chance, majority: figure -> what guessing and the best constant answer get, where known.
     """
-    out: dict[str, Any] = {"n": n, "labelled": len(rows), "figures": {}, "per_class": {}}
+    out: dict[str, Any] = {"n": n, "labelled": len(rows), "metrics": {}, "per_class": {}}
     if len(rows):
-        bounds = intervals(rows, figures, groups=groups, resamples=resamples)
-        for name, value in (values or figures(rows.sum(dim=0))).items():
+        bounds = intervals(rows, metrics, groups=groups, resamples=resamples)
+        for name, value in (values or metrics(rows.sum(dim=0))).items():
             low, high = bounds.get(name, (None, None))
             lines = {"chance": (chance or {}).get(name), "majority": (majority or {}).get(name)}
-            out["figures"][name] = {"value": float(value), "low": low, "high": high, **lines}
+            out["metrics"][name] = {"value": float(value), "low": low, "high": high, **lines}
     return out
 
 
 def scores(
-    targets: Mapping[str, Target], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
+    tasks: Mapping[str, Task], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
 ) -> dict[str, dict[str, Any]]:
-    """Target -> `score`, and what a corpus makes of two of them."""
-    reports = {name: score(targets[name], p, groups, resamples) for name, p in found.items()}
-    return reports | combined(targets, found, groups, resamples)
+    """Task -> `score`, and what a dataset makes of two of them."""
+    reports = {name: score(tasks[name], p, groups, resamples) for name, p in found.items()}
+    return reports | combined(tasks, found, groups, resamples)
 
 
 def combined(
-    targets: Mapping[str, Target], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
+    tasks: Mapping[str, Task], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
 ) -> dict[str, dict[str, Any]]:
-    """MER2023's figure of MULTI and NOISE, weighted F1 - 0.25 MSE, where a corpus asks for it; else nothing.
+    """MER2023's figure of MULTI and NOISE, weighted F1 - 0.25 MSE, where a dataset asks for it; else nothing.
 
-    The first class Target and the ScoreTarget with `figures: mer2023` go together; only clips that carry both labels
+    The first class Task and the ScoreTask with `metrics: mer2023` go together; only clips that carry both labels
     count (SEMI has no valence).
     """
-    named = [n for n in found if targets[n].kind == "class"][:1]
-    named += [n for n in found if getattr(targets[n], "form", "") == "mer2023"][:1]
+    named = [n for n in found if tasks[n].kind == "class"][:1]
+    named += [n for n in found if getattr(tasks[n], "form", "") == "mer2023"][:1]
     if len(named) < 2:
         return {}
-    kind, score_of = (targets[n] for n in named)
+    kind, score_of = (tasks[n] for n in named)
     mask = found[named[0]].label.mask & found[named[1]].label.mask
     if not bool(mask.any()):
         return {}
-    parts = [targets[n].statistics(found[n].prediction[mask], found[n].label.value[mask]) for n in named]
+    parts = [tasks[n].statistics(found[n].prediction[mask], found[n].label.value[mask]) for n in named]
 
-    def figures(sums: Tensor) -> dict[str, Tensor]:
+    def metrics(sums: Tensor) -> dict[str, Tensor]:
         classes, scores = sums.split([p.shape[1] for p in parts], dim=-1)
-        return {"combined": kind.figures_of(classes)["weighted_f1"] - 0.25 * score_of.figures_of(scores)["mse"]}
+        return {"combined": kind.metrics_of(classes)["weighted_f1"] - 0.25 * score_of.metrics_of(scores)["mse"]}
 
-    constant = [targets[n].majority(Label(found[n].label.value, mask)) for n in named]
+    constant = [tasks[n].majority(Label(found[n].label.value, mask)) for n in named]
     majority = {"combined": constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"]} if all(constant) else {}
     rows, groups = torch.cat(parts, dim=1), _pick(groups, mask)
-    return {" and ".join(named): report(rows, figures, len(mask), groups, resamples, majority=majority)}
+    return {" and ".join(named): report(rows, metrics, len(mask), groups, resamples, majority=majority)}
 
 
 def compare(
-    target: Target, found: Predictions, other: Tensor, groups: Groups = None, resamples: int = 1000
+    task: Task, found: Predictions, other: Tensor, groups: Groups = None, resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
-    """Figures of another system on the same rows, and how far ours is from it.
+    """Metrics of another system on the same rows, and how far ours is from it.
 
     `other` are [M, C] predictions, row number = place in the split. Figure -> value (theirs), difference (ours -
     theirs), low, high, p.
     """
     mask, theirs = found.label.mask, other[found.index]
     value = found.label.value[mask]
-    ours, rows = (target.statistics(p[mask], value) for p in (found.prediction, theirs))
-    paired = paired_bootstrap(ours, rows, target.figures_of, groups=_pick(groups, mask), resamples=resamples)
-    figures = target.figures(theirs, found.label)
-    return {k: {"value": figures[k], **asdict(d)} for k, d in paired.items()}
+    ours, rows = (task.statistics(p[mask], value) for p in (found.prediction, theirs))
+    paired = paired_bootstrap(ours, rows, task.metrics_of, groups=_pick(groups, mask), resamples=resamples)
+    metrics = task.metrics(theirs, found.label)
+    return {k: {"value": metrics[k], **asdict(d)} for k, d in paired.items()}
 
 
-def written(target: Target, record: SplitRecord, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
+def written(task: Task, record: SplitRecord, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
     """What the written answers of a split are worth; arguments and form as in `score`.
 
-    Figures: weighted_f1 and accuracy of the labels in the answers (no label is wrong, never some class), parse_rate
-    (answers that are JSON of the schema), agreement of written and scored label; where the corpus knows which
-    streams carry the emotion, names_informative: how often the first stream a rationale names is one of them.
+    Metrics: weighted_f1 and accuracy of the labels in the answers (no label is wrong, never some class), parse_rate
+    (answers that are JSON of the schema), agreement of written and scored label; where the dataset knows which
+    modalities carry the emotion, names_informative: how often the first modality a rationale names is one of them.
     """
-    label, names = record.predictions[target.name].label, target.classes
+    label, names = record.predictions[task.name].label, task.classes
     rows = [row for row in record.answers if label.mask[row]]
     answers = [record.answers[row] for row in rows]
     marks = []
     for row, answer in zip(rows, answers, strict=True):
-        carriers = record.samples[row].truth.get("informative_streams") or ()
-        first = named_streams(str(answer["answer"].get("rationale", "")))[:1]
+        carriers = record.samples[row].truth.get("informative_modalities") or ()
+        first = named_modalities(str(answer["answer"].get("rationale", "")))[:1]
         parsed, agrees = answer["status"] in ("ok", "repaired"), answer["generated"] == answer["label"]
         marks.append((1.0, parsed, agrees, bool(carriers), bool(carriers) and first != [] and first[0] in carriers))
     votes = classification.votes([a["generated"] for a in answers], names)
@@ -155,8 +155,8 @@ def written(target: Target, record: SplitRecord, groups: Groups = None, resample
     additive = torch.cat([additive, torch.tensor(marks, dtype=additive.dtype).reshape(-1, 5)], dim=1)
     known = any(mark[3] for mark in marks)
 
-    def figures(sums: Tensor) -> dict[str, Tensor]:
-        of_class = classification.figures(sums[..., :-5], len(names))
+    def metrics(sums: Tensor) -> dict[str, Tensor]:
+        of_class = classification.metrics(sums[..., :-5], len(names))
         n, parsed, agrees, told, named = sums[..., -5:].unbind(-1)
         found = {k: of_class[k] for k in ("weighted_f1", "accuracy")}
         found |= {"parse_rate": parsed / n, "agreement": agrees / n}
@@ -164,7 +164,7 @@ def written(target: Target, record: SplitRecord, groups: Groups = None, resample
 
     groups = groups and [groups[row] for row in rows]
     status = dict(Counter(str(a["status"]) for a in record.answers.values()))
-    return report(additive, figures, len(record.answers), groups, resamples) | {"status": status}
+    return report(additive, metrics, len(record.answers), groups, resamples) | {"status": status}
 
 
 def _pick(groups: Groups, mask: Tensor) -> list[Hashable] | None:

@@ -1,4 +1,4 @@
-"""Scores answers in words: MER-UniBench's open-vocabulary figures, one corpus or all nine, and descriptions.
+"""Scores answers in words: MER-UniBench's open-vocabulary metrics, one dataset or all nine, and descriptions.
 
 Data flow: prediction file + labelled samples -> label lists, signs or texts -> additive statistics -> reports.
 
@@ -20,7 +20,7 @@ from hero_lightning.errors import ConfigError, HeroError
 from hero_lightning.evaluation import scoring
 from hero_lightning.evaluation.prediction_file import Rows, columns_of, plain
 from hero_lightning.metrics import captions, openvocab
-from hero_lightning.metrics.bootstrap import Figures, paired_bootstrap
+from hero_lightning.metrics.bootstrap import Metrics, paired_bootstrap
 from hero_lightning.metrics.extraction import Extractor
 from hero_lightning.metrics.wheels import Wheels
 from hero_lightning.types import Sample
@@ -33,7 +33,7 @@ NO_ANSWER = 2
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """One of the nine: its corpus with options, split, kind of label and official number of clips."""
+    """One of the nine: its dataset with options, split, kind of label and official number of clips."""
 
     dataset: str
     split: str
@@ -97,7 +97,7 @@ def score_words(
         constants = {"always negative": [-1] * len(true), "always positive": [1] * len(true)}
         return report(
             lambda row: openvocab.sentiment_statistics(row, true),
-            openvocab.sentiment_figures,
+            openvocab.sentiment_metrics,
             [signed[i] for i in scored],
             constants,
             resamples,
@@ -105,7 +105,7 @@ def score_words(
     sets = [set(s.labels[label]) if kind == "open" else {str(s.labels[label])} for s in samples]
     out = report(
         lambda row: openvocab.statistics(row, sets, wheels),
-        lambda sums: openvocab.figures(sums, kind),
+        lambda sums: openvocab.metrics(sums, kind),
         said,
         {f"always {', '.join(words)}": [list(words)] * len(sets) for words in openvocab.CONSTANTS[kind]},
         resamples,
@@ -120,7 +120,7 @@ def score_captions(
     embed: Callable[[Sequence[str]], Tensor] | None,
     resamples: int,
 ) -> dict[str, dict[str, Any]]:
-    """Reports by kind of description (caption, rationale) the corpus has; arguments as in `score_words`."""
+    """Reports by kind of description (caption, rationale) the dataset has; arguments as in `score_words`."""
     out = {}
     for kind in ("caption", "rationale"):
         own = [s for s in samples if s.descriptions.get(kind)]
@@ -129,39 +129,39 @@ def score_captions(
             true = [s.descriptions[kind] for s in own]
             said = [str(rows.get(s.id, {}).get(column) or "") for s in own]
             measure = lambda row, true=true: captions.statistics(row, true, embed)  # noqa: E731
-            out[kind] = report(measure, captions.figures, said, {}, resamples)
+            out[kind] = report(measure, captions.metrics, said, {}, resamples)
     if not out:
         raise ConfigError(
-            "The split has no descriptions.", expected="a corpus with captions or rationales", where="task"
+            "The split has no descriptions.", expected="a dataset with captions or rationales", where="task"
         )
     return out
 
 
 def report(
     measure: Callable[[Any], Tensor],
-    figures: Figures,
+    metrics: Metrics,
     said: Sequence[Any],
     constants: Mapping[str, Any],
     resamples: int,
 ) -> dict[str, Any]:
-    """Figures with intervals, chance and constant answers; see `score_words`.
+    """Metrics with intervals, chance and constant answers; see `score_words`.
 
     Args:
         measure: N answers -> statistics [N, S].
         constants: name -> N answers that never look at the clip.
     """
     if not said:
-        return {"n": 0, "labelled": 0, "figures": {}, "per_class": {}, "baselines": {}}
+        return {"n": 0, "labelled": 0, "metrics": {}, "per_class": {}, "baselines": {}}
     rows = measure(said)
     order = np.random.default_rng(0).permutation(len(said))
-    dealt = _floats(figures(measure([said[i] for i in order]).sum(dim=0)))
+    dealt = _floats(metrics(measure([said[i] for i in order]).sum(dim=0)))
     others = {name: measure(row) for name, row in constants.items()}
-    flat = {name: _floats(figures(row.sum(dim=0))) for name, row in others.items()}
+    flat = {name: _floats(metrics(row.sum(dim=0))) for name, row in others.items()}
     best = {k: max((f[k] for f in flat.values()), default=math.nan) for k in dealt}
-    out = scoring.report(rows, figures, len(said), None, resamples, chance=dealt, majority=best)
+    out = scoring.report(rows, metrics, len(said), None, resamples, chance=dealt, majority=best)
     out["baselines"] = {}
     for name, row in others.items():
-        paired = paired_bootstrap(rows, row, figures, resamples=resamples)
+        paired = paired_bootstrap(rows, row, metrics, resamples=resamples)
         out["baselines"][name] = {k: {"value": flat[name][k], **asdict(d)} for k, d in paired.items()}
     return out
 
@@ -178,7 +178,7 @@ def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) ->
         folder: holds <dataset>.csv, .jsonl, .json or .npz.
 
     Returns:
-        sets (name -> report), missing (name -> reason), mean of the primary figures, and whether all nine are in it.
+        sets (name -> report), missing (name -> reason), mean of the primary metrics, and whether all nine are in it.
 
     Raises:
         ConfigError: no set could be scored.
@@ -197,7 +197,7 @@ def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) ->
     if not sets:
         got = "; ".join(f"{k}: {v}" for k, v in missing.items())
         raise ConfigError("No test set could be scored.", expected="a file per test set", got=got, where="predictions")
-    primary = [next(iter(r["figures"].values()))["value"] for r in sets.values()]
+    primary = [next(iter(r["metrics"].values()))["value"] for r in sets.values()]
     return {"sets": sets, "missing": missing, "mean": sum(primary) / len(primary), "complete": not missing}
 
 
@@ -206,7 +206,7 @@ def _column(rows: Rows, names: Sequence[str | None]) -> str:
     found = next((n for n in names if n in have), None)
     if found is None:
         raise ConfigError(
-            "The file has no answers.", expected=" or ".join(SAID), got=have, where="columns", mend="columns.said=NAME"
+            "The file has no answers.", expected=" or ".join(SAID), got=have, where="columns", hint="columns.said=NAME"
         )
     return found
 

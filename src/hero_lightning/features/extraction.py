@@ -1,6 +1,6 @@
 """Writes features to the Store: the engine behind the cache pass of mode auto and behind the `extract` command.
 
-Data flow: streams + samples -> plan of parts -> DataLoader (each clip opened once for all streams that need it)
+Data flow: modalities + samples -> plan of parts -> DataLoader (each clip opened once for all modalities that need it)
 -> Encoder on the device -> Store.write -> manifest. Of n processes each may take its share of the parts.
 
 Shapes: T steps, D feature width.
@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import NO_FACE, read_clip
-from hero_lightning.features.source import Resolution
+from hero_lightning.features.source import Availability
 from hero_lightning.features.store import DTYPES, Fault
-from hero_lightning.types import Raw, Ready, Row, Sample
+from hero_lightning.types import EncoderInput, Row, Sample, StoredFeatures
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ SYSTEMIC = 4
 
 @dataclass(slots=True)
 class Summary:
-    """What a `fill` did, per stream.
+    """What a `fill` did, per modality.
 
     Attributes:
         written: clips whose features were written now.
         kept: clips that were stored before.
-        absent: clips that have no such stream.
+        absent: clips that have no such modality.
         failed: id -> why, of the clips that could not be read or encoded.
         seconds: wall clock of the whole run.
     """
@@ -66,11 +66,11 @@ class Summary:
 
 @dataclass(slots=True)
 class _Group:
-    """Parts of several streams that hold the same ids: their clips are opened once."""
+    """Parts of several modalities that hold the same ids: their clips are opened once."""
 
     ids: list[str]
-    parts: dict[str, str]  # stream -> file
-    rows: dict[str, dict[str, Ready]]
+    parts: dict[str, str]  # modality -> file
+    rows: dict[str, dict[str, StoredFeatures]]
     faults: dict[str, dict[str, Fault]]
     reasons: dict[str, dict[str, str]]
 
@@ -86,7 +86,7 @@ class _Clip:
 
 
 def fill(
-    streams: Mapping[str, Stream],
+    modalities: Mapping[str, Modality],
     samples: Sequence[Sample],
     *,
     batch_size: int = 16,
@@ -102,8 +102,8 @@ def fill(
     """Computes and stores what is missing. A killed run, started again, goes on and ends with the same files.
 
     Args:
-        streams: bound streams by name; each must be storable.
-        samples: clips; those stored already, or present in a stream's own source, are left alone.
+        modalities: bound modalities by name; each must be storable.
+        samples: clips; those stored already, or present in a modality's own source, are left alone.
         batch_size: clips per call of an encoder.
         device: where encoders run.
         workers: processes that decode; 0 = this one.
@@ -111,22 +111,22 @@ def fill(
         dtype: float32, bfloat16 or float16, of stores that do not exist yet.
         part_size: clips per part.
         retry: try again what failed before, though its file is the same.
-        force: throw away what these streams have stored and begin anew.
-        share: (k, n): of n processes given the same streams and samples, the k-th (from 0) does every n-th part. When
+        force: throw away what these modalities have stored and begin anew.
+        share: (k, n): of n processes given the same modalities and samples, the k-th (from 0) does every n-th part. When
             all are done the stores are those that one process would have written.
 
     Returns:
         What was done.
 
     Raises:
-        ConfigError: a stream whose features must not be stored.
+        ConfigError: a modality whose features must not be stored.
         FeatureError: the disk is full, or the store was made with other settings.
         DataError: a process that decodes died.
     """
     started = time.monotonic()
     summary = Summary()
     by_id = {s.id: s for s in samples}
-    _check(streams, dtype)
+    _check(modalities, dtype)
     alone = share == (0, 1)
     if (force or retry) and not alone:
         raise ConfigError(
@@ -134,27 +134,29 @@ def fill(
             expected="part=null with force=true or retry=true",
             got=f"part={share[0] + 1}/{share[1]}",
             where="part",
-            mend="force or retry in one process, or begin in parts with another paths.features",
+            hint="force or retry in one process, or begin in parts with another paths.features",
         )
     groups: dict[tuple[str, ...], _Group] = {}
     with ExitStack() as locks:
-        locks.enter_context(_locked(streams.values()))
-        for name, stream in streams.items():
-            assert stream.store is not None
+        locks.enter_context(_locked(modalities.values()))
+        for name, modality in modalities.items():
+            assert modality.store is not None
             if force:
-                stream.store.clear()
-            source = stream.source if stream.mode == "auto" else None
+                modality.store.clear()
+            source = modality.source if modality.mode == "auto" else None
             wanted = [s for s in samples if source is None or not source.has(s)]
-            for file, ids in stream.store.plan(wanted, dtype, part_size, retry, share).items():
+            for file, ids in modality.store.plan(wanted, dtype, part_size, retry, share).items():
                 group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}))
                 group.parts[name], group.rows[name], group.faults[name], group.reasons[name] = file, {}, {}, {}
             summary.written[name] = summary.absent[name] = 0
             summary.failed[name] = {}
-            summary.kept[name] = sum(stream.store.has(s) for s in wanted)
+            summary.kept[name] = sum(modality.store.has(s) for s in wanted)
         if not alone:
             locks.close()  # the others plan and work at the same time; their parts cannot overlap with ours
         try:
-            _work(streams, by_id, list(groups.values()), summary, batch_size, torch.device(device), workers, progress)
+            _work(
+                modalities, by_id, list(groups.values()), summary, batch_size, torch.device(device), workers, progress
+            )
         except RuntimeError as error:
             if DEAD not in str(error):
                 raise
@@ -162,44 +164,44 @@ def fill(
                 "A process that decodes clips died.",
                 got=str(error).splitlines()[0],
                 where=f"dataset.num_workers={workers}",
-                mend="start the same command again: finished parts are kept; fewer workers need less memory, and "
+                hint="start the same command again: finished parts are kept; fewer workers need less memory, and "
                 "dataset.num_workers=0 shows which clip it is",
             ) from error
         finally:
             if not alone:
-                locks.enter_context(_locked(streams.values()))
-            for stream in streams.values():
-                assert stream.store is not None
-                stream.store.enter()
+                locks.enter_context(_locked(modalities.values()))
+            for modality in modalities.values():
+                assert modality.store is not None
+                modality.store.enter()
     summary.seconds = time.monotonic() - started
     return summary
 
 
 @contextmanager
-def _locked(streams: Iterable[Stream]) -> Iterator[None]:
+def _locked(modalities: Iterable[Modality]) -> Iterator[None]:
     """Holds the locks of all stores, always in the same order."""
     with ExitStack() as locks:
-        for store in sorted((s.store for s in streams if s.store is not None), key=lambda store: store.folder):
+        for store in sorted((s.store for s in modalities if s.store is not None), key=lambda store: store.folder):
             locks.enter_context(store.locked())
         yield
 
 
-def _check(streams: Mapping[str, Stream], dtype: str) -> None:
+def _check(modalities: Mapping[str, Modality], dtype: str) -> None:
     if dtype not in DTYPES:
         raise ConfigError("Unknown dtype of stored features.", expected=", ".join(DTYPES), got=dtype, where="dtype")
-    for name, stream in streams.items():
-        if not stream.storable or stream.store is None:
+    for name, modality in modalities.items():
+        if not modality.storable or modality.store is None:
             raise ConfigError(
-                f"Features of stream {name} cannot be stored.",
-                expected="a bound stream with a frozen encoder and a sampler without chance",
-                got=stream.identity(),
-                where=f"modalities.{name}",
-                mend=f"mode@modalities.{name}=realtime, or another encoder or sampler",
+                f"Features of modality {name} cannot be stored.",
+                expected="a bound modality with a frozen encoder and a sampler without chance",
+                got=modality.identity(),
+                where=f"modality.{name}",
+                hint=f"mode@modality.{name}=realtime, or another encoder or sampler",
             )
 
 
 def _work(
-    streams: Mapping[str, Stream],
+    modalities: Mapping[str, Modality],
     samples: Mapping[str, Sample],
     groups: list[_Group],
     summary: Summary,
@@ -218,28 +220,28 @@ def _work(
             batches.append(list(range(first + start, first + min(start + batch_size, len(group.ids)))))
             owners.append(group)
         first += len(group.ids)
-    encoders = {name: streams[name].loaded_encoder().to(device) for name in {n for g in groups for n in g.parts}}
+    encoders = {name: modalities[name].loaded_encoder().to(device) for name in {n for g in groups for n in g.parts}}
     loader: DataLoader = DataLoader(
-        _Clips(dict(streams), jobs), batch_sampler=batches, num_workers=workers, collate_fn=_as_they_are
+        _Clips(dict(modalities), jobs), batch_sampler=batches, num_workers=workers, collate_fn=_as_they_are
     )
     for group, clips in zip(owners, _shown(loader, len(jobs), progress), strict=True):
         for name in group.parts:
             rows = _encode(encoders[name], name, clips, device)
             for clip in clips:
                 got = rows[clip.id]
-                if isinstance(got, Ready):
+                if isinstance(got, StoredFeatures):
                     group.rows[name][clip.id] = got
                     group.reasons[name][clip.id] = clip.reasons[name]
                 else:
                     group.faults[name][clip.id] = got
         if clips[-1].id == group.ids[-1]:
-            _finish(streams, group, summary, samples)
+            _finish(modalities, group, summary, samples)
 
 
-def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary, samples: Mapping[str, Sample]) -> None:
+def _finish(modalities: Mapping[str, Modality], group: _Group, summary: Summary, samples: Mapping[str, Sample]) -> None:
     """Writes a group's parts and lets go of its features."""
     for name, file in group.parts.items():
-        store, faults = streams[name].store, group.faults[name]
+        store, faults = modalities[name].store, group.faults[name]
         assert store is not None
         store.write(file, group.rows[name], faults, samples, group.reasons[name])
         summary.written[name] += len(group.rows[name])
@@ -252,10 +254,10 @@ def _finish(streams: Mapping[str, Stream], group: _Group, summary: Summary, samp
     group.rows, group.faults, group.reasons = {}, {}, {}
 
 
-def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.device) -> dict[str, Ready | Fault]:
-    """Encodes one stream of a batch; where the batch fails, each clip is tried alone."""
-    out: dict[str, Ready | Fault] = {c.id: c.faults[name] for c in clips if name in c.faults}
-    raw = {c.id: row for c in clips if isinstance(row := c.rows.get(name), Raw)}
+def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.device) -> dict[str, StoredFeatures | Fault]:
+    """Encodes one modality of a batch; where the batch fails, each clip is tried alone."""
+    out: dict[str, StoredFeatures | Fault] = {c.id: c.faults[name] for c in clips if name in c.faults}
+    raw = {c.id: row for c in clips if isinstance(row := c.rows.get(name), EncoderInput)}
     if not raw:
         return out
     try:
@@ -269,7 +271,7 @@ def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.devic
             return out | {next(iter(raw)): _fault("encode", error)}
         for clip in clips:
             out |= _encode(encoder, name, [clip], device)
-        if len(raw) >= SYSTEMIC and not any(isinstance(out[id], Ready) for id in raw):
+        if len(raw) >= SYSTEMIC and not any(isinstance(out[id], StoredFeatures) for id in raw):
             raise  # not the clips: the encoder or the device
         return out
     for b, (id, source) in enumerate(raw.items()):
@@ -281,7 +283,7 @@ def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.devic
         elif not bool(torch.isfinite(x).all()):
             out[id] = _fault("encode", "NaN or Inf in the features")
         else:
-            out[id] = Ready(x, clock, source.measures)
+            out[id] = StoredFeatures(x, clock, source.measures)
     return out
 
 
@@ -292,10 +294,10 @@ def _fault(stage: str, error: Exception | str) -> Fault:
 
 
 class _Clips(Dataset):
-    """Reads one clip for the streams that need it; a bad one comes back as its faults."""
+    """Reads one clip for the modalities that need it; a bad one comes back as its faults."""
 
-    def __init__(self, streams: dict[str, Stream], jobs: list[tuple[Sample, tuple[str, ...]]]) -> None:
-        self.streams, self.jobs = streams, jobs
+    def __init__(self, modalities: dict[str, Modality], jobs: list[tuple[Sample, tuple[str, ...]]]) -> None:
+        self.modalities, self.jobs = modalities, jobs
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -304,7 +306,7 @@ class _Clips(Dataset):
         sample, names = self.jobs[index]
         clip, wanted = _Clip(sample.id, {}, {}, {}), {}
         for name in names:
-            found = self.streams[name].resolve_media(sample)
+            found = self.modalities[name].media_availability(sample)
             if found.mode == "realtime":
                 wanted[name], clip.reasons[name] = found, found.reason
             else:
@@ -312,7 +314,7 @@ class _Clips(Dataset):
         try:
             clip.rows.update(self._read(sample, wanted))
         except PROBLEMS:
-            for name, found in wanted.items():  # one stream's fault must not take the others along
+            for name, found in wanted.items():  # one modality's fault must not take the others along
                 try:
                     clip.rows.update(self._read(sample, {name: found}))
                 except PROBLEMS as error:
@@ -321,8 +323,8 @@ class _Clips(Dataset):
         clip.faults |= {name: _fault("absent", NO_FACE) for name in empty}
         return clip
 
-    def _read(self, sample: Sample, wanted: dict[str, Resolution]) -> dict[str, Row]:
-        return read_clip({n: self.streams[n] for n in wanted}, wanted, sample)
+    def _read(self, sample: Sample, wanted: dict[str, Availability]) -> dict[str, Row]:
+        return read_clip({n: self.modalities[n] for n in wanted}, wanted, sample)
 
 
 def _as_they_are(clips: list[_Clip]) -> list[_Clip]:

@@ -20,41 +20,41 @@ END = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a stream reads of a clip, in 8 hex digits.
+class SourceFingerprint:
+    """What a modality reads of a clip, in 8 hex digits.
 
     Attributes:
-        stream: its name.
-        context_turns: previous turns that the text stream sees.
+        modality: its name.
+        context_turns: previous turns that the text modality sees.
         peaks_folder: where its sampler looks for peaks besides the sample's own file.
     """
 
-    stream: str
+    modality: str
     context_turns: int = 0
     peaks_folder: Path | None = None
 
     def __call__(self, sample: Sample) -> str | None:
         """The digits; None where the material is not at hand, so that nothing can be said."""
         used: tuple[Any, ...]
-        if self.stream == "text":
+        if self.modality == "text":
             turns = sample.turns[-self.context_turns :] if self.context_turns else ()
             used = (sample.text or "", sample.speaker if turns else None, turns)
-        elif self.stream == "au":
+        elif self.modality == "au":
             there = sample.video is not None and _fingerprint(sample.video.path) is not None
             used = (_fingerprint(sample.files.get("au")) or ("no table" if there else None),)
         else:
-            media = (sample.audio or sample.video) if self.stream == "audio" else sample.video
-            crops = sample.files.get("face") if self.stream == "face" and "face" not in sample.boxes else None
+            media = (sample.audio or sample.video) if self.modality == "audio" else sample.video
+            crops = sample.files.get("face") if self.modality == "face" and "face" not in sample.boxes else None
             media = Media(crops) if crops is not None else media
             used = (
                 _fingerprint(media.path if media else None),
                 media and (media.span, media.crop, media.part)[: 3 if media.part else 2],
             )
-            if self.stream != "audio":  # a sampler may follow the peaks of au_info
+            if self.modality != "audio":  # a sampler may follow the peaks of au_info
                 used = (
                     *used,
                     _fingerprint(au_info_file(sample, self.peaks_folder)),
-                    sample.boxes.get("face") if self.stream == "face" else 0,
+                    sample.boxes.get("face") if self.modality == "face" else 0,
                 )
                 still = _fingerprint(sample.files.get("peak_frame"))
                 used = (*used, still) if still is not None else used

@@ -23,8 +23,8 @@ def parsed(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        mend = "delete it and extract again"
-        raise FeatureError("A manifest cannot be read.", expected="JSON", got=error, where=path, mend=mend) from error
+        hint = "delete it and extract again"
+        raise FeatureError("A manifest cannot be read.", expected="JSON", got=error, where=path, hint=hint) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -43,8 +43,8 @@ def put(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        mend = "make room, then start the same command again: what is finished is kept"
-        raise FeatureError("Features cannot be written.", got=error, where=path, mend=mend) from error
+        hint = "make room, then start the same command again: what is finished is kept"
+        raise FeatureError("Features cannot be written.", got=error, where=path, hint=hint) from error
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Reads one clip for all its streams in the loader's worker.
+"""Reads one clip for all its modalities in the loader's worker.
 
-Data flow: Sample + Resolutions -> Ready rows from their source; one pass over the media file -> Encoder.preprocess
--> Raw rows.
+Data flow: Sample + Availability -> StoredFeatures rows from their source; one pass over the media file -> Encoder.preprocess
+-> EncoderInput rows.
 """
 
 from __future__ import annotations
@@ -11,58 +11,64 @@ from contextlib import ExitStack
 from typing import Any
 
 from hero_lightning.errors import MediaError
-from hero_lightning.features.modality import PICTURES, Stream
-from hero_lightning.features.source import Resolution
+from hero_lightning.features.modality import PICTURES, Modality
+from hero_lightning.features.source import Availability
 from hero_lightning.media.action_units import read_au_table
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.measures import au_measures, audio_measures, motion_measures
-from hero_lightning.media.types import Words
-from hero_lightning.types import Media, Raw, Row, Sample
+from hero_lightning.media.types import Utterance
+from hero_lightning.types import EncoderInput, Media, Row, Sample
 
 MEASURED: dict[str, Callable[[Any], dict[str, float]]] = {
     "audio": audio_measures,
     "motion": motion_measures,
     "au": au_measures,
 }
-"""Streams whose raw material yields numbers that evidence is written from."""
+"""Modalities whose raw material yields numbers that evidence is written from."""
 NO_FACE = "no face in any picture that was looked at"
-"""Why a stream that looked sound at index time turns out to be absent."""
+"""Why a modality that looked sound at index time turns out to be absent."""
 
 
 def read_clip(
-    streams: Mapping[str, Stream], resolutions: Mapping[str, Resolution], sample: Sample, epoch: int = 0, seed: int = 0
+    modalities: Mapping[str, Modality],
+    availability: Mapping[str, Availability],
+    sample: Sample,
+    epoch: int = 0,
+    seed: int = 0,
 ) -> dict[str, Row]:
-    """One clip's rows of all streams; each media file is opened once.
+    """One clip's rows of all modalities; each media file is opened once.
 
     Args:
-        streams: by name.
-        resolutions: by stream name, from Stream.resolve.
+        modalities: by name.
+        availability: by modality name, from Modality.resolve.
         sample: the clip.
         epoch, seed: what a sampler with chance depends on.
 
     Returns:
-        Ready, Raw or None (absent, broken; no face in any picture) by stream name.
+        StoredFeatures, EncoderInput or None (absent, broken; no face in any picture) by modality name.
 
     Raises:
         MediaError, FeatureError: a file that looked sound at index time cannot be read.
     """
-    rows: dict[str, Row] = dict.fromkeys(streams)
-    live: dict[str, Stream] = {}
-    for name, stream in streams.items():
-        if resolutions[name].mode == "preextracted":
-            rows[name] = stream.stored(sample)
-        elif resolutions[name].mode == "realtime":
-            live[name] = stream
+    rows: dict[str, Row] = dict.fromkeys(modalities)
+    live: dict[str, Modality] = {}
+    for name, modality in modalities.items():
+        if availability[name].mode == "preextracted":
+            rows[name] = modality.stored(sample)
+        elif availability[name].mode == "realtime":
+            live[name] = modality
     for name, material in _materials(live, sample, epoch, seed).items():
         encoder = live[name].encoder
         assert encoder is not None
         if material is not None:
-            rows[name] = Raw(encoder.preprocess(material), MEASURED[name](material) if name in MEASURED else {})
+            rows[name] = EncoderInput(
+                encoder.preprocess(material), MEASURED[name](material) if name in MEASURED else {}
+            )
     return rows
 
 
-def _materials(live: Mapping[str, Stream], sample: Sample, epoch: int, seed: int) -> dict[str, Any]:
-    """Raw material by stream: Frames, Waveform, Table, Words; None where looking found none (no face)."""
+def _materials(live: Mapping[str, Modality], sample: Sample, epoch: int, seed: int) -> dict[str, Any]:
+    """EncoderInput material by modality: Frames, Waveform, ActionUnits, Utterance; None where looking found none (no face)."""
     out: dict[str, Any] = {}
     clips: dict[Media, ClipReader] = {}
     with ExitStack() as files:
@@ -74,16 +80,16 @@ def _materials(live: Mapping[str, Stream], sample: Sample, epoch: int, seed: int
 
         if "text" in live:
             turns = live["text"].context_turns
-            out["text"] = Words(sample.text or "", sample.speaker, sample.turns[-turns:] if turns else ())
+            out["text"] = Utterance(sample.text or "", sample.speaker, sample.turns[-turns:] if turns else ())
         if "au" in live:
             out["au"] = read_au_table(sample.files["au"], lambda: clip(_media(sample.video, sample)).info.fps)
-        wanted: dict[Media, dict[str, Sequence[float]]] = {}  # each file is read once for all its streams
-        for stream in (live[name] for name in PICTURES if name in live):
-            assert stream.sampler is not None
-            media = _media(stream.looked_at(sample), sample)
-            plan = stream.sampler.plan(clip(media).info, sample, epoch, seed)
+        wanted: dict[Media, dict[str, Sequence[float]]] = {}  # each file is read once for all its modalities
+        for modality in (live[name] for name in PICTURES if name in live):
+            assert modality.sampler is not None
+            media = _media(modality.looked_at(sample), sample)
+            plan = modality.sampler.plan(clip(media).info, sample, epoch, seed)
             media = Media(plan.file) if plan.file is not None else media
-            wanted.setdefault(media, {})[stream.name] = plan.times
+            wanted.setdefault(media, {})[modality.name] = plan.times
         heard = _media(sample.audio or sample.video, sample) if "audio" in live else None
         if heard is not None:
             wanted.setdefault(heard, {})

@@ -1,6 +1,6 @@
-"""Where a stream's stored features come from: the protocol that Store and NpyDict share.
+"""Where a modality's stored features come from: the protocol that Store and NpyDict share.
 
-Data flow: Sample -> status (index time) -> read (worker) -> Ready.
+Data flow: Sample -> status (index time) -> read (worker) -> StoredFeatures.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from hero_lightning.types import Ready, Sample
+from hero_lightning.types import Sample, StoredFeatures
 
 Found = Literal["preextracted", "realtime", "absent", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """How one clip's features of one stream are had, decided once at index time.
+class Availability:
+    """How one clip's features of one modality are had, decided once at index time.
 
     Attributes:
-        mode: preextracted (read), realtime (decode and encode), absent (the clip has no such stream), broken (it
+        mode: preextracted (read), realtime (decode and encode), absent (the clip has no such modality), broken (it
             should have, but the file is bad).
         reason: why, in a few words; counted in the run folder.
     """
@@ -34,9 +34,9 @@ class Resolution:
 
 
 class FeatureSource(Protocol):
-    """Stored features of one stream."""
+    """Stored features of one modality."""
 
-    def status(self, sample: Sample) -> Resolution:
+    def status(self, sample: Sample) -> Availability:
         """preextracted, absent or broken, with the reason. Never raises for a bad file."""
         ...
 
@@ -44,7 +44,7 @@ class FeatureSource(Protocol):
         """Whether `read` will succeed."""
         ...
 
-    def read(self, sample: Sample) -> Ready:
+    def read(self, sample: Sample) -> StoredFeatures:
         """One clip's features. FeatureError where they are missing or broken."""
         ...
 

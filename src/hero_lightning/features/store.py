@@ -2,7 +2,7 @@
 
 Data flow: fill -> plan (which ids make which part) -> write (one part) ... -> enter (manifest) -> status / read by id.
 
-    <root>/<corpus>/<stream>/<slug>-<hash8>/manifest.json   identity, width, dtype, versions, parts with their records
+    <root>/<dataset>/<modality>/<slug>-<hash8>/manifest.json   identity, width, dtype, versions, parts with their records
                                             part-00000.safetensors   x/<id> [T, D], time/<id> [T]; measures and record
 
 A part holds fixed ids and is the unit of work: written under a temporary name and renamed. Its record (steps, stamps,
@@ -25,17 +25,17 @@ from typing import Any
 import torch
 
 from hero_lightning.errors import FeatureError
-from hero_lightning.features.fingerprint import Stamp
+from hero_lightning.features.fingerprint import SourceFingerprint
 from hero_lightning.features.manifest import parsed, put, told, versions
-from hero_lightning.features.source import Resolution
-from hero_lightning.types import Ready, Sample
+from hero_lightning.features.source import Availability
+from hero_lightning.types import Sample, StoredFeatures
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3
 """Of manifest and parts; another one lies in another folder."""
 Fault = dict[str, str]
-"""stage and error of a clip that yielded no features: absent (has no such stream), short (too short for one step),
+"""stage and error of a clip that yielded no features: absent (has no such modality), short (too short for one step),
 decode, encode."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_EXTRACTED = "not extracted"
@@ -46,7 +46,7 @@ EXTRACT = "python -m hero_lightning.extract"
 
 
 class Store:
-    """One stream's features of one corpus, made by one encoder and sampler. A FeatureSource.
+    """One modality's features of one dataset, made by one encoder and sampler. A FeatureSource.
 
     Args:
         folder: where manifest.json lies, or will lie.
@@ -55,7 +55,7 @@ class Store:
     """
 
     def __init__(
-        self, folder: Path | str, identity: Mapping[str, Any] | None = None, stamp: Stamp | None = None
+        self, folder: Path | str, identity: Mapping[str, Any] | None = None, stamp: SourceFingerprint | None = None
     ) -> None:
         self.folder, self.stamp = Path(folder), stamp
         self.remedy = EXTRACT
@@ -63,7 +63,7 @@ class Store:
         self._forget()
 
     @classmethod
-    def at(cls, root: Path, identity: Mapping[str, Any], stamp: Stamp | None = None) -> Store:
+    def at(cls, root: Path, identity: Mapping[str, Any], stamp: SourceFingerprint | None = None) -> Store:
         """The store of this identity below `root`: its folder's name is made from the identity."""
         text = json.dumps([FORMAT, identity], sort_keys=True)
         kind = [identity["encoder"]["class"], identity["sampler"].get("sampler"), identity["sampler"].get("count")]
@@ -115,7 +115,7 @@ class Store:
                 expected=f"format {FORMAT}",
                 got=f"format {manifest.get('format')}",
                 where=self.folder / "manifest.json",
-                mend="python -m hero_lightning.extract force=true makes these features anew",
+                hint="python -m hero_lightning.extract force=true makes these features anew",
             )
         if self.wanted is not None and manifest["identity"] != self.wanted:
             raise FeatureError(
@@ -123,7 +123,7 @@ class Store:
                 expected=told(self.wanted, manifest["identity"], 0),
                 got=told(self.wanted, manifest["identity"], 1),
                 where=self.folder,
-                mend="python -m hero_lightning.extract force=true makes them anew, or set the stream as they were made",
+                hint="python -m hero_lightning.extract force=true makes them anew, or set the modality as they were made",
             )
         for k, part in enumerate(manifest["parts"]):
             there = (self.folder / part["file"]).is_file()
@@ -162,20 +162,20 @@ class Store:
             expected=told(self.wanted or {}, {}, 0),
             got="; ".join(beside) or f"nothing in {self.folder.parent}",
             where=self.folder,
-            mend=f"{self.remedy} (with the same settings), or mode auto",
+            hint=f"{self.remedy} (with the same settings), or mode auto",
         )
 
-    def status(self, sample: Sample) -> Resolution:
+    def status(self, sample: Sample) -> Availability:
         """See FeatureSource: what the manifest says; no part is opened."""
         if self.has(sample):
             part, place = self._index[sample.id]
             reason = part["reasons"][place]
-            return Resolution("preextracted", f"store, {reason}" if reason else "store")
+            return Availability("preextracted", f"store, {reason}" if reason else "store")
         fault = self.fault(sample)
         if fault is not None:
-            return Resolution("absent" if fault["stage"] in ("absent", "short") else "broken", fault["error"])
+            return Availability("absent" if fault["stage"] in ("absent", "short") else "broken", fault["error"])
         known = self.manifest is not None and sample.id in self._index
-        return Resolution("absent", "extracted from another file or text" if known else NOT_EXTRACTED)
+        return Availability("absent", "extracted from another file or text" if known else NOT_EXTRACTED)
 
     def fault(self, sample: Sample) -> Fault | None:
         """Why this clip has no features although it was tried as it is, or None."""
@@ -200,19 +200,19 @@ class Store:
         part, place = (self.manifest and self._index.get(sample.id)) or ({"steps": [0]}, 0)
         return part["steps"][place] or None
 
-    def read(self, sample: Sample) -> Ready:
+    def read(self, sample: Sample) -> StoredFeatures:
         """See FeatureSource; always float32. What the clip holds today was compared at index time (`status`)."""
         if self.length(sample) is None:
             raise FeatureError(
                 f"Sample {sample.id} is not in the feature store.",
                 got=self.status(sample).reason,
                 where=self.folder,
-                mend=f"{self.remedy} (with the same settings)",
+                hint=f"{self.remedy} (with the same settings)",
             )
         file = self._index[sample.id][0]["file"]
         handle, names, measures = self._opened(file)
         x, time = handle.get_tensor(f"x/{sample.id}").float(), f"time/{sample.id}"
-        return Ready(x, handle.get_tensor(time) if time in names else None, dict(measures.get(sample.id, {})))
+        return StoredFeatures(x, handle.get_tensor(time) if time in names else None, dict(measures.get(sample.id, {})))
 
     def _opened(self, file: str) -> _Part:
         if file not in self._handles:
@@ -225,7 +225,7 @@ class Store:
                     "A part of the feature store cannot be read.",
                     got=error,
                     where=self.folder / file,
-                    mend="delete this file and run the extraction again: only this part is made anew",
+                    hint="delete this file and run the extraction again: only this part is made anew",
                 ) from error
             self._handles[file] = handle, frozenset(handle.keys()), json.loads(handle.metadata()["record"])["measures"]
         return self._handles[file]
@@ -315,7 +315,7 @@ class Store:
     def write(
         self,
         file: str,
-        rows: Mapping[str, Ready],
+        rows: Mapping[str, StoredFeatures],
         failures: Mapping[str, Fault],
         samples: Mapping[str, Sample],
         reasons: Mapping[str, str] | None = None,
@@ -338,9 +338,9 @@ class Store:
         name, ids = self.manifest["dtype"], sorted([*rows, *failures])
         tensors = {f"x/{id}": row.x.to(DTYPES[name]).contiguous() for id, row in rows.items()}
         if wide := [key for key, x in tensors.items() if not x.isfinite().all()]:
-            mend = "dtype=bfloat16 force=true: the store keeps the dtype it was begun with"
+            hint = "dtype=bfloat16 force=true: the store keeps the dtype it was begun with"
             problem, where = f"Features of {wide[0][2:]} are too large for {name}.", self.folder
-            raise FeatureError(problem, expected="finite numbers", got="Inf", where=where, mend=mend)
+            raise FeatureError(problem, expected="finite numbers", got="Inf", where=where, hint=hint)
         tensors |= {f"time/{id}": row.time.float().contiguous() for id, row in rows.items() if row.time is not None}
         first = next((rows[id] for id in ids if id in rows), None)
         record = {
@@ -373,7 +373,7 @@ def _number(part: Mapping[str, Any]) -> int:
     return int(part["file"][5:10])
 
 
-def _rate(row: Ready) -> float | None:
+def _rate(row: StoredFeatures) -> float | None:
     """Steps per second of a clip, where its features carry a clock."""
     if row.time is None or len(row.time) < 2 or row.time[-1] <= row.time[0]:
         return None

@@ -1,1 +1,1 @@
-"""Raw material of a clip: pictures, sound, action units, and which times are looked at."""
+"""EncoderInput material of a clip: pictures, sound, action units, and which times are looked at."""

@@ -1,6 +1,6 @@
 """Facial action units from files, and where in a clip the face is most expressive (au_info).
 
-Data flow: OpenFace or py-feat csv, MER-Factory json -> read_au_table -> Table -> find_peaks -> au_info dict;
+Data flow: OpenFace or py-feat csv, MER-Factory json -> read_au_table -> ActionUnits -> find_peaks -> au_info dict;
 au_info or MER-Factory json -> read_au_info -> au_info dict.
 
 Shapes: T tracked pictures, C = 35 columns (17 intensities 0..5, 18 presences 0 or 1), S values over time.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from hero_lightning.errors import MediaError
-from hero_lightning.media.types import Table
+from hero_lightning.media.types import ActionUnits
 from hero_lightning.types import Sample
 
 AU_NUMBERS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
@@ -28,21 +28,21 @@ AU_NUMBERS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 INTENSITIES = tuple(f"AU{n:02d}_r" for n in AU_NUMBERS)
 PRESENCES = tuple(f"AU{n:02d}_c" for n in (*AU_NUMBERS[:-1], 28, 45))
 AU_COLUMNS = INTENSITIES + PRESENCES
-"""The 35 columns of a Table, in OpenFace's order."""
+"""The 35 columns of a ActionUnits, in OpenFace's order."""
 PYFEAT = {name[:4]: name[:4] for name in AU_COLUMNS} | {"AU45": "AU43"}
 """Our unit -> py-feat's column: it sees closed eyes (AU43), not the blink."""
 LANDMARKS = tuple(f"{axis}_{k}" for axis in "xy" for k in range(68))
 RECTANGLE = ("FaceRectX", "FaceRectWidth", "FaceRectY", "FaceRectHeight")
 """Where OpenFace (points) and py-feat say the face is: first what lies along x, then along y."""
 PEAKS = "au_info"
-"""Folder below features_root/<corpus> of the peaks that `python -m hero_lightning.peaks` found."""
+"""Folder below features_root/<dataset> of the peaks that `python -m hero_lightning.peaks` found."""
 AU_INFO = re.compile(r'"au_info"\s*:\s*')
 JSON = json.JSONDecoder()
 TRACKED = 0.5
 """Least confidence of a tracked face in a table without a `success` column."""
 
 
-def read_au_table(path: Path, fps: Callable[[], float] | None = None) -> Table:
+def read_au_table(path: Path, fps: Callable[[], float] | None = None) -> ActionUnits:
     """Reads the action units of the pictures in which the face was tracked; of several faces the surest.
 
     OpenFace csv: names may carry blanks (it writes ", "). Rows with success = 0 or an unreadable number are left out.
@@ -54,7 +54,7 @@ def read_au_table(path: Path, fps: Callable[[], float] | None = None) -> Table:
         fps: gives the clip's picture rate, asked only where a table counts pictures instead of seconds (py-feat).
 
     Returns:
-        Table x [T, 35] in the order of AU_COLUMNS, with the times of the table.
+        ActionUnits x [T, 35] in the order of AU_COLUMNS, with the times of the table.
 
     Raises:
         MediaError: the file is missing or empty, lacks columns or a clock, or no row was tracked.
@@ -70,7 +70,7 @@ def read_au_table(path: Path, fps: Callable[[], float] | None = None) -> Table:
     if len(x) == 0:
         expected = "a row with success = 1"
         raise MediaError("The AU table holds no tracked face.", expected=expected, got="none", where=path)
-    return Table(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(time.astype(np.float32)), AU_COLUMNS)
+    return ActionUnits(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(time.astype(np.float32)), AU_COLUMNS)
 
 
 def read_face_boxes(path: Path, fps: Callable[[], float] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ def _numbers(path: Path, names: Sequence[str], wanted: Sequence[str], expected: 
             expected=expected,
             got=f"no {', '.join(lacking[:4])}{' ...' if len(lacking) > 4 else ''}",
             where=path,
-            mend=f"write it with {maker}, or py-feat",
+            hint=f"write it with {maker}, or py-feat",
         )
     try:
         rows = np.loadtxt(
@@ -188,7 +188,7 @@ def _shape(path: Path, got: str) -> MediaError:
 
 
 def au_info_file(sample: Sample, folder: Path | None) -> Path | None:
-    """The file of a clip's peaks: the corpus' own, else the one in the folder of those we found."""
+    """The file of a clip's peaks: the dataset' own, else the one in the folder of those we found."""
     own = sample.files.get("au_info")
     return own if own is not None or folder is None else folder / f"{quote(sample.id, safe='')}.json"
 

@@ -20,7 +20,7 @@ import torch
 from hero_lightning.errors import MediaError
 from hero_lightning.media.h264 import needed
 from hero_lightning.media.sound import laid_out, mono
-from hero_lightning.media.stills import EPSILON, Stills, is_stills, rgb
+from hero_lightning.media.stills import EPSILON, ImageSequence, is_stills, rgb
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 from hero_lightning.types import Media
 
@@ -42,7 +42,7 @@ class ClipReader:
     def __init__(self, media: Media) -> None:
         self.media = media
         self._container: Any = None
-        self._stills: Stills | None = None
+        self._stills: ImageSequence | None = None
         self._fresh = True  # no packet was taken yet
 
     def __enter__(self) -> ClipReader:
@@ -78,17 +78,17 @@ class ClipReader:
         sound: bool = False,
         size: int | Mapping[str, int | None] | None = None,
     ) -> tuple[dict[str, Frames], Waveform | None]:
-        """Reads the pictures of all streams, and the sound, in one pass.
+        """Reads the pictures of all modalities, and the sound, in one pass.
 
         Args:
-            pictures: stream name -> times in seconds. The picture at time t is the last one shown by then, so a time
+            pictures: modality name -> times in seconds. The picture at time t is the last one shown by then, so a time
                 before the first picture gives the first, one after the end the last.
             sound: whether the sound is read too.
             size: shortest side of the (cropped) pictures in pixels, aspect kept, never enlarged; None = as stored. One
-                for all, or by stream name.
+                for all, or by modality name.
 
         Returns:
-            Frames [T, H, W, 3] by stream name with the times at which these pictures appear, and the sound [N] of the
+            Frames [T, H, W, 3] by modality name with the times at which these pictures appear, and the sound [N] of the
             clip or None when not asked for.
 
         Raises:
@@ -127,15 +127,15 @@ class ClipReader:
         return frames, wave
 
     def _error(self, problem: str, expected: object, got: object) -> MediaError:
-        mend = "repair or replace the file, or leave the sample out"
-        return MediaError(problem, expected=expected, got=got, where=self.media.path, mend=mend)
+        hint = "repair or replace the file, or leave the sample out"
+        return MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
 
     def _open(self) -> None:
         if self._container is not None or self._stills is not None:
             return
         path = Path(self.media.path)
         if is_stills(path):
-            self._stills = Stills(self.media)
+            self._stills = ImageSequence(self.media)
             return
         if not path.is_file():
             raise self._error("The media file is missing.", "a video or audio file", "nothing there")

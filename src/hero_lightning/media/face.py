@@ -1,6 +1,6 @@
-"""Faces of a clip: a known box, crops from files, or a detector; without a face the stream is absent.
+"""Faces of a clip: a known box, crops from files, or a detector; without a face the modality is absent.
 
-Data flow: Sample -> Faces.media (what is looked at) -> Frames -> Faces.crops -> Frames of the face, or None.
+Data flow: Sample -> FaceCropper.media (what is looked at) -> Frames -> FaceCropper.crops -> Frames of the face, or None.
 
 Shapes: T pictures, H W picture size, h w face size, N faces in a picture. Boxes: x0, y0, x1, y1.
 """
@@ -26,18 +26,18 @@ from hero_lightning.types import Box, Media, Sample
 
 log = logging.getLogger(__name__)
 
-WHERE = "modalities.face.detector"
+WHERE = "modality.face.detector"
 PICKS = ("largest", "tracked")
 COLOR_ORDERS = ("rgb", "bgr_compat")
 HAAR_WARNING = (
     "The Haar cascade finds a face in 12-74 % of the frames of real clips where YuNet finds one in 94-100 %: "
-    "better detector@modalities.face.detector=yunet modalities.face.detector.model=FILE"
+    "better detector@modality.face.detector=yunet modality.face.detector.model=FILE"
 )
 """Shares measured on real clips of talking people, see docs/media.md."""
 
 
 @dataclass(kw_only=True, eq=False)
-class Faces:
+class FaceCropper:
     """Faces that are known already: `sample.boxes["face"]`, else the crops of `sample.files["face"]`.
 
     Crops are OpenFace's array [T, 112, 112, 3] (mapped, blue first), a folder of images, or a video of the face.
@@ -96,7 +96,7 @@ class Faces:
 
 
 @dataclass(kw_only=True, eq=False)
-class Detector(Faces):
+class Detector(FaceCropper):
     """Finds the face in every picture that is looked at; pictures without one are left out.
 
     Attributes:
@@ -127,7 +127,7 @@ class Detector(Faces):
         return self.__dict__ | {"_net": None}
 
     def identity(self) -> dict[str, Any]:
-        """See Faces."""
+        """See FaceCropper."""
         keys = ("pick", "margin", "side", "longest")
         own = {"detector": type(self).__name__, **{k: getattr(self, k) for k in keys}}
         return super().identity() | own
@@ -188,7 +188,7 @@ class YuNet(Detector):
         return super().identity() | {"confidence": self.confidence, "model": Path(self.model or "none").name}
 
     def check(self) -> None:
-        """See Faces."""
+        """See FaceCropper."""
         opencv()
         if self.model is None or not Path(self.model).is_file():
             raise ConfigError(
@@ -196,7 +196,7 @@ class YuNet(Detector):
                 expected="YuNet's .onnx file",
                 got=self.model or "none",
                 where=f"{WHERE}.model",
-                mend=f"{WHERE}.model=FILE (docs/media.md says where it comes from), or detector@{WHERE}=haar",
+                hint=f"{WHERE}.model=FILE (docs/media.md says where it comes from), or detector@{WHERE}=haar",
             )
 
     def find(self, picture: np.ndarray) -> np.ndarray:
@@ -224,10 +224,10 @@ class Haar(Detector):
         log.warning(HAAR_WARNING)
 
     def check(self) -> None:
-        """See Faces."""
+        """See FaceCropper."""
         if not hasattr(opencv(), "CascadeClassifier"):
-            mend = "pip install 'opencv-python-headless<5'"
-            raise ConfigError("This OpenCV has no Haar cascades.", expected="OpenCV 4", where=WHERE, mend=mend)
+            hint = "pip install 'opencv-python-headless<5'"
+            raise ConfigError("This OpenCV has no Haar cascades.", expected="OpenCV 4", where=WHERE, hint=hint)
 
     def find(self, picture: np.ndarray) -> np.ndarray:
         """See Detector."""
@@ -247,7 +247,7 @@ class TableFaces(Detector):
     """
 
     def media(self, sample: Sample) -> Media | None:
-        """See Faces."""
+        """See FaceCropper."""
         known = {"au", "face"} & sample.files.keys() or "face" in sample.boxes
         return super().media(sample) if known else None
 
@@ -330,6 +330,6 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        mend = "pip install 'hero-lightning[face]'"
-        raise ConfigError("Faces are found by OpenCV.", expected="opencv", got=error, where=WHERE, mend=mend) from error
+        hint = "pip install 'hero-lightning[face]'"
+        raise ConfigError("Faces are found by OpenCV.", expected="opencv", got=error, where=WHERE, hint=hint) from error
     return cv2

@@ -1,6 +1,6 @@
-"""Which times of a clip are looked at: a Sampler makes a FramePlan from the clip's header, never from its pictures.
+"""Which times of a clip are looked at: a FrameSampler makes a FramePlan from the clip's header, never from its pictures.
 
-Data flow: ClipInfo + Sample (+ epoch, seed) -> Sampler.plan -> FramePlan (times in seconds, reason).
+Data flow: ClipInfo + Sample (+ epoch, seed) -> FrameSampler.plan -> FramePlan (times in seconds, reason).
 
 Legend: L pictures in the clip, K pictures in the plan. Picture k is shown at k / fps.
 """
@@ -22,7 +22,7 @@ from hero_lightning.types import Sample
 Number = TypeVar("Number", int, float)
 
 
-class Sampler(ABC):
+class FrameSampler(ABC):
     """A rule that picks times of a clip.
 
     Attributes:
@@ -44,7 +44,7 @@ class Sampler(ABC):
         """Name and parameters: part of the identity of the features made with it."""
 
 
-class Uniform(Sampler):
+class Uniform(FrameSampler):
     """Equal parts of the clip, one picture each; the last is repeated where the clip is shorter.
 
     Args:
@@ -57,19 +57,19 @@ class Uniform(Sampler):
         self.count, self.center, self.ends = _positive("count", count), center, ends
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
-        """See Sampler."""
+        """See FrameSampler."""
         if self.ends:
             step = max(info.num_frames - 1, 0) / max(self.count - 1, 1)
             return _shown([round(k * step) for k in range(self.count)], info, "uniform")
         return _shown(spread(info.num_frames, self.count, self.center), info, "uniform")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
-        """See Sampler."""
+        """See FrameSampler."""
         own: dict[str, str | int | float | bool | None] = {"ends": True} if self.ends else {}  # stores before it match
         return {"sampler": "uniform", "count": self.count, "center": self.center, **own}
 
 
-class Fps(Sampler):
+class Fps(FrameSampler):
     """A fixed number of pictures per second.
 
     Args:
@@ -82,17 +82,17 @@ class Fps(Sampler):
         self.max_frames = max_frames if max_frames is None else _positive("max_frames", max_frames)
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
-        """See Sampler."""
+        """See FrameSampler."""
         total = max(int(info.duration * self.fps + 1e-6), 1)
         chosen = range(total) if self.max_frames is None else spread(total, min(total, self.max_frames))
         return FramePlan(tuple(k / self.fps for k in chosen), "fps")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
-        """See Sampler."""
+        """See FrameSampler."""
         return {"sampler": "fps", "fps": self.fps, "max_frames": self.max_frames}
 
 
-class Consecutive(Sampler):
+class Consecutive(FrameSampler):
     """Runs of neighbouring pictures, spread evenly from the clip's first to its last picture (video encoders).
 
     Args:
@@ -107,7 +107,7 @@ class Consecutive(Sampler):
         self.stride, self.center = _positive("stride", stride), center
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
-        """See Sampler. The plan holds clips x frames times, run after run; runs may overlap."""
+        """See FrameSampler. The plan holds clips x frames times, run after run; runs may overlap."""
         length = max(info.num_frames, 1)
         room = max(length - 1 - (self.frames - 1) * self.stride, 0)
         if self.center or self.clips == 1:
@@ -118,12 +118,12 @@ class Consecutive(Sampler):
         return _shown(chosen, info, "consecutive")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
-        """See Sampler."""
+        """See FrameSampler."""
         own: dict[str, str | int | float | bool | None] = {"center": True} if self.center else {}
         return {"sampler": "consecutive", "frames": self.frames, "clips": self.clips, "stride": self.stride, **own}
 
 
-class HeadTail(Sampler):
+class HeadTail(FrameSampler):
     """Half of the pictures at random from the first half of the clip, half from the second; new ones every epoch.
 
     Args:
@@ -136,7 +136,7 @@ class HeadTail(Sampler):
         self.count = _positive("count", count)
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
-        """See Sampler."""
+        """See FrameSampler."""
         length, draw = max(info.num_frames, 1), random.Random(f"{seed}/{epoch}/{sample.id}")
         middle = (length + 1) // 2
         head = _drawn(draw, range(middle), (self.count + 1) // 2)
@@ -144,23 +144,23 @@ class HeadTail(Sampler):
         return _shown(head + tail, info, "headtail")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
-        """See Sampler."""
+        """See FrameSampler."""
         return {"sampler": "headtail", "count": self.count}
 
 
-class All(Sampler):
+class All(FrameSampler):
     """Every picture of the clip."""
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
-        """See Sampler."""
+        """See FrameSampler."""
         return _shown(range(max(info.num_frames, 1)), info, "all")
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
-        """See Sampler."""
+        """See FrameSampler."""
         return {"sampler": "all"}
 
 
-class EmotionPeak(Sampler):
+class EmotionPeak(FrameSampler):
     """Pictures around the strongest facial expression, the rest spread over the whole clip.
 
     The peaks come from `sample.files["au_info"]`, else from what the `peaks` command found. A clip without either is
@@ -188,11 +188,11 @@ class EmotionPeak(Sampler):
                 expected="count=8 width=2 peaks=1",
                 got=f"count={count} width={width} peaks={peaks}",
                 where="sampler.legacy",
-                mend="leave legacy at false",
+                hint="leave legacy at false",
             )
 
     def plan(self, info: ClipInfo, sample: Sample, epoch: int, seed: int) -> FramePlan:
-        """See Sampler."""
+        """See FrameSampler."""
         path, still = au_info_file(sample, self.peaks_folder), sample.files.get("peak_frame")
         length = max(info.num_frames, 1)
         if self.count == 1 and still is not None and still.is_file():
@@ -224,7 +224,7 @@ class EmotionPeak(Sampler):
         return plan
 
     def identity(self) -> dict[str, str | int | float | bool | None]:
-        """See Sampler."""
+        """See FrameSampler."""
         own = {"count": self.count, "width": self.width, "peaks": self.peaks, "legacy": self.legacy}
         return {"sampler": "emotion_peak", **own}
 

@@ -1,6 +1,6 @@
 """Named numbers of a clip in words' reach: how the voice sounds, how much moves, how strong each action unit is.
 
-Data flow: Waveform -> pitch, level, rate, pauses; Frames -> movement; Table -> action units (dict[str, float] each).
+Data flow: Waveform -> pitch, level, rate, pauses; Frames -> movement; ActionUnits -> action units (dict[str, float] each).
 
 Shapes: N audio samples, F analysis frames of 40 ms every 10 ms, T pictures, C columns. Names carry units.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hero_lightning.media.types import Frames, Table, Waveform
+from hero_lightning.media.types import ActionUnits, Frames, Waveform
 
 WINDOW, HOP = 0.040, 0.010
 """Seconds: two periods of the deepest voice; the speech field's usual step."""
@@ -61,7 +61,7 @@ def motion_measures(frames: Frames) -> dict[str, float]:
     return {"movement": float(change.mean()), "movement_max": float(change.max())}
 
 
-def au_measures(table: Table) -> dict[str, float]:
+def au_measures(table: ActionUnits) -> dict[str, float]:
     """Intensity (0..5) of every action unit over the clip: AU12 its mean, AU12_max its maximum."""
     out: dict[str, float] = {}
     mean, high = table.x.mean(dim=0), table.x.amax(dim=0)  # [C]

@@ -17,8 +17,8 @@ import torch
 from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.media.action_units import read_au_table
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.face import Faces, picture_rate
-from hero_lightning.media.types import Frames, Table
+from hero_lightning.media.face import FaceCropper, picture_rate
+from hero_lightning.media.types import ActionUnits, Frames
 from hero_lightning.types import Sample
 
 METHODS = ("au", "face_change", "motion")
@@ -45,7 +45,7 @@ class PeakFinder:
     height: float = 0.8
     distance: float = 0.5
     fps: float = 10.0
-    faces: Faces = field(default_factory=Faces)
+    faces: FaceCropper = field(default_factory=FaceCropper)
 
     def __post_init__(self) -> None:
         checks = (
@@ -139,12 +139,12 @@ def _change(frames: Frames) -> np.ndarray:
 
 
 def find_peaks(
-    table: Table, fps: float, total_frames: int | None = None, height: float = 0.8, distance: float = 0.5
+    table: ActionUnits, fps: float, total_frames: int | None = None, height: float = 0.8, distance: float = 0.5
 ) -> dict[str, Any]:
     """Finds where the face is most expressive: the highest sums of intensities, strongest first.
 
     Blinks (AU45) do not count: they come every few seconds and mean nothing here. Neither do pictures in which the
-    face was not tracked: a Table does not hold them.
+    face was not tracked: a ActionUnits does not hold them.
 
     Args:
         table: action units of the clip.

@@ -1,6 +1,6 @@
 """Pictures that are no video: a folder of images, or one array in a file; and how any picture is scaled and cut.
 
-Data flow: Media -> Stills -> pictures at wanted times (Frames); only those are read.
+Data flow: Media -> ImageSequence -> pictures at wanted times (Frames); only those are read.
 
 Shapes: T pictures, H W picture size.
 """
@@ -20,7 +20,7 @@ from hero_lightning.types import Box, Media
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 RATE = 25.0
-"""Pictures per second of a folder or array whose corpus does not say."""
+"""Pictures per second of a folder or array whose dataset does not say."""
 EPSILON = 2e-3
 """Seconds a picture may come late and still count as shown: Matroska rounds times to 1 ms, plans are k / fps."""
 
@@ -30,7 +30,7 @@ def is_stills(path: Path) -> bool:
     return path.suffix == ".npy" or path.is_dir()
 
 
-class Stills:
+class ImageSequence:
     """The pictures of a folder (in natural order) or of an array [T, H, W, 3] uint8, which is mapped, not read.
 
     Picture k is shown at k / rate. A file without pictures (OpenFace writes one where it found no face) has none.
@@ -75,8 +75,8 @@ class Stills:
         return np.stack([shown[k] for k in index]), [k / self.rate for k in index]
 
     def _error(self, problem: str, expected: object, got: object) -> MediaError:
-        mend = "repair or replace the file, or leave the sample out"
-        return MediaError(problem, expected=expected, got=got, where=self.media.path, mend=mend)
+        hint = "repair or replace the file, or leave the sample out"
+        return MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
 
     def _picture(self, k: int, size: int | None) -> np.ndarray:
         import av

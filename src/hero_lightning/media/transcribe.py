@@ -1,4 +1,4 @@
-"""Words for clips that come without: Whisper listens to the sound, and what it hears is kept as text.
+"""Utterance for clips that come without: Whisper listens to the sound, and what it hears is kept as text.
 
 Data flow: Sample -> sound -> windows of 30 s, cut where it is quiet -> Whisper -> text file -> Sample with text.
 
@@ -130,13 +130,13 @@ def cut(x: Tensor, longest: int) -> list[Tensor]:
     return [*out, x]
 
 
-def transcribed(samples: Sequence[Sample], asr: Transcriber, features_root: Path, corpus: str) -> list[Sample]:
+def transcribed(samples: Sequence[Sample], asr: Transcriber, features_root: Path, dataset: str) -> list[Sample]:
     """Gives words to the samples that have none; what was heard before is read from its file.
 
-    Files: <features_root>/<corpus>/transcript/<asr.slug>/<id>-<8 hex digits of the media>.txt, empty where nothing is
+    Files: <features_root>/<dataset>/transcript/<asr.slug>/<id>-<8 hex digits of the media>.txt, empty where nothing is
     said. A clip whose sound cannot be read keeps no text, and a warning names it.
     """
-    folder, out = Path(features_root) / corpus / "transcript" / asr.slug, []
+    folder, out = Path(features_root) / dataset / "transcript" / asr.slug, []
     for sample in samples:
         media, text = sample.audio or sample.video, sample.text
         if not (text or "").strip() and media is not None:

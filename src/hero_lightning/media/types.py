@@ -1,4 +1,4 @@
-"""Raw material of a clip as the encoders take it.
+"""EncoderInput material of a clip as the encoders take it.
 
 Shapes: T pictures, H W picture size, N audio samples, C table columns. Times are seconds from the clip's start.
 """
@@ -56,7 +56,7 @@ class Waveform:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Utterance:
     """What is said, and by whom, with the turns before it (oldest first)."""
 
     text: str
@@ -65,7 +65,7 @@ class Words:
 
 
 @dataclass(slots=True)
-class Table:
+class ActionUnits:
     """Numbers per step from a file (OpenFace action units).
 
     Attributes:

@@ -1,6 +1,6 @@
-"""Percentile bootstrap of figures that are functions of summed row statistics (Efron & Tibshirani 1993, ch. 13).
+"""Percentile bootstrap of metrics that are functions of summed row statistics (Efron & Tibshirani 1993, ch. 13).
 
-Data flow: statistics [N, S] -> how often each row is drawn [R, G] @ sums per group [G, S] -> figures [R] -> quantiles.
+Data flow: statistics [N, S] -> how often each row is drawn [R, G] @ sums per group [G, S] -> metrics [R] -> quantiles.
 
 Shapes: N rows, S statistics, R resamples, G groups drawn together (dialogues; one row each where none are given).
 A resample is a row of counts, so a figure over 1000 resamples is one matrix product; no prediction is looked at twice.
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Figures = Callable[[Tensor], Mapping[str, Tensor]]
-"""Summed statistics [R, S] -> figure name -> [R]; `Target.figures_of`."""
+Metrics = Callable[[Tensor], Mapping[str, Tensor]]
+"""Summed statistics [R, S] -> figure name -> [R]; `Task.metrics_of`."""
 Groups = Sequence[Hashable] | None
 
 CELLS = 4_000_000
@@ -38,7 +38,7 @@ class Paired:
 
 
 def intervals(
-    rows: Tensor, figures: Figures, *, groups: Groups = None, resamples: int = 1000, seed: int = 0
+    rows: Tensor, metrics: Metrics, *, groups: Groups = None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % interval (low, high) of every figure; nan where it is undefined in every resample.
 
@@ -47,20 +47,20 @@ def intervals(
         groups: N names; rows of one name are drawn together. None = every row on its own.
         seed: same seed, same interval.
     """
-    drawn = [figures(sums) for (sums,) in _resamples((rows,), groups, resamples, seed)]
+    drawn = [metrics(sums) for (sums,) in _resamples((rows,), groups, resamples, seed)]
     return {k: _quantiles(torch.cat([d[k] for d in drawn])) for k in drawn[0]}
 
 
 def paired_bootstrap(
-    a: Tensor, b: Tensor, figures: Figures, *, groups: Groups = None, resamples: int = 1000
+    a: Tensor, b: Tensor, metrics: Metrics, *, groups: Groups = None, resamples: int = 1000
 ) -> dict[str, Paired]:
     """Compares two systems by their statistics [N, S] of the same rows, drawn together; the rest as in `intervals`."""
     drawn: dict[str, list[Tensor]] = {}
     for of_a, of_b in _resamples((a, b), groups, resamples, seed=0):
-        fa, fb = figures(of_a), figures(of_b)
+        fa, fb = metrics(of_a), metrics(of_b)
         for k in fa:
             drawn.setdefault(k, []).append(fa[k] - fb[k])
-    whole_a, whole_b = figures(a.sum(dim=0)), figures(b.sum(dim=0))
+    whole_a, whole_b = metrics(a.sum(dim=0)), metrics(b.sum(dim=0))
     out = {}
     for k, parts in drawn.items():
         d = torch.cat(parts)

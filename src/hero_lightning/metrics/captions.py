@@ -1,11 +1,11 @@
-"""Figures of written descriptions: BLEU, ROUGE-L, CIDEr and the similarity of sentence vectors.
+"""Metrics of written descriptions: BLEU, ROUGE-L, CIDEr and the similarity of sentence vectors.
 
-Data flow: said and true texts --statistics--> [N, S] --sum--> figures.
+Data flow: said and true texts --statistics--> [N, S] --sum--> metrics.
 
 Shapes: N clips; leading axes `...` of sums are resamples or nothing.
 
 Definitions:
-  bleu1, bleu4   corpus BLEU (Papineni et al. 2002): n-gram counts and lengths of torchmetrics' BLEUScore, one reference
+  bleu1, bleu4   dataset BLEU (Papineni et al. 2002): n-gram counts and lengths of torchmetrics' BLEUScore, one reference
   rouge_l        mean F of the longest common subsequence (Lin 2004), torchmetrics
   cider          mean CIDEr-D (Vedantam et al. 2015), the usual figure of caption tables: for n = 1..4 tf-idf vectors of
                  n-grams, document frequency over the true texts, said counts clipped to the true ones, cosine times
@@ -38,7 +38,7 @@ WORD = re.compile(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+(?:'[^\W\d_]+)?")
 
 
 def statistics(said: Sequence[str], true: Sequence[str], embed: Callable[[Sequence[str]], Tensor] | None) -> Tensor:
-    """What every text adds to the figures.
+    """What every text adds to the metrics.
 
     Args:
         said: N texts.
@@ -62,7 +62,7 @@ def statistics(said: Sequence[str], true: Sequence[str], embed: Callable[[Sequen
     return torch.cat([out, alike.unsqueeze(-1).to(out)], dim=-1)
 
 
-def figures(sums: Tensor) -> dict[str, Tensor]:
+def metrics(sums: Tensor) -> dict[str, Tensor]:
     """Summed statistics [..., 14] -> figure name -> [...]."""
     n, length, reference = sums[..., 0], sums[..., 1], sums[..., 2]
     share = sums[..., 3 : 3 + GRAMS] / sums[..., 3 + GRAMS : 3 + 2 * GRAMS].clamp(min=1)

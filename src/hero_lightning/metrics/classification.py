@@ -1,6 +1,6 @@
-"""Figures of a one-of-C prediction, from additive statistics: one formula for value, interval and baseline.
+"""Metrics of a one-of-C prediction, from additive statistics: one formula for value, interval and baseline.
 
-Data flow: probabilities, truth --statistics--> [N, C*(C+1) + BINS] --sum--> figures.
+Data flow: probabilities, truth --statistics--> [N, C*(C+1) + BINS] --sum--> metrics.
 
 Shapes: N rows, C classes, BINS calibration bins; leading axes `...` of sums are resamples or nothing.
 A row whose probabilities are all zero is no answer: it has the last column of the confusion table, and is wrong.
@@ -30,7 +30,7 @@ def votes(said: Sequence[str | None], classes: Sequence[str]) -> Tensor:
 
 
 def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
-    """What every row adds to the figures.
+    """What every row adds to the metrics.
 
     Args:
         prediction: [N, C] probabilities.
@@ -49,7 +49,7 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     return torch.cat([cell.double(), bins * gap.unsqueeze(-1)], dim=-1)
 
 
-def figures(sums: Tensor, classes: int) -> dict[str, Tensor]:
+def metrics(sums: Tensor, classes: int) -> dict[str, Tensor]:
     """Summed statistics [..., C*(C+1) + BINS] -> figure name -> [...]."""
     table = sums[..., :-BINS].unflatten(-1, (classes, classes + 1))  # [..., C, C+1] truth down
     total = table.sum(dim=(-1, -2))
@@ -93,13 +93,13 @@ def per_class(sums: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]
 
 
 def chance(truth: Tensor, classes: int) -> dict[str, float]:
-    """Figures of the expected confusion matrix of uniform guessing, given truth [N].
+    """Metrics of the expected confusion matrix of uniform guessing, given truth [N].
 
     Calibration is left out: it depends on the confidence a guesser would state.
     """
     support = truth.bincount(minlength=classes).double()
     cells = F.pad((support / classes).unsqueeze(1).expand(-1, classes), (0, 1)).flatten()
-    out = figures(F.pad(cells, (0, BINS)), classes)
+    out = metrics(F.pad(cells, (0, BINS)), classes)
     return {k: float(v) for k, v in out.items() if k != "ece"}
 
 

@@ -1,6 +1,6 @@
-"""Figures of a predicted distribution over emotions: KL divergence, cosine, and the top-3 hits of VCE.
+"""Metrics of a predicted distribution over emotions: KL divergence, cosine, and the top-3 hits of VCE.
 
-Data flow: shares, truth --statistics--> [N, 6] --sum--> figures.
+Data flow: shares, truth --statistics--> [N, 6] --sum--> metrics.
 
 Shapes: N rows, C emotions; leading axes `...` of sums are resamples or nothing.
 
@@ -30,7 +30,7 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(kl), kl, F.cosine_similarity(p, y, dim=-1), *hits], dim=-1)
 
 
-def figures(sums: Tensor, outputs: int) -> dict[str, Tensor]:
+def metrics(sums: Tensor, outputs: int) -> dict[str, Tensor]:
     """Summed statistics [..., 6] -> figure name -> [...]."""
     names = ("kl", "cosine", "acc_true1_in_pred3", "acc_pred1_in_true3", "top1")
     return dict(zip(names, (sums[..., 1:] / sums[..., :1]).unbind(dim=-1), strict=True))

@@ -1,6 +1,6 @@
-"""Figures of open label sets: how many of the named words are right, and how many of the right ones are named.
+"""Metrics of open label sets: how many of the named words are right, and how many of the right ones are named.
 
-Data flow: probabilities, truth --statistics--> [N, 3] --sum--> figures.
+Data flow: probabilities, truth --statistics--> [N, 3] --sum--> metrics.
 
 Shapes: N rows, C words of the vocabulary; leading axes `...` of sums are resamples or nothing.
 
@@ -32,7 +32,7 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(right), precision, recall], dim=-1)
 
 
-def figures(sums: Tensor, outputs: int) -> dict[str, Tensor]:
+def metrics(sums: Tensor, outputs: int) -> dict[str, Tensor]:
     """Summed statistics [..., 3] -> figure name -> [...]."""
     precision, recall = (sums[..., 1:] / sums[..., :1]).unbind(dim=-1)
     f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)

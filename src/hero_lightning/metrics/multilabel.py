@@ -1,6 +1,6 @@
-"""Figures of C yes-or-no labels at threshold 0.5, from additive statistics, and the area under the ROC curve.
+"""Metrics of C yes-or-no labels at threshold 0.5, from additive statistics, and the area under the ROC curve.
 
-Data flow: probabilities, truth --statistics--> [N, 4 C] --sum--> figures.
+Data flow: probabilities, truth --statistics--> [N, 4 C] --sum--> metrics.
 
 Shapes: N rows, C labels; leading axes `...` of sums are resamples or nothing.
 
@@ -26,7 +26,7 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     return torch.cat([yes & there, yes & ~there, ~yes & there, ~yes & ~there], dim=-1).double()
 
 
-def figures(sums: Tensor, labels: int) -> dict[str, Tensor]:
+def metrics(sums: Tensor, labels: int) -> dict[str, Tensor]:
     """Summed statistics [..., 4 C] -> figure name -> [...]."""
     tp, fp, fn, tn = sums.unflatten(-1, (4, labels)).unbind(dim=-2)  # each [..., C]
     yes, no = _f1(tp, fp, fn), _f1(tn, fn, fp)
@@ -59,10 +59,10 @@ def auc(prediction: Tensor, truth: Tensor) -> float:
 
 
 def chance(truth: Tensor, labels: int) -> dict[str, float]:
-    """Figures of the expected hits and misses of tossing a coin, given truth [N, C]."""
+    """Metrics of the expected hits and misses of tossing a coin, given truth [N, C]."""
     positives = (truth > THRESHOLD).double().sum(dim=0)
     negatives = len(truth) - positives
-    out = figures(torch.cat([positives, negatives, positives, negatives]) / 2, labels)
+    out = metrics(torch.cat([positives, negatives, positives, negatives]) / 2, labels)
     return {**{k: float(v) for k, v in out.items()}, "auc": 0.5}
 
 

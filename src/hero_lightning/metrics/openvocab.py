@@ -1,6 +1,6 @@
-"""Figures of answers in open vocabulary (MER-UniBench): F_s, hit rate and sentiment, official and corrected.
+"""Metrics of answers in open vocabulary (MER-UniBench): F_s, hit rate and sentiment, official and corrected.
 
-Data flow: said and true label sets + Wheels --statistics--> [N, S] --sum--> figures.
+Data flow: said and true label sets + Wheels --statistics--> [N, S] --sum--> metrics.
 
 Shapes: N clips, W wheels; leading axes `...` of sums are resamples or nothing.
 
@@ -11,7 +11,7 @@ P_w, R_w their means over the counted clips, F_w = 2 P_w R_w / (P_w + R_w), 0 wh
   hit_rate                 with one true label R_w is the share of hits: its mean over the wheels at level 1
   *_corrected              the same by the corrected rule of `wheels`: no word leaves its own sector, no label is
                            dropped, neutral counts; so every clip is counted and every idle word costs precision
-  labels                   mean number of different labels said: answering much is what the official figures reward
+  labels                   mean number of different labels said: answering much is what the official metrics reward
 Sentiment, true zeros left out: waf, accuracy = weighted F1 and accuracy of positive against not positive (a neutral
 answer counts as negative); waf_corrected, accuracy_corrected: a neutral answer is wrong for either side.
 """
@@ -34,17 +34,17 @@ CONSTANTS: Mapping[str, Sequence[Sequence[str]]] = {
     "open": (("angry", "sad", "worried", "happy"), ("angry", "sad", "worried")),
     "hit": (("happy", "angry", "sad", "worried", "surprise", "disgust"), ("happy", "angry", "sad")),
 }
-"""Answers that never look at the clip; docs/metrics.md says what the official figures give them."""
+"""Answers that never look at the clip; docs/metrics.md says what the official metrics give them."""
 WORDS = 1 << 32
 """More than there are words."""
 
 
 def statistics(said: Sequence[Collection[str]], true: Sequence[Collection[str]], wheels: Wheels) -> Tensor:
-    """What every clip adds to the figures.
+    """What every clip adds to the metrics.
 
     Args:
         said: N label sets of the answers; empty = no label.
-        true: N label sets of the corpus.
+        true: N label sets of the dataset.
 
     Returns:
         [N, 2 + 12 W] float64: 1, labels said; per rule, wheel and level: counted, precision, recall.
@@ -107,7 +107,7 @@ def _per_clip(groups: NDArray[np.int64], flags: NDArray[np.bool_], clips: int) -
     return np.stack(counts).astype(float).reshape(*flags.shape[:-1], clips)
 
 
-def figures(sums: Tensor, task: str = "open") -> dict[str, Tensor]:
+def metrics(sums: Tensor, task: str = "open") -> dict[str, Tensor]:
     """Summed statistics [..., 2 + 12 W] -> figure name -> [...]; task `open` or `hit`."""
     own = sums[..., 2:].unflatten(-1, (2, -1, 2, 3))  # [..., rule, W, level, 3]
     precision, recall = (own[..., 1:] / own[..., :1]).unbind(dim=-1)
@@ -139,10 +139,10 @@ def sentiment_statistics(said: Sequence[int], true: Sequence[float]) -> Tensor:
     return torch.cat([classification.statistics(x, side) for x in (official, corrected)], dim=-1)
 
 
-def sentiment_figures(sums: Tensor) -> dict[str, Tensor]:
+def sentiment_metrics(sums: Tensor) -> dict[str, Tensor]:
     """Summed statistics [..., S] -> figure name -> [...]."""
     out: dict[str, Tensor] = {}
     for tail, part in zip(("", "_corrected"), sums.chunk(2, dim=-1), strict=True):
-        found = classification.figures(part, 2)
+        found = classification.metrics(part, 2)
         out |= {f"waf{tail}": found["weighted_f1"], f"accuracy{tail}": found["accuracy"]}
     return out

@@ -1,6 +1,6 @@
-"""Figures of utilities against preferences: pairs and lists put in the right order.
+"""Metrics of utilities against preferences: pairs and lists put in the right order.
 
-Data flow: utilities, packed places --statistics--> [N, 6] --sum--> figures.
+Data flow: utilities, packed places --statistics--> [N, 6] --sum--> metrics.
 
 Shapes: N videos, M places a video may have, K comparisons; leading axes `...` of sums are resamples or nothing.
 
@@ -60,7 +60,7 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     return out.index_add_(0, row[start], torch.stack([c.double() for c in columns], dim=-1))
 
 
-def figures(sums: Tensor, outputs: int) -> dict[str, Tensor]:
+def metrics(sums: Tensor, outputs: int) -> dict[str, Tensor]:
     """Summed statistics [..., 6] -> figure name -> [...]."""
     comparisons, pairs, hits, strict, compat, tau = sums.unbind(dim=-1)
     return {
@@ -72,7 +72,7 @@ def figures(sums: Tensor, outputs: int) -> dict[str, Tensor]:
 
 
 def chance(truth: Tensor, outputs: int) -> dict[str, float]:
-    """Figures expected of random utilities, given packed places [N, M]: a list of n is right in 1 of n! cases."""
+    """Metrics expected of random utilities, given packed places [N, M]: a list of n is right in 1 of n! cases."""
     number, _, size = unpack(truth[truth >= 0].sort().values)
     _, count = number.unique_consecutive(return_counts=True)
     sizes = size[count.cumsum(0) - count].tolist()

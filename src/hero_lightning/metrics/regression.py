@@ -1,16 +1,16 @@
-"""Figures of a score, from additive statistics: errors, correlations, and the agreed cuts of sentiment corpora.
+"""Metrics of a score, from additive statistics: errors, correlations, and the agreed cuts of sentiment datasets.
 
-Data flow: scores, truth --statistics--> [N, 8 + K] --sum--> figures.
+Data flow: scores, truth --statistics--> [N, 8 + K] --sum--> metrics.
 
-Shapes: N rows, K statistics of a corpus' own set; leading axes `...` of sums are resamples or nothing.
+Shapes: N rows, K statistics of a dataset' own set; leading axes `...` of sums are resamples or nothing.
 
 Definitions, p prediction and y truth, moments over N (not N - 1): pearson = cov(p, y) / (sd_p sd_y), undefined (nan)
 where either is constant; ccc = 2 cov(p, y) / (var_p + var_y + (mean_p - mean_y)^2) (Lin 1989).
 
-Sets of figures (`SETS`):
+Sets of metrics (`SETS`):
   plain    mae, rmse, pearson, ccc
   ccc      the same, ccc first
-  mer2023  the same, mse added: the corpus' score is weighted F1 of the classes - 0.25 mse
+  mer2023  the same, mse added: the dataset' score is weighted F1 of the classes - 0.25 mse
   mosi     CMU-MOSI and CMU-MOSEI as MMSA scores them: mae, pearson, acc7 and acc5 = share of round(clip(p, -k..k)) =
            round(clip(y, -k..k)), k = 3 and 2, halves to even as numpy rounds; has0: y >= 0 against p >= 0 over all
            rows; non0: rows with y = 0 left out, y > 0 against p > 0; f1 is weighted over the two sides
@@ -43,7 +43,7 @@ def statistics(prediction: Tensor, truth: Tensor, form: str = "plain") -> Tensor
     return torch.cat([moments, *own], dim=-1)
 
 
-def figures(sums: Tensor, outputs: int, form: str = "plain") -> dict[str, Tensor]:
+def metrics(sums: Tensor, outputs: int, form: str = "plain") -> dict[str, Tensor]:
     """Summed statistics [..., 8 + K] -> figure name -> [...]."""
     absolute, square, p, y, pp, yy, py = (sums[..., 1:8] / sums[..., :1]).unbind(dim=-1)
     # Rounding leaves about 1e-16 of the second moment where the variance is zero.

@@ -1,8 +1,8 @@
-"""Rows of a split, kept while batches pass: predictions per Target and what explains them, each sample once.
+"""Rows of a split, kept while batches pass: predictions per Task and what explains them, each sample once.
 
 Data flow: batches of all ranks --update--> rows --compute (gathered over ranks, keyed by index)--> Predictions.
 
-Shapes: B rows of a batch, N samples of a split, C outputs, E experts, U streams with a segment, K explaining numbers.
+Shapes: B rows of a batch, N samples of a split, C outputs, E experts, U modalities with a segment, K explaining numbers.
 Every rank must have updated at least once before `compute` (the evaluation sampler pads, so each has equal batches).
 """
 
@@ -31,7 +31,7 @@ class Explained(Protocol):
 
 
 class Predictions:
-    """Predictions of a split on one Target, on the CPU (figures are computed in float64, which MPS lacks).
+    """Predictions of a split on one Task, on the CPU (metrics are computed in float64, which MPS lacks).
 
     Attributes:
         index: [N] row numbers in the split, ascending.
@@ -49,7 +49,7 @@ class Explanations:
 
     Attributes:
         index: [N] row numbers in the split, ascending.
-        numbers: column name -> [N]: gate_<expert>, present_<expert>, imputed_<expert>, importance_<stream>, sync.
+        numbers: column name -> [N]: gate_<expert>, present_<expert>, imputed_<expert>, importance_<modality>, sync.
     """
 
     def __init__(self, index: Tensor, numbers: dict[str, Tensor]) -> None:
@@ -63,7 +63,7 @@ class Explanations:
 
 
 class PredictionTable(Metric):
-    """Keeps predictions and labels of one Target; a sample seen twice (padding, resume) counts once."""
+    """Keeps predictions and labels of one Task; a sample seen twice (padding, resume) counts once."""
 
     full_state_update = False
     index: list[Tensor]

@@ -107,7 +107,7 @@ class Wheels:
                 expected=TREE,
                 got=", ".join(sorted(p.name for p in self.folder.glob("*"))) or "nothing",
                 where=self.folder,
-                mend="wheels=FOLDER with the tables of the MERTools / AffectGPT release",
+                hint="wheels=FOLDER with the tables of the MERTools / AffectGPT release",
             )
         rows = read_xlsx(path) if path.suffix == ".xlsx" else _read_csv(path)
         return [row + [""] * (width - len(row)) for row in rows[1:] if any(row)]

@@ -1,9 +1,9 @@
 """What a fusion model returns.
 
-Data flow: Features by stream -> model.hero.Hero -> Outputs -> objectives, Target losses, callbacks.
+Data flow: Features by modality -> model.hero.Hero -> Outputs -> auxiliary_losses, Task losses, callbacks.
 
-Shapes: B rows, E experts (streams in canonical order, then synergy), U streams with a K-bank segment, d model width,
-K K-bank tokens, O context tokens, Q query tokens, T time steps, C outputs of a Target.
+Shapes: B rows, E experts (modalities in canonical order, then synergy), U modalities with a token bank segment, d model width,
+K token bank tokens, O context tokens, Q query tokens, T time steps, C outputs of a Task.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ class Outputs:
     """Predictions and everything that explains them (`spec/hero.md` 3.3).
 
     Attributes:
-        logits: Target name -> [B, C].
-        anchor_logits: Target name -> [B, E, C], what each expert alone would predict (objective `anchor`).
+        logits: Task name -> [B, C].
+        unimodal_logits: Task name -> [B, E, C], what each expert alone would predict (auxiliary_loss `unimodal`).
         experts: names of the E experts, the order of every [B, E] tensor below.
         summaries: [B, E, d] expert summaries, imputed slots filled.
         present: [B, E] True where the expert saw real data; imputed slots stay False.
         imputed: [B, E] True where a summary was inferred from the others.
         confidence: [B, E] confidence of an imputed summary in (0, 1); 1 where present, 0 where there is neither.
         gate: [B, E] gate weights alpha: sum 1, 0 on what is neither present nor imputed; all 0 where nothing is.
-        attention: [B, K] K-bank attention, mean over the context queries; sums to 1.
-        segments: (stream, start, end) of every K-bank segment.
+        attention: [B, K] token bank attention, mean over the context queries; sums to 1.
+        segments: (modality, start, end) of every token bank segment.
         importance: [B, U] attention summed per segment, in the order of `segments`.
-        density: [B, U] importance over the segment's share of the row's valid K-bank tokens (1 = its fair share).
+        density: [B, U] importance over the segment's share of the row's valid token bank tokens (1 = its fair share).
         context: [B, O, d] context tokens before any projection to an LLM.
         context_mask: [B, O] True = real; None = all are.
-        global_query: [B, d] what the integration layer asks the K-bank.
+        global_query: [B, d] what the integration layer asks the token bank.
         sync_logit: [B] audio-visual match, or None without a synergy expert. Meaningful where `present[synergy]`.
         tokens: expert -> [B, Q, d] query tokens, before any imputation.
-        sequences: stream -> projected sequence [B, T, d] and mask [B, T]; what synergy reads.
-        times: stream -> [B, T] seconds of the sequence's steps, where known.
-        time_attention: stream -> [B, T], only if asked for: how much each time step weighed; sums to 1 where present.
+        sequences: modality -> projected sequence [B, T, d] and mask [B, T]; what synergy reads.
+        times: modality -> [B, T] seconds of the sequence's steps, where known.
+        time_attention: modality -> [B, T], only if asked for: how much each time step weighed; sums to 1 where present.
     """
 
     logits: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Outputs:
     segments: tuple[tuple[str, int, int], ...] = ()
     importance: Tensor | None = None
     density: Tensor | None = None
-    anchor_logits: dict[str, Tensor] = field(default_factory=dict)
+    unimodal_logits: dict[str, Tensor] = field(default_factory=dict)
     sync_logit: Tensor | None = None
     tokens: dict[str, Tensor] = field(default_factory=dict)
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class TargetAnswer:
     Attributes:
         text: JSON.
         spans: cover the text from end to end, in order.
-        source: `description` the corpus' own words; `template` at least one field built from evidence; `label`
+        source: `description` the dataset' own words; `template` at least one field built from evidence; `label`
             nothing but the label.
     """
 
@@ -126,14 +126,14 @@ class AnswerWriter:
     def _value(
         self, key: str, label: str | None, evidence: Sequence[EvidenceItem], words: Mapping[str, str]
     ) -> tuple[str | list[str], bool]:
-        """A field's content, and whether it is the corpus' own."""
+        """A field's content, and whether it is the dataset' own."""
         seen = [e for e in evidence if e.source == "observed"]
         if not self.quote:
-            seen = [replace(e, text=UNQUOTED) if e.stream == "text" else e for e in seen]
+            seen = [replace(e, text=UNQUOTED) if e.modality == "text" else e for e in seen]
         if key == "final_emotion":
             if label is None:
                 expected = "a label, because the prompt asks for it"
-                raise DataError("The clip has no label to answer with.", expected=expected, mend="prompt.mode=caption")
+                raise DataError("The clip has no label to answer with.", expected=expected, hint="prompt.mode=caption")
             return label, True
         if key == "evidence_summary":
             return self._summary(seen, evidence, words)
@@ -146,7 +146,7 @@ class AnswerWriter:
     ) -> tuple[list[str], bool]:
         """Descriptions of what the prompt shows, in its order (canonical without evidence), else the items."""
         if evidence:
-            own = [f"{e.id}: {words[e.stream]}" for e in seen if words.get(e.stream)]
+            own = [f"{e.id}: {words[e.modality]}" for e in seen if words.get(e.modality)]
         else:
             own = [words[s] for s in EXPERTS if words.get(s)]
         if not own and words.get("evidence"):
@@ -171,15 +171,15 @@ def _rationale(label: str | None, seen: Sequence[EvidenceItem], cues: int) -> st
     """From the evidence in its order to the label: what decides, what conflicts, what is left out, the conclusion."""
 
     def named(items: Sequence[EvidenceItem]) -> str:
-        return " and ".join(f"the {CHANNELS[e.stream]} ({e.id})" for e in items)
+        return " and ".join(f"the {CHANNELS[e.modality]} ({e.id})" for e in items)
 
-    experts = [e for e in seen if e.stream != SYNERGY]
+    experts = [e for e in seen if e.modality != SYNERGY]
     if not experts:
         return f"No single cue stands out in words; the signals together point to {label}."
     out = f"The strongest cue is {named(experts[:1])}: {experts[0].text}."
     if experts[1:cues]:
         out += f" It is joined by {named(experts[1:cues])}."
-    synergy = next((e for e in seen if e.stream == SYNERGY), None)
+    synergy = next((e for e in seen if e.modality == SYNERGY), None)
     if synergy:
         out += f" By {synergy.id}, {synergy.text}."
     if experts[cues:]:

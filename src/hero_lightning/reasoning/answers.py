@@ -44,7 +44,7 @@ class Answer:
         fields: keys of the schema that were there, of the right type.
         status: `ok` strict JSON; `repaired` after mending; `label_only` no JSON, but exactly one class name;
             `failed` nothing usable or no known label: counts as wrong, never as neutral.
-        label: the class in the corpus' own spelling; None if failed, or if no label was asked for.
+        label: the class in the dataset' own spelling; None if failed, or if no label was asked for.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def parse(
     Args:
         text: what the model wrote.
         classes: closed label list; empty = any label is good.
-        synonyms: other words -> class, of this corpus.
+        synonyms: other words -> class, of this dataset.
         need: key without which the answer has failed: `emotion_caption` in mode caption.
     """
     found = list(_objects(text))

@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 from hero_lightning.errors import ConfigError
 from hero_lightning.types import AU_NAMES as MUSCLES
-from hero_lightning.types import STREAMS, Sample, Turn
+from hero_lightning.types import MODALITIES, Sample, Turn
 
 Source = Literal["observed", "inferred", "absent"]
 
 SYNERGY = "synergy"
-EXPERTS = (*STREAMS, SYNERGY)
+EXPERTS = (*MODALITIES, SYNERGY)
 """Canonical order, which also breaks ties of weight."""
 PREFIXES = {"frame": "VE", "face": "FE", "motion": "ME", "audio": "AE", "au": "PE", "text": "TE", SYNERGY: "SE"}
 """What an item's id begins with; an inferred item has an I before it."""
@@ -32,7 +32,7 @@ CHANNELS = {
     "text": "words",
     SYNERGY: "voice and movement",
 }
-"""What a stream is called in a sentence."""
+"""What a modality is called in a sentence."""
 
 
 class Wording(NamedTuple):
@@ -60,9 +60,9 @@ ACTIVE, STRONG = 1.0, 3.0
 """OpenFace intensity (0..5) of a muscle that is active at all, and strongly."""
 _UNIT = re.compile(r"AU0*(\d+)(_max|_mean|_r|_c)?")
 _TAG = re.compile(r"<([^<>\s]{1,40})>")
-_WORDS = {word: stream for stream, word in CHANNELS.items() if stream != SYNERGY}
+_WORDS = {word: modality for modality, word in CHANNELS.items() if modality != SYNERGY}
 _WORDS |= {"gesture": "motion", "action units": "au"}
-_NAMED = _WORDS | {prefix: stream for stream, prefix in PREFIXES.items()}
+_NAMED = _WORDS | {prefix: modality for modality, prefix in PREFIXES.items()}
 # The longer word first: `face muscles` is not the face.
 _NAME = re.compile(rf"\b(?:I?({'|'.join(PREFIXES.values())})-\d\d|({'|'.join(sorted(_WORDS, key=len)[::-1])})\b)")
 
@@ -78,8 +78,8 @@ def plain(text: str) -> str:
     return " ".join(_TAG.sub(r"(\1)", text).split())
 
 
-def named_streams(text: str) -> list[str]:
-    """Streams that a text names, by the id of their evidence or in a word, in order of first mention."""
+def named_modalities(text: str) -> list[str]:
+    """Modalities that a text names, by the id of their evidence or in a word, in order of first mention."""
     return list(dict.fromkeys(_NAMED[prefix or word] for prefix, word in _NAME.findall(text)))
 
 
@@ -88,16 +88,16 @@ class EvidenceItem:
     """One observation in words.
 
     Attributes:
-        id: prefix of its stream and a number, AE-01; IAE-01 if inferred.
-        stream: a stream or `synergy`.
+        id: prefix of its modality and a number, AE-01; IAE-01 if inferred.
+        modality: a modality or `synergy`.
         text: what was observed.
-        source: observed, inferred from the other streams, or absent (the line says that there is nothing).
+        source: observed, inferred from the other modalities, or absent (the line says that there is nothing).
         confidence: 1 for an observation, the imputation's for an inference, 0 for an absence.
-        weight: what the model gave the stream.
+        weight: what the model gave the modality.
     """
 
     id: str
-    stream: str
+    modality: str
     text: str
     source: Source = "observed"
     confidence: float = 1.0
@@ -117,7 +117,7 @@ class ClipView:
         id: names the clip to the shuffle; never written.
         text: what is said.
         turns: previous turns, oldest first.
-        measures: stream -> measure -> value.
+        measures: modality -> measure -> value.
     """
 
     id: str
@@ -146,7 +146,7 @@ class MeasureStatistics:
     """What is usual: mean and deviation of every measure over the train split, and per speaker heard often enough.
 
     Args:
-        corpus: stream -> measure -> (mean, std).
+        dataset: modality -> measure -> (mean, std).
         speakers: speaker -> the same.
     """
 
@@ -155,10 +155,10 @@ class MeasureStatistics:
 
     def __init__(
         self,
-        corpus: Mapping[str, Mapping[str, Normal]] | None = None,
+        dataset: Mapping[str, Mapping[str, Normal]] | None = None,
         speakers: Mapping[str, Mapping[str, Mapping[str, Normal]]] | None = None,
     ) -> None:
-        self.corpus, self.speakers = corpus or {}, speakers or {}
+        self.dataset, self.speakers = dataset or {}, speakers or {}
 
     @classmethod
     def fit(cls, views: Iterable[ClipView]) -> MeasureStatistics:
@@ -169,39 +169,39 @@ class MeasureStatistics:
             tables = [everyone]
             if view.speaker is not None:
                 tables.append(by_speaker.setdefault(view.speaker, {}))
-            for stream, measures in view.measures.items():
+            for modality, measures in view.measures.items():
                 for name, value in measures.items():
                     if math.isfinite(value):
                         for table in tables:
-                            table.setdefault(stream, {}).setdefault(name, []).append(value)
+                            table.setdefault(modality, {}).setdefault(name, []).append(value)
         return cls(_normals(everyone, 2), {who: _normals(table, cls.MIN_CLIPS) for who, table in by_speaker.items()})
 
-    def usual(self, stream: str, name: str, speaker: str | None) -> tuple[float, float, str] | None:
-        """Mean, deviation and whose (`speaker` or `corpus`) of a measure; None where nothing is known."""
-        for table, whose in ((self.speakers.get(speaker or "", {}), "speaker"), (self.corpus, "corpus")):
-            mean, std = table.get(stream, {}).get(name, (0.0, 0.0))
+    def usual(self, modality: str, name: str, speaker: str | None) -> tuple[float, float, str] | None:
+        """Mean, deviation and whose (`speaker` or `dataset`) of a measure; None where nothing is known."""
+        for table, whose in ((self.speakers.get(speaker or "", {}), "speaker"), (self.dataset, "dataset")):
+            mean, std = table.get(modality, {}).get(name, (0.0, 0.0))
             if std > 1e-6 * (1 + abs(mean)):
                 return mean, std, whose
         return None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain builtins for a checkpoint."""
-        return {"corpus": self.corpus, "speakers": self.speakers}
+        return {"dataset": self.dataset, "speakers": self.speakers}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> MeasureStatistics:
         """What `to_dict` wrote."""
-        return cls(state["corpus"], state["speakers"])
+        return cls(state["dataset"], state["speakers"])
 
 
 def _normals(table: Mapping[str, Mapping[str, list[float]]], least: int) -> dict[str, dict[str, Normal]]:
     out: dict[str, dict[str, Normal]] = {}
-    for stream, names in table.items():
+    for modality, names in table.items():
         for name, values in names.items():
             if len(values) >= least:
                 mean = math.fsum(values) / len(values)
                 std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
-                out.setdefault(stream, {})[name] = (mean, std)
+                out.setdefault(modality, {})[name] = (mean, std)
     return out
 
 
@@ -210,15 +210,15 @@ class TemplateWriter:
 
     Args:
         statistics: what is usual; None = numbers are written as they are.
-        order: `weight` (the stream that the model weighs most first) or `canonical`.
+        order: `weight` (the modality that the model weighs most first) or `canonical`.
         top_k: keep so many items, the weightiest; None = all.
         min_weight: leave out items that weigh less.
         shuffle: random order instead, fixed by `seed` and the clip's id (ablation).
-        absent: a stream without data is `name`d as missing, its inference is written (`infer`), or `omit`ted.
+        absent: a modality without data is `name`d as missing, its inference is written (`infer`), or `omit`ted.
         min_confidence: an inference less sure is named as missing instead.
         conflict_first: the synergy item leads when it says conflict.
         numbers: write the numbers beside the words.
-        phrases: measures per stream at most, the most unusual first.
+        phrases: measures per modality at most, the most unusual first.
         quote: characters of the transcript that an item quotes.
         enabled: False writes nothing (ablation).
     """
@@ -258,32 +258,32 @@ class TemplateWriter:
         sync_probability: float | None = None,
         words: Mapping[str, str] | None = None,
     ) -> list[EvidenceItem]:
-        """Evidence of one clip in reading order; lines about missing streams come last.
+        """Evidence of one clip in reading order; lines about missing modalities come last.
 
         Args:
             weights: expert -> importance; its keys are the experts the model has.
             present: experts that saw real data; synergy among them where it had sound and movement to compare.
             inferred: expert -> confidence of its imputation.
             sync_probability: how probably sound and movement belong together; read where synergy is present.
-            words: stream -> what a trained decoder says of it, instead of the rules'.
+            words: modality -> what a trained decoder says of it, instead of the rules'.
         """
         if not self.enabled:
             return []
         seen: list[EvidenceItem] = []
         missing: list[EvidenceItem] = []
-        for stream in STREAMS:
-            weight, said = float(weights.get(stream, 0.0)), plain((words or {}).get(stream, ""))
-            if stream in present:
-                text = said or "; ".join(self._observe(stream, view))
-                seen.append(EvidenceItem(_id(stream), stream, text, weight=weight))
-            elif stream in weights and self.absent != "omit":
-                sure = (inferred or {}).get(stream, 0.0)
+        for modality in MODALITIES:
+            weight, said = float(weights.get(modality, 0.0)), plain((words or {}).get(modality, ""))
+            if modality in present:
+                text = said or "; ".join(self._observe(modality, view))
+                seen.append(EvidenceItem(_id(modality), modality, text, weight=weight))
+            elif modality in weights and self.absent != "omit":
+                sure = (inferred or {}).get(modality, 0.0)
                 if self.absent == "infer" and sure >= self.min_confidence and sure > 0:
-                    text = said or f"no {CHANNELS[stream]} recorded, estimated from the rest"
-                    seen.append(EvidenceItem("I" + _id(stream), stream, text, "inferred", sure, weight))
+                    text = said or f"no {CHANNELS[modality]} recorded, estimated from the rest"
+                    seen.append(EvidenceItem("I" + _id(modality), modality, text, "inferred", sure, weight))
                 else:
-                    text = f"{CHANNELS[stream]} not available"
-                    missing.append(EvidenceItem(_id(stream), stream, text, "absent", 0.0))
+                    text = f"{CHANNELS[modality]} not available"
+                    missing.append(EvidenceItem(_id(modality), modality, text, "absent", 0.0))
         match = sync_probability if SYNERGY in present else None
         if match is not None:
             seen.append(self._synergy(match, float(weights.get(SYNERGY, 0.0))))
@@ -291,7 +291,7 @@ class TemplateWriter:
         kept = forced + sorted((e for e in seen if e.weight >= self.min_weight), key=lambda e: -e.weight)
         kept = kept[: self.top_k]
         if self.order == "canonical":
-            kept[len(forced) :] = sorted(kept[len(forced) :], key=lambda e: EXPERTS.index(e.stream))
+            kept[len(forced) :] = sorted(kept[len(forced) :], key=lambda e: EXPERTS.index(e.modality))
         if self.shuffle:
             random.Random(f"{self.seed}/{view.id}").shuffle(kept)
         return kept + missing
@@ -302,26 +302,26 @@ class TemplateWriter:
         text += f" ({sure:.2f})" if self.numbers else ""
         return EvidenceItem(_id(SYNERGY), SYNERGY, text, "observed", sure, weight)
 
-    def _observe(self, stream: str, view: ClipView) -> list[str]:
-        """Phrases about a present stream, the most telling first, at least one."""
-        measures = {n: float(v) for n, v in view.measures.get(stream, {}).items() if math.isfinite(v)}
-        found = [(math.inf, f'says "{_shortened(view.text, self.quote)}"')] if stream == "text" and view.text else []
+    def _observe(self, modality: str, view: ClipView) -> list[str]:
+        """Phrases about a present modality, the most telling first, at least one."""
+        measures = {n: float(v) for n, v in view.measures.get(modality, {}).items() if math.isfinite(v)}
+        found = [(math.inf, f'says "{_shortened(view.text, self.quote)}"')] if modality == "text" and view.text else []
         muscles: dict[str, tuple[float, str]] = {}  # unit -> its highest reading and the measure's name
         for name, value in measures.items():
             if unit := _UNIT.fullmatch(name):
                 muscles[unit[1]] = max((value, name), muscles.get(unit[1], (value, name)))
             else:
-                found.append(self._measure(stream, name, value, view.speaker))
-        found += [self._muscle(stream, int(n), name, v, view.speaker) for n, (v, name) in sorted(muscles.items())]
+                found.append(self._measure(modality, name, value, view.speaker))
+        found += [self._muscle(modality, int(n), name, v, view.speaker) for n, (v, name) in sorted(muscles.items())]
         found = [(strength, words) for strength, words in found if words]
         if found:
             return [words for _, words in sorted(found, key=lambda f: -f[0])[: self.phrases]]
-        return [f"{CHANNELS[stream]} as usual" if measures else f"{CHANNELS[stream]} present"]
+        return [f"{CHANNELS[modality]} as usual" if measures else f"{CHANNELS[modality]} present"]
 
-    def _measure(self, stream: str, name: str, value: float, speaker: str | None) -> tuple[float, str]:
+    def _measure(self, modality: str, name: str, value: float, speaker: str | None) -> tuple[float, str]:
         """How unusual a measure is, and its words; no words where it is usual."""
         words = MEASURES.get(name, Wording(name.replace("_", " "), "{:.2f}", "low", "high"))
-        number, usual = words.number.format(value), self.statistics.usual(stream, name, speaker)
+        number, usual = words.number.format(value), self.statistics.usual(modality, name, speaker)
         if usual is None:
             return 0.0, f"{words.noun} {number}"
         mean, std, whose = usual
@@ -332,9 +332,9 @@ class TemplateWriter:
         against = f" ({number}, {whose} mean {words.number.format(mean)})" if self.numbers else ""
         return strength, f"{words.noun} {much}{against}"
 
-    def _muscle(self, stream: str, unit: int, name: str, value: float, speaker: str | None) -> tuple[float, str]:
+    def _muscle(self, modality: str, unit: int, name: str, value: float, speaker: str | None) -> tuple[float, str]:
         """The same for an action unit; no words unless it is active, and more so than usual."""
-        usual = self.statistics.usual(stream, name, speaker)
+        usual = self.statistics.usual(modality, name, speaker)
         strength = (value - usual[0]) / usual[1] if usual else value
         if value < ACTIVE or (usual and strength < NOTABLE):
             return 0.0, ""
@@ -342,8 +342,8 @@ class TemplateWriter:
         return strength, words + (f" {value:.1f}" if self.numbers else "")
 
 
-def _id(stream: str) -> str:
-    return f"{PREFIXES[stream]}-01"
+def _id(modality: str) -> str:
+    return f"{PREFIXES[modality]}-01"
 
 
 def _shortened(text: str, length: int) -> str:

@@ -114,11 +114,11 @@ class PromptBuilder:
 
     Args:
         mode: `cot` asks for reasons and label, `label` for the label alone, `caption` for a description.
-        classes: closed label list of the corpus; empty = the answer is free.
+        classes: closed label list of the dataset; empty = the answer is free.
         context_turns: previous turns shown.
         style: `full`, or `compact` for small language models.
         role: first sentence instead of the style's.
-        caption: whether `cot` asks for a caption; False for a corpus that has labels only.
+        caption: whether `cot` asks for a caption; False for a dataset that has labels only.
         transcript, steps, weights: what is shown; weights are numbers behind the evidence.
     """
 
@@ -159,7 +159,7 @@ class PromptBuilder:
             view: what may be known of the clip.
             evidence: in reading order.
             mode: instead of the builder's, for a second prompt about the same clip.
-            classes: instead of the builder's, for a row of another corpus.
+            classes: instead of the builder's, for a row of another dataset.
         """
         mode, style, keys = mode or self.mode, self.style, self.keys(mode)
         labels = self.classes if classes is None else tuple(classes)
@@ -217,7 +217,7 @@ def fit(prompt: Prompt, count_tokens: Callable[[str], int], budget: int) -> tupl
         if part := prompt.part("turns"):
             prompt, turns = prompt.replaced(replace(part, lines=part.lines[1:])), turns + 1
         elif part := prompt.part("evidence"):
-            # Of equals the later goes: lines about missing streams stand last and weigh nothing.
+            # Of equals the later goes: lines about missing modalities stand last and weigh nothing.
             k = -min((weight, -i) for i, weight in enumerate(part.weights))[1]
             lost.append(part.lines[k].split(":")[0])
             lines, weights = part.lines[:k] + part.lines[k + 1 :], part.weights[:k] + part.weights[k + 1 :]
@@ -235,7 +235,7 @@ def fit(prompt: Prompt, count_tokens: Callable[[str], int], budget: int) -> tupl
                 expected=f"at most {budget} tokens",
                 got=count_tokens(prompt.text()),
                 where="reasoner.max_prompt",
-                mend="raise reasoner.max_prompt, or set reasoner.prompt.style=compact",
+                hint="raise reasoner.max_prompt, or set reasoner.prompt.style=compact",
             )
     return prompt, Dropped(turns, tuple(lost), cut)
 

@@ -1,9 +1,9 @@
-"""RunRecord: what a run leaves behind beside its checkpoint.
+"""ResultsWriter: what a run leaves behind beside its checkpoint.
 
 Data flow: validation or test pass -> rows of all ranks -> SplitRecord -> (rank 0) predictions.csv, metrics.json,
 pictures, W&B, closing table.
 
-Shapes: N samples of a split, C outputs of a Target, E experts.
+Shapes: N samples of a split, C outputs of a Task, E experts.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.evaluation import scoring
 from hero_lightning.evaluation.scoring import SplitRecord
 from hero_lightning.reporting import plots, run_folder, tables
-from hero_lightning.tasks import ClassTarget, Target
+from hero_lightning.tasks import ClassTask, Task
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Batch, Sample
 
 
-class RunRecord(pl.Callback):
+class ResultsWriter(pl.Callback):
     """Writes the best validation pass and every test pass into the run folder (Trainer.default_root_dir).
 
-    predictions.csv and metrics.json hold all splits; pictures are confusion_<split>_<target>.png, gates_<split>.png,
-    gates_by_channel_<split>.png (corpora that know the informative channels) and curves.png. Where a language model
+    predictions.csv and metrics.json hold all splits; pictures are confusion_<split>_<task>.png, gates_<split>.png,
+    gates_by_channel_<split>.png (datasets that know the informative channels) and curves.png. Where a language model
     answers, its written answers go to answers.jsonl and the linear head becomes a line to beat.
 
     Args:
@@ -74,7 +74,7 @@ class RunRecord(pl.Callback):
                     "Two samples share a row number, so one would count as the other.",
                     expected="one split per evaluation pass",
                     got=f"{self._seen[row].id} ({self._seen[row].split}) and {sample.id} ({sample.split}) in row {row}",
-                    mend="call Trainer.test once per split",
+                    hint="call Trainer.test once per split",
                 )
 
     on_test_batch_end = on_validation_batch_end
@@ -101,7 +101,7 @@ class RunRecord(pl.Callback):
             logger.save()
             log = Path(logger.log_dir) / "metrics.csv"
             module = cast(EmotionModule, pl_module)
-            names = [f"val/{n}/{f}" for n, t in module.targets.items() for f in _first(t)]
+            names = [f"val/{n}/{f}" for n, t in module.tasks.items() for f in _first(t)]
             if log.exists():
                 plots.training_curves(log, _folder(trainer) / "curves.png", names, f"seed {module.seed}")
 
@@ -112,8 +112,8 @@ class RunRecord(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Shows the closing table, when no progress bar holds the screen any more."""
         if self._unshown:
-            corpus = run_folder.plan_facts(_folder(trainer)).get("corpus", "results")
-            tables.show_results(f"{corpus}, seed {cast(EmotionModule, pl_module).seed}", self._unshown)
+            dataset = run_folder.index_facts(_folder(trainer)).get("dataset", "results")
+            tables.show_results(f"{dataset}, seed {cast(EmotionModule, pl_module).seed}", self._unshown)
             self._unshown = {}
 
     def _gather(self, pl_module: pl.LightningModule) -> SplitRecord:
@@ -126,7 +126,7 @@ class RunRecord(pl.Callback):
             seen = {row: sample for part, _ in parts for row, sample in part.items()}
             answers = {row: answer for _, part in parts for row, answer in part.items()}
         samples = [sample for _, sample in sorted(seen.items())]
-        predictions = {name: module.predictions[name].compute() for name in module.targets}
+        predictions = {name: module.predictions[name].compute() for name in module.tasks}
         linear = module.linear.compute() if module.linear.update_called else None
         explanations = module.explanations.compute()
         return SplitRecord(samples[0].split, samples, predictions, explanations, linear, dict(sorted(answers.items())))
@@ -138,20 +138,20 @@ class RunRecord(pl.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         dialogues = [s.dialogue if s.dialogue is not None else s.id for s in record.samples]
         groups = dialogues if self.by_dialogue else None
-        reports = scoring.scores(module.targets, record.predictions, groups, self.resamples)
-        main, target = next(iter(module.targets.items()))
+        reports = scoring.scores(module.tasks, record.predictions, groups, self.resamples)
+        main, task = next(iter(module.tasks.items()))
         others = dict(module.baselines) if split == "test" else {}
         if record.linear is not None:
             others = {"linear head": record.linear.prediction, **others}
         if others and reports[main]["labelled"]:
             reports[main]["baselines"] = {
-                name: scoring.compare(target, record.predictions[main], other, groups, self.resamples)
+                name: scoring.compare(task, record.predictions[main], other, groups, self.resamples)
                 for name, other in others.items()
             }
         if record.answers:
-            reports[f"{main}_written"] = scoring.written(target, record, groups, self.resamples)
+            reports[f"{main}_written"] = scoring.written(task, record, groups, self.resamples)
         self.records[split], self.reports[split] = record, reports
-        run_folder.write_predictions(folder / "predictions.csv", self.records.values(), module.targets)
+        run_folder.write_predictions(folder / "predictions.csv", self.records.values(), module.tasks)
         answers = [answer for r in self.records.values() for answer in r.answers.values()]
         if answers:
             lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
@@ -165,7 +165,7 @@ class RunRecord(pl.Callback):
             "parameters": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             "intervals": f"95 % percentile bootstrap, {self.resamples} resamples of {drawn}",
-            **run_folder.plan_facts(folder),
+            **run_folder.index_facts(folder),
             **run_folder.provenance(),
         }
         run_folder.write_json(folder / "metrics.json", {**facts, "splits": self.reports})
@@ -178,8 +178,8 @@ class RunRecord(pl.Callback):
         split, out = record.split, {}
         for name, report in self.reports[split].items():
             if report.get("confusion"):
-                primary = module.targets[name].primary
-                title = f"{name}, {split}: {primary.replace('_', ' ')} {report['figures'][primary]['value']:.3f}"
+                primary = module.tasks[name].primary
+                title = f"{name}, {split}: {primary.replace('_', ' ')} {report['metrics'][primary]['value']:.3f}"
                 path = folder / f"confusion_{split}_{name}.png"
                 out[f"confusion_{name}"] = plots.confusion(
                     torch.tensor(report["confusion"]), report["classes"], path, title
@@ -205,7 +205,7 @@ class RunRecord(pl.Callback):
             if isinstance(logger, pl.loggers.WandbLogger):
                 for name, path in pictures.items():
                     logger.log_image(f"{record.split}/{name}", [str(path)])
-                rows = list(run_folder.prediction_rows(record, module.targets))[: self.wandb_rows]
+                rows = list(run_folder.prediction_rows(record, module.tasks))[: self.wandb_rows]
                 cells = [list(row.values()) for row in rows]
                 logger.log_table(f"{record.split}/predictions", columns=list(rows[0]), data=cells)
                 rows = [run_folder.answer_row(a) for a in record.answers.values()][: self.wandb_rows]
@@ -218,15 +218,15 @@ def _folder(trainer: pl.Trainer) -> Path:
     return Path(trainer.default_root_dir)
 
 
-def _first(target: Target) -> tuple[str, ...]:
-    """Figures of the training curves: the selecting one, and for classes the mean recall."""
-    return (target.primary, "uar") if isinstance(target, ClassTarget) else (target.primary,)
+def _first(task: Task) -> tuple[str, ...]:
+    """Metrics of the training curves: the selecting one, and for classes the mean recall."""
+    return (task.primary, "uar") if isinstance(task, ClassTask) else (task.primary,)
 
 
 def _by_class(module: EmotionModule, record: SplitRecord) -> dict[str, Tensor]:
-    """Class name -> [N] True where it is the truth of the first class Target; empty without one."""
-    for name, target in module.targets.items():
-        if isinstance(target, ClassTarget):
+    """Class name -> [N] True where it is the truth of the first class Task; empty without one."""
+    for name, task in module.tasks.items():
+        if isinstance(task, ClassTask):
             label = record.predictions[name].label
-            return {c: label.mask & (label.value == i) for i, c in enumerate(target.classes)}
+            return {c: label.mask & (label.value == i) for i, c in enumerate(task.classes)}
     return {}

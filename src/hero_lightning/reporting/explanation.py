@@ -30,7 +30,7 @@ def render(prediction: Mapping[str, Any]) -> str:
     if len(scores) > 1:
         out.append("Scores: " + ", ".join(f"{name} {p:.2f}" for name, p in scores))
     out += _listed("Evidence, as it was read:", [e.line(show_weight=e.source != "absent") for e in items])
-    guessed = [f"{e.stream} (confidence {e.confidence:.2f})" for e in items if e.source == "inferred"]
+    guessed = [f"{e.modality} (confidence {e.confidence:.2f})" for e in items if e.source == "inferred"]
     if guessed:
         out.append("Inferred, not observed: " + ", ".join(guessed))
     gate = sorted((prediction.get("gate") or {}).items(), key=lambda g: -g[1])

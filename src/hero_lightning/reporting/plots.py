@@ -66,10 +66,10 @@ def gates(gate: Tensor, experts: Sequence[str], groups: Mapping[str, Tensor], pa
 
 
 def time_attention(attention: Mapping[str, tuple[Tensor, Tensor]], path: Path, title: str) -> Path:
-    """Where in one clip each stream looked, relative to looking everywhere alike.
+    """Where in one clip each modality looked, relative to looking everywhere alike.
 
     Args:
-        attention: stream -> times [T] in seconds and weights [T].
+        attention: modality -> times [T] in seconds and weights [T].
     """
     figure, panels = _figure(8, 1.2 * len(attention) + 1.2, rows=len(attention))
     heights = {name: weight * len(weight) / weight.sum() for name, (_, weight) in attention.items()}
@@ -90,12 +90,12 @@ def time_attention(attention: Mapping[str, tuple[Tensor, Tensor]], path: Path, t
     return _save(figure, path)
 
 
-def training_curves(log: Path, path: Path, figures: Sequence[str], title: str) -> Path:
-    """Losses by step and validation figures by epoch, from the CSV logger's file.
+def training_curves(log: Path, path: Path, metrics: Sequence[str], title: str) -> Path:
+    """Losses by step and validation metrics by epoch, from the CSV logger's file.
 
     Args:
         log: metrics.csv of Lightning's CSVLogger.
-        figures: columns of the right panel, e.g. val/emotion/weighted_f1.
+        metrics: columns of the right panel, e.g. val/emotion/weighted_f1.
     """
     with log.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -103,7 +103,7 @@ def training_curves(log: Path, path: Path, figures: Sequence[str], title: str) -
     losses = sorted(logged, key=lambda k: (k != "train/loss", k))
     figure, (left, right) = _figure(11, 4, columns=2)
     _curves(left, rows, losses, "step", "training loss")
-    _curves(right, rows, figures, "epoch", "validation")
+    _curves(right, rows, metrics, "epoch", "validation")
     figure.suptitle(title)
     return _save(figure, path)
 

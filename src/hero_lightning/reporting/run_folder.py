@@ -1,8 +1,8 @@
-"""The files and tables a run leaves behind: predictions.csv, metrics.json, the plan and the closing table.
+"""The files and tables a run leaves behind: predictions.csv, metrics.json, the index and the closing table.
 
 Data flow: SplitRecord per split -> predictions.csv (a line per sample) and, with intervals and baselines, metrics.json.
 
-Shapes: N samples of a split, C outputs of a Target.
+Shapes: N samples of a split, C outputs of a Task.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 from hero_lightning.evaluation.scoring import SplitRecord
 from hero_lightning.reasoning.evidence import EvidenceItem
-from hero_lightning.tasks import Target
+from hero_lightning.tasks import Task
 
 if TYPE_CHECKING:
     pass
@@ -43,11 +43,11 @@ def answer_row(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: answer[k] for k in kept}, "evidence": evidence, "text": answer["text"]}
 
 
-def prediction_rows(record: SplitRecord, targets: Mapping[str, Target]) -> Iterator[dict[str, Any]]:
-    """A line per sample: id, split, <target>_<column> of every Target, gate and importance, present, imputed."""
+def prediction_rows(record: SplitRecord, tasks: Mapping[str, Task]) -> Iterator[dict[str, Any]]:
+    """A line per sample: id, split, <task>_<column> of every Task, gate and importance, present, imputed."""
     columns: dict[str, Sequence[Any]] = {}
     for name, found in record.predictions.items():
-        for column, values in targets[name].columns(found.prediction, found.label).items():
+        for column, values in tasks[name].columns(found.prediction, found.label).items():
             columns[f"{name}_{column}"] = values
     for name, numbers in record.explanations.numbers.items():
         if not name.startswith(("present_", "imputed_")):
@@ -65,9 +65,9 @@ def _short(value: Any) -> Any:
     return value
 
 
-def write_predictions(path: Path, records: Iterable[SplitRecord], targets: Mapping[str, Target]) -> None:
+def write_predictions(path: Path, records: Iterable[SplitRecord], tasks: Mapping[str, Task]) -> None:
     """Writes predictions.csv, a line per sample of every split."""
-    rows = [row for record in records for row in prediction_rows(record, targets)]
+    rows = [row for record in records for row in prediction_rows(record, tasks)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(k for row in rows for k in row)))
         writer.writeheader()
@@ -87,11 +87,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def plan_facts(folder: Path) -> dict[str, Any]:
-    """What a result must carry of plan.json: corpus, counts, where the splits come from, notes; empty without one."""
-    path = folder / "plan.json"
-    plan = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {k: plan[k] for k in ("corpus", "counts", "split_origin", "notes") if k in plan}
+def index_facts(folder: Path) -> dict[str, Any]:
+    """What a result must carry of index.json: dataset, counts, where the splits come from, notes; empty without one."""
+    path = folder / "index.json"
+    index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {k: index[k] for k in ("dataset", "counts", "split_origin", "notes") if k in index}
 
 
 def provenance() -> dict[str, Any]:

@@ -12,39 +12,39 @@ from pytorch_lightning.utilities import rank_zero_only
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hero_lightning.data.availability import Plan
+    from hero_lightning.data.availability import DatasetIndex
 
 WIDTH = 132
 """Columns of the tables where no terminal says how many there are."""
 
 
-def show_plan(plan: Plan) -> None:
-    """Shows samples per split, how every stream is had, and the notes a result must carry."""
-    splits = _table(f"corpus {plan.corpus}", ("split", "samples", "where it comes from"), numbers=(1,))
-    for split, samples in plan.samples.items():
-        splits.add_row(split, str(len(samples)), plan.split_origin.get(split, ""))
-    streams = _table("streams", ("stream", "split", "mode", "samples", "reason"), numbers=(3,))
-    for c in plan.table:
-        streams.add_row(c.stream, c.split, c.mode, str(c.count), c.reason)
-    _show(splits, streams, *plan.notes)
+def show_index(index: DatasetIndex) -> None:
+    """Shows samples per split, how every modality is had, and the notes a result must carry."""
+    splits = _table(f"dataset {index.dataset}", ("split", "samples", "where it comes from"), numbers=(1,))
+    for split, samples in index.samples.items():
+        splits.add_row(split, str(len(samples)), index.split_origin.get(split, ""))
+    modalities = _table("modalities", ("modality", "split", "mode", "samples", "reason"), numbers=(3,))
+    for c in index.table:
+        modalities.add_row(c.modality, c.split, c.mode, str(c.count), c.reason)
+    _show(splits, modalities, *index.notes)
 
 
 def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Shows the closing table of split -> Target name -> what `score` gave, with `baselines`: name -> `compare`'s."""
-    head = ("split", "target", "figure", "value", "95 % interval", "chance", "majority")
+    """Shows the closing table of split -> Task name -> what `score` gave, with `baselines`: name -> `compare`'s."""
+    head = ("split", "task", "figure", "value", "95 % interval", "chance", "majority")
     table = _table(title, head, numbers=(3, 4, 5, 6))
     head = ("split", "against", "figure", "theirs", "ours by", "95 % interval", "p")
     versus = _table("against simpler systems, same rows", head, numbers=(3, 4, 5, 6))
-    for split, by_target in reports.items():
-        for target, report in by_target.items():
-            place = (f"{split} ({report['labelled']})", target)
-            for name, f in report["figures"].items():
+    for split, by_task in reports.items():
+        for task, report in by_task.items():
+            place = (f"{split} ({report['labelled']})", task)
+            for name, f in report["metrics"].items():
                 table.add_row(
                     *place, name, _number(f["value"]), _bounds(f), _number(f["chance"]), _number(f["majority"])
                 )
                 place = ("", "")
-            for other, figures in report.get("baselines", {}).items():
-                name, f = next(iter(figures.items()))
+            for other, metrics in report.get("baselines", {}).items():
+                name, f = next(iter(metrics.items()))
                 difference = f"{f['difference']:+.4f}"
                 versus.add_row(split, other, name, _number(f["value"]), difference, _bounds(f), f"{f['p']:.3f}")
     _show(table, *([versus] if versus.rows else []))
@@ -73,7 +73,7 @@ def _table(title: str, columns: Sequence[str], numbers: Sequence[int]) -> Table:
 def _show(*parts: Table | str) -> None:
     from rich.console import Console
 
-    # A log file or pipe has no width of its own; rich would take 80 columns and cut the figures.
+    # A log file or pipe has no width of its own; rich would take 80 columns and cut the metrics.
     console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False)  # "[frame]" is no markup
     for part in parts:
         console.print(part)

@@ -1,4 +1,4 @@
-"""PairTarget: a utility whose differences say which of two clips is preferred (Bradley & Terry 1952).
+"""PairTask: a utility whose differences say which of two clips is preferred (Bradley & Terry 1952).
 
 Data flow: places of a clip in comparisons --code--> packed numbers; logits + items of the batch --loss--> scalar;
 logits --predict--> utility [B, 1].
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hero_lightning.metrics import ranking
-from hero_lightning.tasks.base import Target, Unfit
+from hero_lightning.tasks.base import InvalidLabel, Task
 from hero_lightning.types import Label
 
 
-class PairTarget(Target):
+class PairTask(Task):
     """A utility per clip, learnt from comparisons; pair accuracy decides.
 
     A label is the clip's places: (comparison, place, clips in it), place 0 the least preferred. The loss looks at the
@@ -33,7 +33,7 @@ class PairTarget(Target):
 
     kind = "pair"
     metric: ClassVar[ModuleType] = ranking
-    squash = "none"
+    activation = "none"
     primary = "pair_accuracy"
 
     def __init__(self, name: str, weight: float = 1.0, most: int = 64) -> None:
@@ -47,7 +47,7 @@ class PairTarget(Target):
         """One number."""
         return 1
 
-    def code(self, value: Any) -> list[int]:
+    def encode_label(self, value: Any) -> list[int]:
         """Places -> M packed numbers, -1 for none."""
         try:
             places = [tuple(map(int, place)) for place in value]
@@ -56,12 +56,12 @@ class PairTarget(Target):
         for place in places:
             if len(place) != 3 or place[0] < 0 or not 0 <= place[1] < place[2] < ranking.SLOT or place[2] < 2:
                 expected = f"(comparison, place, size) with place < size < {ranking.SLOT}"
-                raise Unfit("Label that is no place in a comparison", expected, repr(value))
+                raise InvalidLabel("Label that is no place in a comparison", expected, repr(value))
         if len(places) > self.most:
-            raise Unfit("Clip in too many comparisons", f"at most {self.most} (the target's `most`)", len(places))
+            raise InvalidLabel("Clip in too many comparisons", f"at most {self.most} (the task's `most`)", len(places))
         return [ranking.pack(*place) for place in places] + [-1] * (self.most - len(places))
 
-    def fit(self, values: Iterable[Any]) -> Target:
+    def fit(self, values: Iterable[Any]) -> Task:
         """The constant answer: all clips are alike."""
         self.prior = torch.zeros(1, dtype=torch.float64)
         return self
@@ -85,7 +85,7 @@ class PairTarget(Target):
         """The loss of all rows as one item, the same for each [B]: a clip alone has none."""
         return self.loss(logits, Label(value, (value >= 0).any(dim=-1))).expand(len(value))
 
-    def words(self, row: Tensor) -> float:
+    def decode(self, row: Tensor) -> float:
         """The utility."""
         return float(row)
 

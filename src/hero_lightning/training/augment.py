@@ -1,8 +1,8 @@
-"""Stream dropout: whole streams are withheld while training, so that no expert rests on the others.
+"""Modality dropout: whole modalities are withheld while training, so that no expert rests on the others.
 
-Data flow: Features by stream -> the same, some rows of some streams absent -> model.
+Data flow: Features by modality -> the same, some rows of some modalities absent -> model.
 
-Shapes: B rows, U streams, T steps.
+Shapes: B rows, U modalities, T steps.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.types import Batch, Features, Label
 
 
-class StreamDropout:
-    """Withholds each present stream of each row with a probability that grows with the epoch (`spec/hero.md` 3.4).
+class ModalityDropout:
+    """Withholds each present modality of each row with a probability that grows with the epoch (`spec/hero.md` 3.4).
 
-    A row keeps at least one of the streams it has.
+    A row keeps at least one of the modalities it has.
 
     Args:
         start: probability in the first epoch.
@@ -31,12 +31,12 @@ class StreamDropout:
     def __init__(self, start: float = 0.0, end: float = 0.3, ramp_epochs: int = 5) -> None:
         for key, value, most in (("start", start, 1), ("end", end, 1), ("ramp_epochs", ramp_epochs, 1000)):
             if not 0 <= value <= most:
-                where = f"stream_dropout.{key}"
+                where = f"modality_dropout.{key}"
                 raise ConfigError(f"{key} is out of range.", expected=f"0..{most}", got=value, where=where)
         self.start, self.end, self.ramp_epochs = start, end, ramp_epochs
 
     def probability(self, epoch: int) -> float:
-        """Of withholding a stream in this epoch."""
+        """Of withholding a modality in this epoch."""
         return self.start + (self.end - self.start) * min(1.0, epoch / max(1, self.ramp_epochs))
 
     def __call__(self, features: Mapping[str, Features], epoch: int) -> dict[str, Features]:
@@ -50,7 +50,7 @@ class StreamDropout:
 
 
 def keep_one(present: Tensor, chance: Tensor, p: float) -> Tensor:
-    """Which streams stay.
+    """Which modalities stay.
 
     Args:
         present: [B, U].
@@ -58,7 +58,7 @@ def keep_one(present: Tensor, chance: Tensor, p: float) -> Tensor:
         p: probability of being withheld.
 
     Returns:
-        [B, U] True = stays; of the streams a row has, the one with the greatest chance always does.
+        [B, U] True = stays; of the modalities a row has, the one with the greatest chance always does.
     """
     best = torch.where(present, chance, -1.0).argmax(dim=1)
     return (chance >= p) | (torch.arange(present.shape[1], device=present.device) == best[:, None])

@@ -45,7 +45,7 @@ def find(where: str | Path, prefer: str = "best") -> Path:
             expected="a run folder with checkpoints/*.ckpt, or a .ckpt file",
             got="a folder without one" if path.is_dir() else "nothing there",
             where=path,
-            mend="run=runs/<name>/<date> of a finished `python -m hero_lightning.train`",
+            hint="run=runs/<name>/<date> of a finished `python -m hero_lightning.train`",
         )
     return found[-1]
 
@@ -82,7 +82,7 @@ def load(path: Path) -> dict[str, Any]:
             expected="a file of tensors and plain builtins",
             got=str(error).splitlines()[0] if str(error) else type(error).__name__,
             where=path,
-            mend="take another checkpoint of the run, or train again",
+            hint="take another checkpoint of the run, or train again",
         ) from error
     if not isinstance(state, dict) or FACTS not in state or "state_dict" not in state:
         raise CheckpointError(
@@ -124,7 +124,7 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
             expected=f"{name} {expected}",
             got=f"{name} {got}",
             where=where,
-            mend="use the size, streams and corpus of the run that wrote it",
+            hint="use the size, modalities and dataset of the run that wrote it",
         )
     missing = [n for n, p in module.named_parameters() if p.requires_grad and n not in state]
     if missing and strict:
@@ -133,7 +133,7 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
             expected=missing[:3],
             got="not there",
             where=where,
-            mend="use the streams and objectives of the run that wrote it",
+            hint="use the modalities and auxiliary_losses of the run that wrote it",
         )
     surplus = [k for k in state if k not in own]
     if missing or surplus:
@@ -157,53 +157,53 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
         where: the checkpoint.
 
     Raises:
-        CheckpointError: names stream, expected and found.
+        CheckpointError: names modality, expected and found.
     """
-    for stream, width in saved["dims"].items():
-        found = now["dims"].get(stream)
+    for modality, width in saved["dims"].items():
+        found = now["dims"].get(modality)
         if found is not None and found != width:
             raise CheckpointError(
-                f"Features of stream {stream} have another width than those the checkpoint was trained on.",
+                f"Features of modality {modality} have another width than those the checkpoint was trained on.",
                 expected=width,
                 got=found,
-                where=f"{where}, modalities.{stream}",
-                mend="read the features of the same encoder",
+                where=f"{where}, modality.{modality}",
+                hint="read the features of the same encoder",
             )
-    for stream, part, before, after in changed_streams(saved, now):
+    for modality, part, before, after in changed_modalities(saved, now):
         raise CheckpointError(
-            f"Features of stream {stream} differ in `{part}` from those the checkpoint was trained on.",
+            f"Features of modality {modality} differ in `{part}` from those the checkpoint was trained on.",
             expected=before,
             got=after,
-            where=f"{where}, modalities.{stream}",
-            mend=f"set modalities.{stream} as in the run's config.yaml",
+            where=f"{where}, modality.{modality}",
+            hint=f"set modality.{modality} as in the run's config.yaml",
         )
-    for target, state in saved["targets"].items():
+    for task, state in saved["tasks"].items():
         classes = state["settings"].get("classes")
-        found = now["targets"].get(target, {}).get("settings", {}).get("classes")
+        found = now["tasks"].get(task, {}).get("settings", {}).get("classes")
         if classes and found and list(classes) != list(found):
             raise CheckpointError(
-                f"Target {target} has other classes than the checkpoint.",
+                f"Task {task} has other classes than the checkpoint.",
                 expected=list(classes),
                 got=list(found),
                 where=where,
-                mend="pass label_map='{theirs: ours, ...}', or train on this corpus",
+                hint="pass label_map='{theirs: ours, ...}', or train on this dataset",
             )
 
 
-def changed_streams(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
-    """Stream, part of its identity, and that part before and now, where two models' facts differ in a stream."""
-    for stream, identity in saved["identities"].items():
-        found = now["identities"].get(stream)
+def changed_modalities(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """Modality, part of its identity, and that part before and now, where two models' facts differ in a modality."""
+    for modality, identity in saved["identities"].items():
+        found = now["identities"].get(modality)
         part = None if found is None else _differs(identity, found)
         if found is not None and part is not None:
-            yield stream, part, identity.get(part), found.get(part)
+            yield modality, part, identity.get(part), found.get(part)
 
 
 def _differs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first part in which two feature identities differ. Which corpus and which folder does not matter."""
+    """The first part in which two feature identities differ. Which dataset and which folder does not matter."""
 
     def kept(identity: Mapping[str, Any]) -> dict[str, Any]:
-        plain = {k: v for k, v in identity.items() if k != "corpus"}
+        plain = {k: v for k, v in identity.items() if k != "dataset"}
         return plain | {"source": {k: v for k, v in plain.get("source", {}).items() if k != "root"}}
 
     a, b = kept(saved), kept(now)
@@ -217,17 +217,17 @@ def check_config(node: Any, where: Path | str) -> None:
         CheckpointError: foreign `_target_`, `_args_`, or `trust_remote_code`.
     """
     if isinstance(node, Mapping):
-        target = node.get("_target_")
-        foreign = target is not None and not (
-            str(target).startswith(_ALLOWED) and str(target).rsplit(".", 1)[-1][:1].isupper()
+        task = node.get("_target_")
+        foreign = task is not None and not (
+            str(task).startswith(_ALLOWED) and str(task).rsplit(".", 1)[-1][:1].isupper()
         )
-        for bad in [f"_target_: {target}"] * foreign + [k for k in ("_args_", "trust_remote_code") if node.get(k)]:
+        for bad in [f"_target_: {task}"] * foreign + [k for k in ("_args_", "trust_remote_code") if node.get(k)]:
             raise CheckpointError(
                 "A stored config asks for something a run is never rebuilt from.",
                 expected="classes of " + ", ".join(a.rstrip(".") for a in _ALLOWED),
                 got=bad,
                 where=where,
-                mend="only load runs whose config.yaml you trust and can read",
+                hint="only load runs whose config.yaml you trust and can read",
             )
         for value in node.values():
             check_config(value, where)

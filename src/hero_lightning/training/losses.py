@@ -1,8 +1,8 @@
-"""Objectives: named loss terms beside the Targets' own losses.
+"""Auxiliary losses: named loss terms beside the Tasks' own losses.
 
-Data flow: Outputs + Batch (+ the model, for a second look) -> scalar; the training step sums weight * objective.
+Data flow: Outputs + Batch (+ the model, for a second look) -> scalar; the training step sums weight * auxiliary_loss.
 
-Shapes: B rows, E experts, U streams, C outputs of a Target, N pairs.
+Shapes: B rows, E experts, U modalities, C outputs of a Task, N pairs.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from hero_lightning.models.outputs import Outputs
 from hero_lightning.types import Batch, Label
 
 
-class Objective:
+class AuxiliaryLoss:
     """One loss term.
 
     Args:
         weight: its factor in the sum; 0 skips the computation.
 
     Attributes:
-        needs: parts of the model it reads (`model.hero.PARTS`).
+        requires: auxiliary_heads of the model it reads (`model.hero.AUXILIARY_HEADS`).
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, weight: float) -> None:
         if not weight >= 0:
             raise ConfigError(
-                "An objective's weight is out of range.",
+                "An auxiliary_loss's weight is out of range.",
                 expected=">= 0",
                 got=weight,
-                where=f"objective.{type(self).__name__}",
+                where=f"auxiliary_loss.{type(self).__name__}",
             )
         self.weight = float(weight)
 
@@ -56,16 +56,16 @@ class Objective:
 def _share(value: float, key: str) -> float:
     """A setting between 0 and 1."""
     if not 0 <= value <= 1:
-        raise ConfigError(f"{key} is out of range.", expected="0 ... 1", got=value, where=f"objective.{key}")
+        raise ConfigError(f"{key} is out of range.", expected="0 ... 1", got=value, where=f"auxiliary_loss.{key}")
     return value
 
 
-class Sync(Objective):
+class Sync(AuxiliaryLoss):
     """Does this sound belong to this movement? Binary, positive = match (`spec/hero.md` 5.4).
 
-    Every row with both streams gives one positive (its own pair) and one negative: the next sound of the batch that
+    Every row with both modalities gives one positive (its own pair) and one negative: the next sound of the batch that
     comes from another clip and item, or its own sound rotated by more than a quarter of its length. Rows that find no
-    negative give no positive either, and clips whose streams are known to conflict are left out: their own pair is no
+    negative give no positive either, and clips whose modalities are known to conflict are left out: their own pair is no
     match.
 
     Args:
@@ -73,9 +73,9 @@ class Sync(Objective):
         shifted: share of the negatives made by rotation even where another clip is at hand.
     """
 
-    needs = ("sync",)
+    requires = ("sync",)
     shortest: ClassVar[int] = 4
-    """Steps both streams need before a rotation is told from the original."""
+    """Steps both modalities need before a rotation is told from the original."""
 
     def __init__(self, weight: float = 0.5, shifted: float = 0.0) -> None:
         super().__init__(weight)
@@ -121,35 +121,35 @@ def partners(ids: Sequence[str], group: Tensor, sounding: Tensor) -> tuple[Tenso
     return torch.where(found, nearest, rows), found
 
 
-class Anchor(Objective):
+class UnimodalLoss(AuxiliaryLoss):
     """Gives the gate something to be right about.
 
-    Each stream's summary predicts the labels alone, through one shared head, and the gate says whose prediction to
-    believe: the loss is the negative log likelihood of that mixture. A stream that carries no cue can do no better
-    than the label frequencies, so every bit of gate on it costs likelihood. `alone` adds the streams' own losses, which
+    Each modality's summary predicts the labels alone, through one shared head, and the gate says whose prediction to
+    believe: the loss is the negative log likelihood of that mixture. A modality that carries no cue can do no better
+    than the label frequencies, so every bit of gate on it costs likelihood. `alone` adds the modalities' own losses, which
     keeps those learning that the gate does not follow yet and their doubts honest. Synergy and imputed experts
-    are no witnesses: the gate is to say which stream carries the label, so weight on them costs likelihood.
+    are no witnesses: the gate is to say which modality carries the label, so weight on them costs likelihood.
 
     Args:
         weight: of the term.
-        alone: factor of the mean of the streams' own losses.
+        alone: factor of the mean of the modalities' own losses.
     """
 
-    needs = ("anchor",)
+    requires = ("unimodal",)
 
     def __init__(self, weight: float = 0.5, alone: float = 0.25) -> None:
         super().__init__(weight)
-        self.alone = _share(alone, "anchor.alone")
+        self.alone = _share(alone, "unimodal.alone")
 
     def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
-        """Mean over the labelled rows of every Target, mean over Targets."""
+        """Mean over the labelled rows of every Task, mean over Tasks."""
         gate = outputs.gate if outputs.gate is not None else outputs.present.float()
-        streams = torch.tensor([e != SYNERGY for e in outputs.experts], device=gate.device)
-        witness = outputs.present & streams
+        modalities = torch.tensor([e != SYNERGY for e in outputs.experts], device=gate.device)
+        witness = outputs.present & modalities
         # not renormalised: weight on what is no witness is weight on no prediction, and costs likelihood
         trust = torch.where(witness, gate.float(), 0.0)
         terms = []
-        for name, logits in outputs.anchor_logits.items():
+        for name, logits in outputs.unimodal_logits.items():
             label = batch.labels[name]
             if label.value.dim() == 2 and not label.value.is_floating_point():  # comparisons: no row has a likelihood
                 terms.append(logits.float().sum() * 0.0)
@@ -164,27 +164,27 @@ class Anchor(Objective):
         return torch.stack(terms).mean() if terms else outputs.context.sum() * 0.0
 
 
-class SelfLabels(Objective):
-    """Every stream predicts alone, with labels of its own where the label is a score (Self-MM, Yu et al. 2021).
+class SelfLabels(AuxiliaryLoss):
+    """Every modality predicts alone, with labels of its own where the label is a score (Self-MM, Yu et al. 2021).
 
-    Classes: mean loss of the streams that are there against the clip's label (plain multi-task learning). The first
+    Classes: mean loss of the modalities that are there against the clip's label (plain multi-task learning). The first
     score, under `model.baselines_large.MultiTask`: absolute error against the label that `own_scores` makes for each
-    stream, weighed by tanh of how far that lies from the clip's.
+    modality, weighed by tanh of how far that lies from the clip's.
 
     Args:
         weight: of the term.
     """
 
-    needs = ("anchor",)
+    requires = ("unimodal",)
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
     def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
-        """Mean over the labelled rows of every Target, mean over Targets."""
+        """Mean over the labelled rows of every Task, mean over Tasks."""
         witness = outputs.present & torch.tensor([e != SYNERGY for e in outputs.experts], device=outputs.present.device)
         terms, made = [], False
-        for name, logits in outputs.anchor_logits.items():
+        for name, logits in outputs.unimodal_logits.items():
             label = batch.labels[name]
             if isinstance(model, MultiTask) and not made and label.value.is_floating_point() and label.value.dim() == 1:
                 own, made = model.own_scores(outputs, label.value, label.mask), True
@@ -212,7 +212,7 @@ def _expert_loss(logits: Tensor, label: Label) -> Tensor:
     return -logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
 
 
-class GateEntropy(Objective):
+class GateEntropy(AuxiliaryLoss):
     """A floor under the gate's entropy: no expert is written off early (`spec/hero.md` 5.6).
 
     Args:

@@ -1,10 +1,10 @@
-"""EmotionModule: one LightningModule for every model: encode, fuse, sum of weighted losses, figures keyed by sample.
+"""EmotionModule: one LightningModule for every model: encode, fuse, sum of weighted losses, metrics keyed by sample.
 
-Data flow: Batch -> StreamEncoder per stream -> Features -> model -> Outputs -> Target losses + Objectives
-(+ Reasoner: a language model's answers) -> loss; in validation and test: Outputs -> PredictionTable per Target,
-ExplanationTable, written answers -> figures.
+Data flow: Batch -> ModalityEncoder per modality -> Features -> model -> Outputs -> Task losses + Auxiliary losses
+(+ Reasoner: a language model's answers) -> loss; in validation and test: Outputs -> PredictionTable per Task,
+ExplanationTable, written answers -> metrics.
 
-Shapes: B rows, C outputs of a Target.
+Shapes: B rows, C outputs of a Task.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.features import Stream, StreamEncoder
+from hero_lightning.features import Modality, ModalityEncoder
 from hero_lightning.metrics import classification
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
 from hero_lightning.models.baselines.sequence import DialogueGRU
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.llm.reasoner import Reasoner
 from hero_lightning.models.outputs import Outputs
-from hero_lightning.tasks import Target
+from hero_lightning.tasks import Task
 from hero_lightning.training import checkpoint
-from hero_lightning.training.augment import Mixup, StreamDropout, between
-from hero_lightning.training.losses import Objective
-from hero_lightning.training.optimizers import AdamW
+from hero_lightning.training.augment import Mixup, ModalityDropout, between
+from hero_lightning.training.losses import AuxiliaryLoss
+from hero_lightning.training.optimizers import AdamWWithCosine
 from hero_lightning.types import Batch, Features, Label
 
 log = logging.getLogger(__name__)
 
 
-def describe(streams: Mapping[str, Stream], targets: Mapping[str, Target], dims: Mapping[str, int]) -> dict[str, Any]:
+def describe(modalities: Mapping[str, Modality], tasks: Mapping[str, Task], dims: Mapping[str, int]) -> dict[str, Any]:
     """What a checkpoint must agree with: widths, feature identities and classes, in builtins."""
     return {
         "dims": dict(dims),
-        "identities": {name: streams[name].identity() for name in dims},
-        "targets": {name: target.state() for name, target in targets.items()},
+        "identities": {name: modalities[name].identity() for name in dims},
+        "tasks": {name: task.state() for name, task in tasks.items()},
     }
 
 
 class EmotionModule(pl.LightningModule):
-    """Trains and scores a model on the Targets of a corpus.
+    """Trains and scores a model on the Tasks of a dataset.
 
     Args:
-        model: Features by stream -> Outputs.
-        streams: the streams the model reads, in canonical order.
+        model: Features by modality -> Outputs.
+        modalities: the modalities the model reads, in canonical order.
         dims: their feature widths.
-        targets: Target name -> Target; the first one selects checkpoints (`val/score`).
-        objectives: further loss terms by name.
+        tasks: Task name -> Task; the first one selects checkpoints (`val/score`).
+        losses: further loss terms by name.
         optimizer: builds optimizer and schedule.
-        reasoner: a prepared language model; it, not the linear head, then answers for the first Target.
+        reasoner: a prepared language model; it, not the linear head, then answers for the first Task.
         train_prefixes: parameters whose names start so learn; the others stay as they are.
-        stream_dropout: withholds streams while training, or None.
+        modality_dropout: withholds modalities while training, or None.
         mixup: mixes clips while training, or None.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an undisturbed one bit for bit.
@@ -67,29 +67,31 @@ class EmotionModule(pl.LightningModule):
     def __init__(
         self,
         model: Hero,
-        streams: Mapping[str, Stream],
+        modalities: Mapping[str, Modality],
         dims: Mapping[str, int],
-        targets: Mapping[str, Target],
-        objectives: Mapping[str, Objective],
-        optimizer: AdamW,
+        tasks: Mapping[str, Task],
+        auxiliary_losses: Mapping[str, AuxiliaryLoss],
+        optimizer: AdamWWithCosine,
         reasoner: Reasoner | None = None,
         train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
-        stream_dropout: StreamDropout | None = None,
+        modality_dropout: ModalityDropout | None = None,
         mixup: Mixup | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({name: StreamEncoder(stream, dims[name]) for name, stream in streams.items()})
+        self.encoders = nn.ModuleDict(
+            {name: ModalityEncoder(modality, dims[name]) for name, modality in modalities.items()}
+        )
         self.model, self.reasoner = model, reasoner
-        self.targets, self.objectives = dict(targets), dict(objectives)
-        self.optimizer, self.seed, self.stream_dropout, self.mixup = optimizer, seed, stream_dropout, mixup
-        self.main = next(iter(self.targets.values()))
+        self.tasks, self.auxiliary_losses = dict(tasks), dict(auxiliary_losses)
+        self.optimizer, self.seed, self.modality_dropout, self.mixup = optimizer, seed, modality_dropout, mixup
+        self.main = next(iter(self.tasks.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
-        self.facts = {**describe(streams, self.targets, dims), **known, **(facts or {})}
+        self.facts = {**describe(modalities, self.tasks, dims), **known, **(facts or {})}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
-        self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.targets}
+        self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.tasks}
         self.linear = PredictionTable()  # what the linear head says where a language model answers
         self.written = PredictionTable()  # what its written answers say: a row of zeros says nothing
         self._tables = nn.ModuleList([*self.predictions.values(), self.linear, self.written])  # move to the device
@@ -99,9 +101,9 @@ class EmotionModule(pl.LightningModule):
         self.drop: tuple[str, ...] = ()
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        """Features of the streams a batch has; those in `drop` are withheld."""
-        seen = [name for name in self.encoders if name in batch.streams and name not in self.drop]
-        return {name: self.encoders[name](batch.streams[name]) for name in seen}
+        """Features of the modalities a batch has; those in `drop` are withheld."""
+        seen = [name for name in self.encoders if name in batch.modalities and name not in self.drop]
+        return {name: self.encoders[name](batch.modalities[name]) for name in seen}
 
     def forward(self, batch: Batch, explain: bool = False) -> Outputs:
         """Outputs of a batch."""
@@ -115,11 +117,11 @@ class EmotionModule(pl.LightningModule):
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Every unweighted loss term by name; their weighted sum under `loss`."""
-        scored = {name: t for name, t in self.targets.items() if t.weight}
+        scored = {name: t for name, t in self.tasks.items() if t.weight}
         terms = {n: t.loss(outputs.logits[n], batch.labels[n], batch.group) for n, t in scored.items()}
-        weights = {name: t.weight for name, t in self.targets.items()}
-        for name, objective in self.objectives.items():
-            terms[name], weights[name] = objective(outputs, batch, self.model), objective.weight
+        weights = {name: t.weight for name, t in self.tasks.items()}
+        for name, auxiliary_loss in self.auxiliary_losses.items():
+            terms[name], weights[name] = auxiliary_loss(outputs, batch, self.model), auxiliary_loss.weight
         if self.reasoner is not None and self.reasoner.weight:
             terms["generation"], weights["generation"] = self.reasoner.loss(outputs, batch), self.reasoner.weight
         if self.reasoner is not None and (decoder := self.reasoner.decoder) is not None and decoder.weight:
@@ -137,8 +139,8 @@ class EmotionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted loss of a batch."""
         features = self.encode(batch)
-        if self.stream_dropout is not None:
-            features = self.stream_dropout(features, self.current_epoch)
+        if self.modality_dropout is not None:
+            features = self.modality_dropout(features, self.current_epoch)
         partners, share = batch, 1.0
         if self.mixup is not None:
             features, partners, share = self.mixup(features, batch)
@@ -154,7 +156,7 @@ class EmotionModule(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, testing: bool) -> None:
         outputs = self(batch)
-        found = {name: target.predict(outputs.logits[name]) for name, target in self.targets.items()}
+        found = {name: task.predict(outputs.logits[name]) for name, task in self.tasks.items()}
         if self.reasoner is not None:
             self.linear.update(batch.index, found[self.main.name], batch.labels[self.main.name])
             found[self.main.name] = self._reason(self.reasoner, outputs, batch, testing)
@@ -188,18 +190,18 @@ class EmotionModule(pl.LightningModule):
         """Keeps predictions and explanations."""
         self._evaluate(batch, testing=True)
 
-    def figures(self) -> dict[str, dict[str, float]]:
-        """Target -> figure -> value over everything kept since the last reset.
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Task -> figure -> value over everything kept since the last reset.
 
-        Where a language model answers, the linear head's are <target>_linear, those of its written answers
-        <target>_written (without a label an answer is wrong).
+        Where a language model answers, the linear head's are <task>_linear, those of its written answers
+        <task>_written (without a label an answer is wrong).
         """
-        tables = {name: (target, self.predictions[name]) for name, target in self.targets.items()}
+        tables = {name: (task, self.predictions[name]) for name, task in self.tasks.items()}
         written = f"{self.main.name}_written"
         if self.reasoner is not None:
             tables |= {f"{self.main.name}_linear": (self.main, self.linear), written: (self.main, self.written)}
-        kept = {name: (target, table.compute()) for name, (target, table) in tables.items()}
-        found = {name: target.figures(table.prediction, table.label) for name, (target, table) in kept.items()}
+        kept = {name: (task, table.compute()) for name, (task, table) in tables.items()}
+        found = {name: task.metrics(table.prediction, table.label) for name, (task, table) in kept.items()}
         if found.get(written):
             said, scored = kept[written][1], kept[self.main.name][1]
             best = scored.prediction[torch.isin(scored.index, said.index)].argmax(dim=1)
@@ -217,13 +219,13 @@ class EmotionModule(pl.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the figures; `val/score` is the selecting one, higher is better.
+        """Logs the metrics; `val/score` is the selecting one, higher is better.
 
         A language model is selected by the figure of what it scores times the share of its written answers that say
         the same: the label is learnt long before the reasons can be read, and the few answers written in a validation
         pass are too few for a figure of their own.
         """
-        found = self.figures()
+        found = self.metrics()
         self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
         if self.reasoner is not None:
             table = self.predictions[self.main.name].compute()
@@ -234,11 +236,11 @@ class EmotionModule(pl.LightningModule):
         self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the figures of the test split."""
-        self.log_dict({f"test/{t}/{k}": v for t, f in self.figures().items() for k, v in f.items()})
+        """Logs the metrics of the test split."""
+        self.log_dict({f"test/{t}/{k}": v for t, f in self.metrics().items() for k, v in f.items()})
 
     def configure_optimizers(self) -> Any:
-        """AdamW groups and a schedule by optimizer step."""
+        """AdamWWithCosine groups and a schedule by optimizer step."""
         optimizer, schedule = self.optimizer.build(
             self.named_parameters(), int(self.trainer.estimated_stepping_batches)
         )

@@ -18,8 +18,8 @@ from hero_lightning.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """AdamW whose groups follow the prefix of a parameter's name; no decay on 1-d tensors (`spec/hero.md` 8.2).
+class AdamWWithCosine:
+    """AdamW with a cosine schedule, whose groups follow the prefix of a parameter's name; no decay on 1-d tensors (`spec/hero.md` 8.2).
 
     Attributes:
         lr: peak rate of everything that no prefix of `rates` names.

@@ -1,4 +1,4 @@
-"""The demo corpus on disk: official-looking, whole, leak-free, and as its truth says."""
+"""The demo dataset on disk: official-looking, whole, leak-free, and as its truth says."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hero_lightning.datasets.demo.generate import MARKER, generate
 from hero_lightning.datasets.demo.truth import CARRIERS, EMOTIONS
 from hero_lightning.encoders.handcrafted import HashedWords
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.media.action_units import read_au_info, read_au_table
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.tasks import ClassTarget
+from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
 
 CLIPS = 36
@@ -28,7 +28,7 @@ CLIPS = 36
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpora") / "demo"
+    folder = tmp_path_factory.mktemp("datasets") / "demo"
     generate(folder, seed=3, clips=CLIPS, workers=1)
     return folder
 
@@ -54,7 +54,7 @@ def test_every_clip_is_there_and_plays(samples: list[Sample]) -> None:
             assert abs(len(sound.x) / 16_000 - info.duration) < 0.2
 
 
-def test_missing_streams_are_really_missing(samples: list[Sample]) -> None:
+def test_missing_modalities_are_really_missing(samples: list[Sample]) -> None:
     for s in samples:
         missing = s.truth["missing"]
         assert ("au" in missing) == (not s.files)
@@ -77,8 +77,8 @@ def test_truth_and_labels_agree(samples: list[Sample]) -> None:
         assert bool(truth["informative"]) == (emotion != "neutral")
         assert truth["audio_says"] == truth["shows"]["audio"]
         assert truth["noise"].keys() == {s for carried in CARRIERS.values() for s in carried}
-        assert set(truth["informative_streams"]) == {
-            stream for c in truth["informative"] for stream in CARRIERS[c] if stream not in truth["missing"]
+        assert set(truth["informative_modalities"]) == {
+            modality for c in truth["informative"] for modality in CARRIERS[c] if modality not in truth["missing"]
         }
 
 
@@ -139,25 +139,25 @@ def test_it_replaces_nothing_else(tmp_path: Path) -> None:
 
 
 def demo(root: Path, **options) -> DemoDataModule:
-    streams = {"text": Stream("text", "realtime", partial(HashedWords, dim=8))}
-    targets = {"emotion": ClassTarget("emotion")}
-    return DemoDataModule(root=root, streams=streams, targets=targets, features_root=root / "none", **options)
+    modalities = {"text": Modality("text", "realtime", partial(HashedWords, dim=8))}
+    tasks = {"emotion": ClassTask("emotion")}
+    return DemoDataModule(root=root, modalities=modalities, tasks=tasks, features_root=root / "none", **options)
 
 
 def test_the_module_serves_it(root: Path) -> None:
-    module = demo(root, clips=CLIPS, corpus_seed=3, batch_size=4)
+    module = demo(root, clips=CLIPS, dataset_seed=3, batch_size=4)
     module.setup()
-    assert module.plan.classes == {"emotion": list(EMOTIONS)}
+    assert module.index.classes == {"emotion": list(EMOTIONS)}
     told = [s for s in read_demo(root) if s.text]
-    assert {s.id for rows in module.plan.samples.values() for s in rows} == {s.id for s in told}
+    assert {s.id for rows in module.index.samples.values() for s in rows} == {s.id for s in told}
     batch = next(iter(module.train_dataloader()))
     assert len(batch) == 4
     assert batch.samples[0].truth
-    later = next(s for s in module.plan.samples["train"] if s.turn == 3)
+    later = next(s for s in module.index.samples["train"] if s.turn == 3)
     assert 1 <= len(later.turns) <= 3
 
 
 def test_wrong_settings(tmp_path: Path) -> None:
-    for wrong in ({"clips": 5}, {"corpus_seed": -1}):
+    for wrong in ({"clips": 5}, {"dataset_seed": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             demo(tmp_path, **wrong)

@@ -1,4 +1,4 @@
-"""The demo corpus' pictures, voice and action units carry what the truth says, and noise takes it away."""
+"""The demo dataset' pictures, voice and action units carry what the truth says, and noise takes it away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo corpus draws: balance, decidability, conflicts, noise that is independent of the emotion."""
+"""What the demo dataset draws: balance, decidability, conflicts, noise that is independent of the emotion."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from hero_lightning.encoders.handcrafted import FrameHog
 from hero_lightning.errors import FeatureError
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.foreign.affectgpt import AffectGptFolder, corpus_folder, export, folder_name
+from hero_lightning.features.foreign.affectgpt import AffectGptFolder, dataset_folder, export, folder_name
 from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.foreign.safe_pickle import load_features, write_npydict
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
@@ -19,11 +19,11 @@ from tests.features.conftest import make, tree
 
 @pytest.fixture
 def stored(tmp_path, samples):
-    streams = {name: make(name) for name in ("frame", "audio", "text")}
-    for stream in streams.values():
-        stream.bind(tmp_path / "features", "demo")
-    fill(streams, samples)
-    return streams
+    modalities = {name: make(name) for name in ("frame", "audio", "text")}
+    for modality in modalities.values():
+        modality.bind(tmp_path / "features", "demo")
+    fill(modalities, samples)
+    return modalities
 
 
 def test_npy_dict_is_read_back(stored, samples, tmp_path):
@@ -43,7 +43,7 @@ def test_npy_dict_is_read_back(stored, samples, tmp_path):
     assert tree(tmp_path / "npy") == before
 
 
-def test_a_stream_is_added_to_the_dict(stored, samples, tmp_path):
+def test_a_modality_is_added_to_the_dict(stored, samples, tmp_path):
     export({"text": stored["text"]}, samples, tmp_path / "npy", "npydict", "demo")
     export({"frame": stored["frame"]}, samples, tmp_path / "npy", "npydict", "demo")
     assert {"bert", "clip"} <= load_features(tmp_path / "npy" / "c0.npy").keys()
@@ -59,7 +59,7 @@ def test_features_of_other_settings_are_refused_or_thrown_away(stored, samples, 
     fill({"frame": other}, samples[:2])
     with pytest.raises(FeatureError, match="cells=2") as info:
         export({"frame": other}, samples[:2], out, layout, "mer2023")
-    assert "force=true" in info.value.details["mend"]
+    assert "force=true" in info.value.details["hint"]
     export({"frame": other}, samples[:2], out, layout, "mer2023", force=True)
     source = NpyDict(out, "clip") if layout == "npydict" else AffectGptFolder(out, "mer2023", place.split("/")[1])
     assert [source.has(s) for s in samples] == [True, True, False, False, False, False]
@@ -87,7 +87,7 @@ def test_folders_of_the_affectgpt_family(stored, samples, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("root", "corpus", "path"),
+    ("root", "dataset", "path"),
     [
         ("pre", "mer2023", "pre/mer2023"),
         ("pre", "MER2023", "pre/mer2023"),
@@ -98,8 +98,8 @@ def test_folders_of_the_affectgpt_family(stored, samples, tmp_path):
         ("pre", "ovmerd_plus", "pre/ovmerdplus"),
     ],
 )
-def test_corpus_folder(root, corpus, path):
-    assert corpus_folder(root, corpus).as_posix() == path
+def test_dataset_folder(root, dataset, path):
+    assert dataset_folder(root, dataset).as_posix() == path
 
 
 class Named(FrameHog):
@@ -111,7 +111,7 @@ class Named(FrameHog):
 
 
 @pytest.mark.parametrize(
-    ("stream", "name"),
+    ("modality", "name"),
     [
         (("frame", "openai/clip-vit-large-patch14", EmotionPeak(8)), "frame_CLIP_VIT_LARGE_emotion_peak_8frms"),
         (("frame", "/models/dinov2-large", Uniform(4)), "frame_DINO2_LARGE_uniform_4frms"),
@@ -119,8 +119,8 @@ class Named(FrameHog):
         (("face", "me/other", EmotionPeak(8)), "face_other_emotion_peak_8frms"),
     ],
 )
-def test_folder_name(stream, name):
-    kind, hub, sampler = stream
+def test_folder_name(modality, name):
+    kind, hub, sampler = modality
     assert folder_name(make(kind, encoder=partial(Named, hub), sampler=sampler)) == name
 
 

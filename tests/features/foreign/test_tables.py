@@ -11,7 +11,7 @@ import pytest
 
 from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.features.foreign.tables import CsvTable, MmsaPickle, NpyFolder, NpzTable, read_csv
-from hero_lightning.features.modality import Stream
+from hero_lightning.features.modality import Modality
 from hero_lightning.types import Sample
 
 rng = np.random.default_rng(0)
@@ -176,13 +176,13 @@ def test_csv_needs_columns_and_utf8(tmp_path):
         list(read_csv(tmp_path / "t.csv", []))
 
 
-def test_a_stream_reads_a_table_after_its_travel_to_a_worker(tmp_path):
-    stream = Stream("au", "preextracted", source=NpzTable(npz(tmp_path / "t.npz"), "au"))
-    stream.probe([clip()])
-    assert stream.dim == 4
-    copy = pickle.loads(pickle.dumps(stream))
+def test_a_modality_reads_a_table_after_its_travel_to_a_worker(tmp_path):
+    modality = Modality("au", "preextracted", source=NpzTable(npz(tmp_path / "t.npz"), "au"))
+    modality.probe([clip()])
+    assert modality.dim == 4
+    copy = pickle.loads(pickle.dumps(modality))
     assert copy.source._rows is None
-    assert copy.stored(clip("b")).x.equal(stream.stored(clip("b")).x)
+    assert copy.stored(clip("b")).x.equal(modality.stored(clip("b")).x)
 
 
 @pytest.mark.real

@@ -28,10 +28,10 @@ from hero_lightning.models.layers import Standardise
 from hero_lightning.training.losses import SelfLabels
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Features, Label, Sample, dialogues
-from tests.datasets.corpora import corpus
+from tests.datasets.datasets import dataset
 from tests.models.made import DIMS, batch, everything, features
 
-STREAMS = tuple(DIMS)
+MODALITIES = tuple(DIMS)
 OUTPUTS = {"emotion": 4, "valence": 1}
 SMALL = {"width": 16, "dropout": 0.1}
 KINDS = {
@@ -42,7 +42,7 @@ KINDS = {
     "gated": (GatedFusion, SMALL),
     "attention": (UtteranceAttention, SMALL),
     "lmf": (LowRankFusion, SMALL),
-    "self_mm": (MultiTask, SMALL | {"parts": ("anchor",)}),
+    "self_mm": (MultiTask, SMALL | {"auxiliary_heads": ("unimodal",)}),
     "mult": (MulT, SMALL | {"layers": 1, "num_heads": 2}),
     "dialogue_gru": (DialogueGRU, SMALL),
 }
@@ -56,7 +56,7 @@ def made(name, dims=DIMS):
     kind, options = KINDS[name]
     model = kind(dict(dims), OUTPUTS, **options)
     with torch.no_grad():
-        model(features({s: [True] * 3 for s in STREAMS}, seed=7))
+        model(features({s: [True] * 3 for s in MODALITIES}, seed=7))
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return model.eval()
@@ -67,7 +67,7 @@ MODELS = {name: made(name) for name in KINDS}
 
 def presence(rows=3):
     flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    return st.fixed_dictionaries(dict.fromkeys(STREAMS, flags))
+    return st.fixed_dictionaries(dict.fromkeys(MODALITIES, flags))
 
 
 def same(a, b, rows=slice(None)):
@@ -101,7 +101,7 @@ def test_every_parameter_is_in_the_graph_and_gradients_are_finite(name, present)
     model.zero_grad()
     outputs = model(features(present, fill=torch.nan))
     loss = sum(v.square().sum() for v in outputs.logits.values())
-    if "parts" in KINDS[name][1]:
+    if "auxiliary_heads" in KINDS[name][1]:
         loss = loss + SelfLabels()(outputs, batch(3), model)
     loss.backward()
     model.eval()
@@ -114,7 +114,7 @@ def test_every_parameter_is_in_the_graph_and_gradients_are_finite(name, present)
 
 @every_kind
 def test_it_learns_a_toy_task(name):
-    """The class is the sign of one number of one stream, in each row another stream's; sound is often missing."""
+    """The class is the sign of one number of one modality, in each row another modality's; sound is often missing."""
     torch.manual_seed(0)
     kind, options = KINDS[name]
     model = kind({"audio": 4, "text": 3}, {"emotion": 2}, **options)
@@ -164,18 +164,18 @@ def test_standardise_learns_exactly_the_mean_and_spread_of_real_steps():
 
 
 def test_own_scores_follow_the_formula_of_self_mm():
-    model = MultiTask({"text": 3}, {"valence": 1}, width=1, dropout=0.0, parts=("anchor",)).eval()
+    model = MultiTask({"text": 3}, {"valence": 1}, width=1, dropout=0.0, auxiliary_heads=("unimodal",)).eval()
     model.centres.copy_(torch.tensor([[[1.0], [-1.0]], [[2.0], [-2.0]]]))  # text, then all together
     model.known.fill_(True)
     outputs = model({"text": Features(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool))})
     outputs.summaries, outputs.context = torch.tensor([[[0.5]]]), torch.tensor([[[1.0]]])
-    # text: D+ = 0.25, D- = 2.25, a_s = 8; together: D+ = 1, D- = 9, a_m = 8; equal, so the stream keeps the score
+    # text: D+ = 0.25, D- = 2.25, a_s = 8; together: D+ = 1, D- = 9, a_m = 8; equal, so the modality keeps the score
     same_score = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     torch.testing.assert_close(same_score, torch.tensor([[2.0]]), atol=1e-3, rtol=0)
     outputs.summaries = torch.tensor([[[0.0]]])  # D+ = D- = 1: a_s = 0, y_s = (2 + 0 - 8) / 2 = -3, held at -2
     held = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     torch.testing.assert_close(held, torch.tensor([[-2.0]]), atol=1e-3, rtol=0)
-    fresh = MultiTask({"text": 3}, {"valence": 1}, width=1, parts=("anchor",))
+    fresh = MultiTask({"text": 3}, {"valence": 1}, width=1, auxiliary_heads=("unimodal",))
     unknown = fresh.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     assert unknown.tolist() == [[2.0]]  # only one side was seen: no border to compare with
     assert fresh.known.tolist() == [True, False]
@@ -183,16 +183,16 @@ def test_own_scores_follow_the_formula_of_self_mm():
 
 def test_self_labels_give_classes_plain_multi_task_losses():
     model = made("self_mm")
-    outputs, data = model(features({s: [True, False] for s in STREAMS})), batch(2)
+    outputs, data = model(features({s: [True, False] for s in MODALITIES})), batch(2)
     data.labels = {"emotion": Label(torch.tensor([1, 2]), torch.tensor([True, True]))}
-    outputs.anchor_logits = {"emotion": outputs.anchor_logits["emotion"]}
-    expected = F.cross_entropy(outputs.anchor_logits["emotion"][0], torch.ones(len(STREAMS), dtype=torch.long))
-    torch.testing.assert_close(SelfLabels()(outputs, data, model), expected)  # the second row has no stream
+    outputs.unimodal_logits = {"emotion": outputs.unimodal_logits["emotion"]}
+    expected = F.cross_entropy(outputs.unimodal_logits["emotion"][0], torch.ones(len(MODALITIES), dtype=torch.long))
+    torch.testing.assert_close(SelfLabels()(outputs, data, model), expected)  # the second row has no modality
 
 
 def test_a_dialogue_is_read_in_order_and_apart_from_others():
     model = MODELS["dialogue_gru"]
-    seen = features({s: [True] * 5 for s in STREAMS})
+    seen = features({s: [True] * 5 for s in MODALITIES})
     group, order = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 2])
 
     def logits(rows, group, order):
@@ -225,7 +225,7 @@ def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
         for split in ("train", "val")
         for i, e in enumerate(("happy", "sad", "neutral") * 3)
     ]
-    made_of = corpus(talk, tmp_path, unit="dialogue", batch_size=2)
+    made_of = dataset(talk, tmp_path, unit="dialogue", batch_size=2)
     assert made_of.items("val") == [(6, 3, 0), (7, 4, 1), (8, 5, 2)]
     batches = list(made_of.loader("val"))
     assert [len(b) for b in batches] == [6, 3]
@@ -239,17 +239,17 @@ def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
     torch.testing.assert_close(told.logits["emotion"], gru(seen, items=places).logits["emotion"])
     assert not torch.allclose(told.logits["emotion"], gru(seen).logits["emotion"])
     with pytest.raises(ConfigError, match=r"clip, dialogue(.|\n)*dataset.unit"):
-        corpus(talk, tmp_path, unit="scene")
+        dataset(talk, tmp_path, unit="scene")
 
 
 def test_messages():
-    with pytest.raises(ConfigError, match=r"A baseline lacks what an objective needs(.|\n)*anchor=none"):
-        UtteranceAttention(dict(DIMS), OUTPUTS, parts=("sync",))
+    with pytest.raises(ConfigError, match=r"A baseline lacks what an auxiliary_loss requires(.|\n)*unimodal=none"):
+        UtteranceAttention(dict(DIMS), OUTPUTS, auxiliary_heads=("sync",))
     with pytest.raises(ConfigError, match="even multiple of num_heads"):
         MulT(dict(DIMS), OUTPUTS, width=15)
     with pytest.raises(ConfigError, match="two directions share the width"):
         DialogueGRU(dict(DIMS), OUTPUTS, width=15)
-    with pytest.raises(DataError, match="none of the model's streams"):
+    with pytest.raises(DataError, match="none of the model's modalities"):
         MODELS["linear"]({})
     with pytest.raises(FeatureError, match="width 6"):
         MODELS["linear"]({"frame": Features(torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))})
@@ -259,11 +259,13 @@ def test_messages():
 def test_every_option_builds(option):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         cfg = compose("train", overrides=[f"baseline={option}", "name=x"])
-    terms = build.objectives(cfg)
-    parts = {part for term in terms.values() for part in term.needs}
+    terms = build.auxiliary_losses(cfg)
+    auxiliary_heads = {part for term in terms.values() for part in term.requires}
     node = {k: v for k, v in instantiate.plain(cfg.model).items() if v != {}}
-    model = instantiate.make(node, "model", dims={"audio": 5, "text": 4}, outputs={"emotion": 3}, parts=parts)
+    model = instantiate.make(
+        node, "model", dims={"audio": 5, "text": 4}, outputs={"emotion": 3}, auxiliary_heads=auxiliary_heads
+    )
     kind, options = KINDS[option]
     assert type(model) is kind
     assert cfg.dataset.get("unit", "clip") == ("dialogue" if option == "dialogue_gru" else "clip")
-    assert set(options) - {"parts"} <= {*node, "layers"}
+    assert set(options) - {"auxiliary_heads"} <= {*node, "layers"}

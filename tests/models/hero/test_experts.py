@@ -47,7 +47,7 @@ def test_order_of_the_steps_matters_only_with_positions():
         Features(torch.zeros(2, 0, 5), torch.zeros(2, 0, dtype=torch.bool), torch.zeros(2, 0)),
     ],
 )
-def test_an_absent_stream_still_reaches_every_parameter(features):
+def test_an_absent_modality_still_reaches_every_parameter(features):
     model = expert(mlp=True)
     seen = model(features)
     assert seen.sequence.shape == (2, 1, 32)
@@ -64,7 +64,7 @@ def test_half_precision_features_are_read():
 
 
 def test_another_width_is_refused():
-    with pytest.raises(FeatureError, match=r"(?s)stream au.*width 5.*width 6.*modalities\.au"):
+    with pytest.raises(FeatureError, match=r"(?s)modality au.*width 5.*width 6.*modality\.au"):
         expert()(Features(torch.zeros(1, 2, 6), torch.ones(1, 2, dtype=torch.bool)))
 
 

@@ -1,4 +1,4 @@
-"""K-bank, panoramic attention, and the fusions of one interface."""
+"""token bank, panoramic attention, and the fusions of one interface."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_mean_weighs_by_confidence():
 
 
 def test_refuses():
-    with pytest.raises(ConfigError, match=r"(?s)K-bank source.*qformer or sequence.*tokens.*model\.fusion\.source"):
+    with pytest.raises(ConfigError, match=r"(?s)token bank source.*qformer or sequence.*tokens.*model\.fusion\.source"):
         EvidenceIntegration(**SIZES, source="tokens")
     with pytest.raises(TypeError, match="Fusion does not define forward"):
         Fusion(8)(evidence())

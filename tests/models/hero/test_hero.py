@@ -1,4 +1,4 @@
-"""The acceptance invariants of the fusion model: padding, batch, missing streams, sums, names, gradients."""
+"""The acceptance invariants of the fusion model: padding, batch, missing modalities, sums, names, gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.models.hero.fusion import ConcatFusion, MeanFusion
 from hero_lightning.models.hero.hero import Hero
-from hero_lightning.training.losses import Anchor, GateEntropy, Sync
+from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Features
 from tests.models.made import DIMS, batch, everything, features, hero, integration
 
@@ -27,13 +27,13 @@ MODELS = {
     name: hero(fusion=fusion, position="learned" if name == "top-k" else "sinusoidal")
     for name, fusion in FUSIONS.items()
 }
-STREAMS = tuple(DIMS)
+MODALITIES = tuple(DIMS)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def presence(rows=3):
     flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    return st.fixed_dictionaries(dict.fromkeys(STREAMS, flags))
+    return st.fixed_dictionaries(dict.fromkeys(MODALITIES, flags))
 
 
 def same(a, b, rows=slice(None)):
@@ -71,12 +71,12 @@ def test_a_sample_alone_equals_itself_in_a_batch(name, present):
 @every_model
 @given(present=presence())
 @settings(max_examples=6, deadline=None)
-def test_what_an_absent_stream_holds_is_irrelevant(name, present):
+def test_what_an_absent_modality_holds_is_irrelevant(name, present):
     model, given_features = MODELS[name], features(present)
     spoilt = {}
     for s, f in given_features.items():
         if not f.mask.any() and s != "frame":
-            continue  # a stream no row has need not be given at all
+            continue  # a modality no row has need not be given at all
         noise = torch.where(f.mask.any(1)[:, None, None], f.x, torch.nan)
         spoilt[s] = Features(noise, f.mask, torch.where(f.mask, f.time, torch.inf))
     with torch.no_grad():
@@ -91,13 +91,13 @@ def test_sums_and_finite_gradients(name, present, training):
     kept = {s: (f.x.clone(), f.mask.clone(), f.time.clone()) for s, f in given_features.items()}
     model.zero_grad()
     outputs, data = model(given_features, explain=True), batch(3)
-    terms = [Sync(1.0), Anchor(1.0), GateEntropy(1.0, 1.0)]
+    terms = [Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0)]
     loss = sum(term(outputs, data, model) for term in terms)
     loss = loss + sum(v.square().sum() for v in outputs.logits.values())
     loss.backward()
     model.eval()
-    there = torch.tensor([present[s] for s in STREAMS]).T
-    assert outputs.experts == (*STREAMS, "synergy")
+    there = torch.tensor([present[s] for s in MODALITIES]).T
+    assert outputs.experts == (*MODALITIES, "synergy")
     assert outputs.present[:, :-1].equal(there)
     assert outputs.present[:, -1].equal(there[:, 1] & there[:, 2])
     some = there.any(1)
@@ -124,11 +124,11 @@ def test_sums_and_finite_gradients(name, present, training):
 
 
 def test_every_parameter_gets_a_gradient_that_is_not_zero():
-    present = {s: [True, True, i % 2 == 0, False] for i, s in enumerate(STREAMS)}
+    present = {s: [True, True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
     for name, model in MODELS.items():
         model.train().zero_grad()
         outputs, data = model(features(present)), batch(4)
-        loss = sum(term(outputs, data, model) for term in (Sync(1.0), Anchor(1.0), GateEntropy(1.0, 1.0)))
+        loss = sum(term(outputs, data, model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0)))
         (loss + sum(v.square().sum() for v in outputs.logits.values())).backward()
         model.eval()
         idle = {k for k, p in model.named_parameters() if not p.grad.abs().sum() > 0}
@@ -136,11 +136,11 @@ def test_every_parameter_gets_a_gradient_that_is_not_zero():
         assert not {k for k in idle if not k.endswith(".missing")}, name
 
 
-@pytest.mark.parametrize("gone", STREAMS)
+@pytest.mark.parametrize("gone", MODALITIES)
 def test_a_removed_expert_only_removes_its_slot(gone):
-    left = tuple(s for s in STREAMS if s != gone)
+    left = tuple(s for s in MODALITIES if s != gone)
     model = hero(left)
-    outputs = model(features({s: [True, True] for s in STREAMS}), explain=True)
+    outputs = model(features({s: [True, True] for s in MODALITIES}), explain=True)
     want = left if gone in ("motion", "audio") else (*left, "synergy")
     assert outputs.experts == want
     assert tuple(s for s, _, _ in outputs.segments) == left
@@ -149,10 +149,10 @@ def test_a_removed_expert_only_removes_its_slot(gone):
     assert (outputs.sync_logit is None) == (gone in ("motion", "audio"))
 
 
-def test_segments_carry_the_content_of_their_stream():
-    """What is put into one stream moves the attention of its own segment: names and places agree."""
+def test_segments_carry_the_content_of_their_modality():
+    """What is put into one modality moves the attention of its own segment: names and places agree."""
     model = hero(seed=3)
-    present = {s: [True] for s in STREAMS}
+    present = {s: [True] for s in MODALITIES}
     plain, changed = features(present), features(present)
     changed["au"] = Features(changed["au"].x * 50, changed["au"].mask, changed["au"].time)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_segments_carry_the_content_of_their_stream():
     assert not torch.allclose(a.summaries[0, e], b.summaries[0, e], atol=1e-3)
     others = [i for i in range(len(a.experts)) if i != e]
     assert torch.equal(a.summaries[0, others], b.summaries[0, others])
-    assert a.segments == tuple((s, 3 * i, 3 * i + 3) for i, s in enumerate(STREAMS))
+    assert a.segments == tuple((s, 3 * i, 3 * i + 3) for i, s in enumerate(MODALITIES))
 
 
 def test_confidence_lowers_and_raises_an_imputed_expert_s_gate():
@@ -169,7 +169,7 @@ def test_confidence_lowers_and_raises_an_imputed_expert_s_gate():
     for bias in (-4.0, 0.0, 4.0):
         with torch.no_grad():
             model.imputation.sure[2].bias.fill_(bias)
-            outputs = model(features({s: [s != "text"] for s in STREAMS}))
+            outputs = model(features({s: [s != "text"] for s in MODALITIES}))
         gates.append(outputs.gate[0, outputs.experts.index("text")].item())
         assert not outputs.present[0, outputs.experts.index("text")]
     assert gates == sorted(gates)
@@ -177,34 +177,34 @@ def test_confidence_lowers_and_raises_an_imputed_expert_s_gate():
 
 
 def test_without_imputation_a_missing_expert_has_no_gate():
-    outputs = hero(imputation=False)(features({s: [s != "text"] for s in STREAMS}))
+    outputs = hero(imputation=False)(features({s: [s != "text"] for s in MODALITIES}))
     assert outputs.gate[0, outputs.experts.index("text")] == 0
     assert not outputs.imputed.any()
 
 
 def test_synergy_may_be_left_out_or_compare_another_pair():
-    everyone = features({s: [True] for s in STREAMS})
-    assert hero(synergy=False)(everyone).experts == STREAMS
+    everyone = features({s: [True] for s in MODALITIES})
+    assert hero(synergy=False)(everyone).experts == MODALITIES
     other = hero(("frame", "text"), pair=["text", "frame"])
     assert other(everyone).sync_logit is not None
 
 
 def test_heads_are_built_only_where_an_objective_reads_them():
-    model = hero(parts=())
-    outputs = model(features({s: [True, True] for s in STREAMS}))
+    model = hero(auxiliary_heads=())
+    outputs = model(features({s: [True, True] for s in MODALITIES}))
     assert outputs.sync_logit is None
-    assert not outputs.anchor_logits
+    assert not outputs.unimodal_logits
     sum(v.sum() for v in outputs.logits.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    with pytest.raises(ConfigError, match=r"(?s)no sync head.*model\.parts"):
+    with pytest.raises(ConfigError, match=r"(?s)no sync head.*model\.auxiliary_heads"):
         model.match(outputs, torch.tensor([1, 0]), torch.zeros(2, dtype=torch.long))
 
 
 def test_time_attention_finds_the_step_that_differs():
-    """After the queries learnt to look for a mark, the marked second weighs most (the overview could tell it too)."""
+    """After the queries learnt to look for a mark, the marked second weighs most (the stat_pooling could tell it too)."""
     torch.manual_seed(0)
     sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
-    model = Hero({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, overview=False)
+    model = Hero({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, stat_pooling=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     mask = torch.ones(32, 10, dtype=torch.bool)
     for _ in range(50):
@@ -221,10 +221,10 @@ def test_time_attention_finds_the_step_that_differs():
 @pytest.mark.parametrize("name", ["dynamic", "concat", "mean"])
 def test_bf16_autocast(name):
     model = MODELS[name].train()
-    present = {s: [True, i % 2 == 0, False] for i, s in enumerate(STREAMS)}
+    present = {s: [True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(features(present))
-        loss = sum(term(outputs, batch(3), model) for term in (Sync(1.0), Anchor(1.0), GateEntropy(1.0)))
+        loss = sum(term(outputs, batch(3), model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0)))
         loss = loss + sum(v.float().square().sum() for v in outputs.logits.values())
     model.zero_grad()
     loss.backward()
@@ -233,24 +233,24 @@ def test_bf16_autocast(name):
     torch.testing.assert_close(outputs.gate.sum(1), torch.tensor([1.0, 1.0, 0.0]))
 
 
-def test_a_batch_without_any_known_stream_is_refused():
-    with pytest.raises(DataError, match=r"(?s)none of the model's streams.*audio.*frame"):
+def test_a_batch_without_any_known_modality_is_refused():
+    with pytest.raises(DataError, match=r"(?s)none of the model's modalities.*audio.*frame"):
         hero(("audio",))(features({"frame": [True]}))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dims": {"video": 3}}, r"(?s)some of frame.*video.*modalities"),
-        ({"dims": {}}, r"(?s)some of frame.*none.*modalities"),
-        ({"mlp": ["aus"]}, r"(?s)some of frame.*aus.*modalities"),
-        ({"outputs": {}}, r"(?s)Target.*targets"),
-        ({"outputs": {"emotion": 0}}, r"(?s)Target.*targets"),
+        ({"dims": {"video": 3}}, r"(?s)some of frame.*video.*modality"),
+        ({"dims": {}}, r"(?s)some of frame.*none.*modality"),
+        ({"mlp": ["aus"]}, r"(?s)some of frame.*aus.*modality"),
+        ({"outputs": {}}, r"(?s)Task.*tasks"),
+        ({"outputs": {"emotion": 0}}, r"(?s)Task.*tasks"),
         ({"width": 30, "num_heads": 4}, r"(?s)num_heads=4.*30.*model\.width"),
         ({"queries": 0}, r"model\.queries"),
         ({"context_tokens": 0}, r"model\.context_tokens"),
         ({"dropout": 1.0}, r"model\.dropout"),
-        ({"parts": ["sink"]}, r"(?s)sync, anchor.*sink.*model\.parts"),
+        ({"auxiliary_heads": ["sink"]}, r"(?s)sync, unimodal.*sink.*model\.auxiliary_heads"),
     ],
 )
 def test_refuses(settings, message):

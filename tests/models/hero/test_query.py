@@ -66,8 +66,8 @@ def test_audio_falls_back_to_the_mean_where_it_is_missing():
     g, gate = model(seen)
     assert g.isfinite().all()
     assert gate[0, 1] == 0
-    anchor = seen.summaries[:1, [0, 2]].mean(1)
-    want, _ = model.refine(anchor[:, None], seen.summaries[:1], seen.available[:1])
+    unimodal = seen.summaries[:1, [0, 2]].mean(1)
+    want, _ = model.refine(unimodal[:, None], seen.summaries[:1], seen.available[:1])
     torch.testing.assert_close(g[:1], want[:, 0])
     own, _ = model.refine(seen.summaries[1:, 1:2], seen.summaries[1:], seen.available[1:])
     torch.testing.assert_close(g[1:], own[:, 0])
@@ -122,5 +122,5 @@ def test_refuses(settings, message):
 
 
 def test_audio_without_audio_is_refused():
-    with pytest.raises(ConfigError, match=r"(?s)without an audio stream.*model\.fusion\.strategy"):
+    with pytest.raises(ConfigError, match=r"(?s)without an audio modality.*model\.fusion\.strategy"):
         AdaptiveQuery(32, ("frame", "text"), 4, 0.0, "audio")

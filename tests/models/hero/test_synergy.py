@@ -1,4 +1,4 @@
-"""Alignment of two streams, and what synergy may and may not see."""
+"""Alignment of two modalities, and what synergy may and may not see."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ SAID = {
 
 
 def seen(absent: tuple[str, ...] = ()) -> tuple[Outputs, Batch]:
-    """Four clips, the first of which lacks the streams of `absent`; each has a description per stream."""
+    """Four clips, the first of which lacks the modalities of `absent`; each has a description per modality."""
     present = {s: [s not in absent, True, True, True] for s in ("motion", "audio", "text")}
-    outputs = hero(streams=tuple(present))(features(present))
+    outputs = hero(modalities=tuple(present))(features(present))
     batch = made_batch(4)
     told = [{s: texts[b] for s, texts in SAID.items()} | {"caption": "a caption"} for b in range(4)]
     samples = [replace(s, descriptions=words) for s, words in zip(batch.samples, told, strict=True)]

@@ -114,4 +114,4 @@ def test_json_without_its_library_says_how_to_get_it(learnt: Any, monkeypatch: p
     llm, soft, prompts = learnt
     with pytest.raises(ConfigError, match="outlines-core") as caught:
         llm.generate(soft, prompts, schema=SCHEMA)
-    assert "hero-lightning[json]" in caught.value.details["mend"]
+    assert "hero-lightning[json]" in caught.value.details["hint"]

@@ -131,7 +131,7 @@ def test_quantisation_without_its_machine_says_so(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="CUDA device and bitsandbytes") as caught:
         pretrained.read(str(folder), dtype=torch.bfloat16, quantization="nf4")
-    assert "hero-lightning[quant]" in caught.value.details["mend"]
+    assert "hero-lightning[quant]" in caught.value.details["hint"]
 
 
 def _without_eos(tokenizer: Any) -> None:

@@ -117,10 +117,10 @@ def test_models_of_many_families_are_scored_trained_and_read_alike(family: str) 
     logits = llm.lm(inputs_embeds=row.embeds[None]).logits[0]
     start, end = row.segments["answer"]
     gold = torch.tensor([tokenizer.convert_tokens_to_ids("\u2581joy"), tokenizer.eos_token_id])
-    target = TargetAnswer("joy", ((0, 3, 1.0),), "label")
+    task = TargetAnswer("joy", ((0, 3, 1.0),), "label")
     expected = torch.nn.functional.cross_entropy(logits[start - 1 : end], gold)
-    torch.testing.assert_close(llm.loss(soft[:1], prompts[:1], [target]), expected, atol=1e-5, rtol=0)
-    about_one = [prompts[0], prompts[1]], [target, target]
+    torch.testing.assert_close(llm.loss(soft[:1], prompts[:1], [task]), expected, atol=1e-5, rtol=0)
+    about_one = [prompts[0], prompts[1]], [task, task]
     apart = llm.row_losses([soft[0]] * 2, *about_one, [0, 1])[0]
     torch.testing.assert_close(llm.row_losses([soft[0]] * 2, *about_one, [0, 0])[0], apart, atol=1e-5, rtol=0)
     assert llm.generate(soft, prompts, max_new_tokens=4) == [

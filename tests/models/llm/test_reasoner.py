@@ -61,11 +61,11 @@ def reasoner(folder: Path | None, told: bool = True, lora: Lora | None = None, *
 
 
 def seen(rows: int = 4, absent: tuple[tuple[str, int], ...] = (), **settings: Any) -> tuple[Outputs, Batch]:
-    """Outputs of a small model and the batch they belong to; `absent` names (stream, row) without data."""
+    """Outputs of a small model and the batch they belong to; `absent` names (modality, row) without data."""
     present = {s: [(s, b) not in absent for b in range(rows)] for s in DIMS}
     outputs = hero(**settings)(features(present))
     batch = Batch(
-        index=torch.arange(rows), group=torch.arange(rows), order=torch.zeros(rows, dtype=torch.long), streams={},
+        index=torch.arange(rows), group=torch.arange(rows), order=torch.zeros(rows, dtype=torch.long), modalities={},
         labels={"emotion": Label(torch.arange(rows) % 4, torch.ones(rows, dtype=torch.bool))},
         samples=[sample(b) for b in range(rows)], measures=[MEASURES] * rows,
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_nothing_that_knows_the_label_reaches_a_prompt(made: Reasoner, monkeypat
         assert "we said it" in prompt.text()
 
 
-def test_targets_are_the_corpus_own_words_and_the_label(made: Reasoner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_are_the_dataset_own_words_and_the_label(made: Reasoner, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[list[str]] = []
     inner = made.llm.row_losses
 
@@ -197,9 +197,9 @@ def test_evidence_is_weighed_as_the_config_says(tmp_path: Path, importance: str)
         expected = dict(zip(names, table[b].tolist(), strict=True))
         expected["synergy"] = outputs.gate[b, outputs.experts.index("synergy")].item()
         found = [e for e in reading.evidence if e.source == "observed"]
-        assert {e.stream for e in found} == set(outputs.experts) - ({"motion", "synergy"} if b == 1 else set())
-        assert [e.weight for e in found] == sorted((expected[e.stream] for e in found), reverse=True)
-        assert all(e.weight == pytest.approx(expected[e.stream]) for e in found)
+        assert {e.modality for e in found} == set(outputs.experts) - ({"motion", "synergy"} if b == 1 else set())
+        assert [e.weight for e in found] == sorted((expected[e.modality] for e in found), reverse=True)
+        assert all(e.weight == pytest.approx(expected[e.modality]) for e in found)
     assert "PE-01: brow lowerer active 2.5" in [e.line() for e in made.read(outputs, batch)[0].evidence]
 
 
@@ -208,12 +208,12 @@ def test_a_fusion_without_attention_weighs_by_its_gate() -> None:
     assert outputs.importance is None
     reading = reasoner(None).read(outputs, batch)[0]
     there = outputs.gate[0, outputs.experts.index("frame")].item()
-    assert next(e.weight for e in reading.evidence if e.stream == "frame") == pytest.approx(there)
+    assert next(e.weight for e in reading.evidence if e.modality == "frame") == pytest.approx(there)
     # an even gate gives the imputed expert its confidence, so its slot is context as well
     assert len(reading.context) == int(outputs.context_mask[0].sum())
 
 
-def test_words_of_a_withheld_text_stream_stay_out_of_the_prompt(made: Reasoner) -> None:
+def test_words_of_a_withheld_text_modality_stay_out_of_the_prompt(made: Reasoner) -> None:
     outputs, batch = seen(absent=(("text", 1),))
     shown = [made._ask(r, "cot")[0].text() for r in made.read(outputs, batch)]
     assert "we said it 0 times" in shown[0]
@@ -256,11 +256,11 @@ def test_an_answer_says_all_a_report_needs(made: Reasoner, monkeypatch: pytest.M
     assert (second["label"], second["generated"], second["status"]) == ("calm", None, "failed")
     assert first["answer"]["rationale"] == "The face (FE-01)."
     assert sum(first["gate"].values()) == pytest.approx(1, abs=1e-3)
-    assert [e["stream"] for e in first["evidence"] if e["source"] == "absent"] == ["audio"]
+    assert [e["modality"] for e in first["evidence"] if e["source"] == "absent"] == ["audio"]
     assert "The written answer says glad; the scores say upset." in render(first)
 
 
-def test_a_written_label_is_read_by_the_words_of_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_written_label_is_read_by_the_words_of_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, batch = seen(1)
     for synonyms, label in ((None, None), ({"terror": "afraid"}, "afraid")):
         made = reasoner(tmp_path, synonyms=synonyms)
@@ -271,26 +271,26 @@ def test_a_written_label_is_read_by_the_words_of_the_corpus(tmp_path: Path, monk
 def test_inferred_evidence_is_marked(tmp_path: Path) -> None:
     made = reasoner(None, evidence__absent="infer", evidence__min_confidence=0.0)
     outputs, batch = seen(2, absent=(("audio", 0),))
-    item = next(e for e in made.read(outputs, batch)[0].evidence if e.stream == "audio")
+    item = next(e for e in made.read(outputs, batch)[0].evidence if e.modality == "audio")
     assert (item.id, item.source) == ("IAE-01", "inferred")
     assert item.confidence == pytest.approx(float(outputs.confidence[0, outputs.experts.index("audio")]))
 
 
-def test_a_trained_decoder_speaks_for_the_streams_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_decoder_speaks_for_the_modalities_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = reasoner(None, evidence__absent="infer", evidence__min_confidence=0.0)
     made.decoder = EvidenceDecoder(WIDTH, hidden=32, num_heads=2, vocab=320, layers=1)
     made.prepare(clips(), tmp_path / "lm")
-    assert made.decoder.streams == ("audio",)
+    assert made.decoder.modalities == ("audio",)
     monkeypatch.setattr(made.decoder, "write", lambda _, rows: [{"audio": "a <|bos|> hum"} for _ in rows])
     outputs, batch = seen(2, absent=(("audio", 0),))
-    inferred, observed = ({e.stream: e for e in r.evidence} for r in made.read(outputs, batch))
+    inferred, observed = ({e.modality: e for e in r.evidence} for r in made.read(outputs, batch))
     assert (inferred["audio"].text, inferred["audio"].source) == ("a (|bos|) hum", "inferred")
     assert (observed["audio"].text, observed["audio"].source) == ("a (|bos|) hum", "observed")
     assert "movement" in observed["motion"].text
 
 
 @pytest.mark.parametrize(
-    ("told", "targets", "mode", "keys"),
+    ("told", "tasks", "mode", "keys"),
     [
         (True, "reasoning", "cot", 4),
         (False, "reasoning", "cot", 3),  # no caption to learn, so none is asked for
@@ -298,13 +298,13 @@ def test_a_trained_decoder_speaks_for_the_streams_it_knows(tmp_path: Path, monke
         (False, "label", "label", 1),
     ],
 )
-def test_what_is_asked_for_follows_the_corpus(tmp_path: Path, told: bool, targets: str, mode: str, keys: int) -> None:
-    made = reasoner(tmp_path, told=told, answer__targets=targets)
+def test_what_is_asked_for_follows_the_dataset(tmp_path: Path, told: bool, tasks: str, mode: str, keys: int) -> None:
+    made = reasoner(tmp_path, told=told, answer__targets=tasks)
     outputs, batch = seen(1)
     assert made.mode == mode
     prompt, _ = made._ask(made.read(outputs, batch)[0], made.mode)
     assert len(prompt.keys) == keys
-    again = reasoner(None, answer__targets=targets)
+    again = reasoner(None, answer__targets=tasks)
     again.restore(made.state(), tmp_path / "lm")
     assert again._ask(again.read(outputs, batch)[0], again.mode)[0] == prompt
     assert again.state() == made.state()
@@ -312,7 +312,7 @@ def test_what_is_asked_for_follows_the_corpus(tmp_path: Path, told: bool, target
 
 def test_what_is_usual_comes_from_the_train_split(made: Reasoner) -> None:
     outputs, batch = seen(1)
-    mean, _ = made.evidence.statistics.corpus["audio"]["pitch_hz"]
+    mean, _ = made.evidence.statistics.dataset["audio"]["pitch_hz"]
     assert mean == pytest.approx(185.0)
     high = replace(batch, measures=[{"audio": {"pitch_hz": 400.0}}])
     assert "pitch very high (400 Hz" in made._ask(made.read(outputs, high)[0], "cot")[0].text()

@@ -1,4 +1,4 @@
-"""The demo corpus: drawn talking people, made on the spot, whose truth is known.
+"""The demo dataset: drawn talking people, made on the spot, whose truth is known.
 
 Data flow: generate (once) -> labels.csv, descriptions.json, truth.json, clips/, au/ -> Samples.
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.demo.generate import generate
 from hero_lightning.datasets.demo.truth import EMOTIONS
 from hero_lightning.errors import ConfigError
@@ -23,37 +23,37 @@ from hero_lightning.types import Media, Sample
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DemoDataModule(CorpusDataModule):
+class DemoDataModule(EmotionDataModule):
     """Real MP4 files of drawn talking people; what carries each clip's emotion is known.
 
     Attributes:
         clips: train, validation and test together.
-        corpus_seed: another seed is another corpus. One of another seed or size is made anew in place of the old one.
+        dataset_seed: another seed is another dataset. One of another seed or size is made anew in place of the old one.
     """
 
     clips: int = 900
-    corpus_seed: int = 0
+    dataset_seed: int = 0
 
     name = "demo"
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {"emotion": EMOTIONS}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, got, least in (("clips", self.clips, 24), ("corpus_seed", self.corpus_seed, 0)):
+        for key, got, least in (("clips", self.clips, 24), ("dataset_seed", self.dataset_seed, 0)):
             if got < least:
                 expected = f"at least {least}"
                 raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
 
     def samples(self) -> list[Sample]:
-        """Makes the corpus where it is missing, and reads it."""
-        generate(Path(self.root), self.corpus_seed, self.clips)
+        """Makes the dataset where it is missing, and reads it."""
+        generate(Path(self.root), self.dataset_seed, self.clips)
         return read_demo(Path(self.root))
 
 
 def read_demo(root: Path) -> list[Sample]:
-    """Samples of a corpus that `generate` made, in its order.
+    """Samples of a dataset that `generate` made, in its order.
 
-    Labels are `emotion` (a class) and `valence` (-1..1). A stream that the truth calls missing really is: no sound
+    Labels are `emotion` (a class) and `valence` (-1..1). A modality that the truth calls missing really is: no sound
     track in the file, no AU files, no face box, no text.
     """
     descriptions, truth = (

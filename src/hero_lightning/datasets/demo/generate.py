@@ -1,4 +1,4 @@
-"""Makes the demo corpus on disk: real MP4 files, OpenFace style tables, official-looking labels, and the truth.
+"""Makes the demo dataset on disk: real MP4 files, OpenFace style tables, official-looking labels, and the truth.
 
 Data flow: seed -> draw -> per clip (in processes) film + speak -> mp4, action units -> csv, au_info json -> labels.csv,
 descriptions.json, truth.json -> folder, renamed into place when whole.
@@ -33,12 +33,12 @@ from hero_lightning.datasets.demo.words import describe, utterance
 from hero_lightning.errors import DataError
 from hero_lightning.media.action_units import AU_COLUMNS, INTENSITIES, PRESENCES
 from hero_lightning.media.peaks import find_peaks
-from hero_lightning.media.types import Table
+from hero_lightning.media.types import ActionUnits
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of what the generator makes; a corpus of another version is made anew."""
+"""Of what the generator makes; a dataset of another version is made anew."""
 MARKER = "demo.json"
 UNITS = {
     "neutral": {},
@@ -54,7 +54,7 @@ UNIT_NOISE = {0.0: 0.08, 0.33: 0.4, 0.67: 0.85, 1.0: 3.5}
 
 
 def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = None) -> None:
-    """Makes the corpus in `root`, unless it is there already with the same seed, size and version.
+    """Makes the dataset in `root`, unless it is there already with the same seed, size and version.
 
     Args:
         root: folder; made whole or not at all. One of another seed, size or version is replaced.
@@ -62,7 +62,7 @@ def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = 
         workers: processes; None = as many as processors.
 
     Raises:
-        DataError: `root` holds files that are no demo corpus.
+        DataError: `root` holds files that are no demo dataset.
     """
     root = Path(root)
     wanted = {"version": VERSION, "seed": seed, "clips": clips}
@@ -70,13 +70,13 @@ def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = 
         return
     if root.exists() and any(root.iterdir()) and _found(root) is None:
         raise DataError(
-            "The folder of the demo corpus holds something else.",
+            "The folder of the demo dataset holds something else.",
             expected=f"a folder that is empty, absent, or has a {MARKER}",
             got="other files",
             where=root,
-            mend="dataset.root=ANOTHER_FOLDER",
+            hint="dataset.root=ANOTHER_FOLDER",
         )
-    log.info("making the demo corpus: %d clips in %s", clips, root)
+    log.info("making the demo dataset: %d clips in %s", clips, root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as place:
         made, old = Path(place) / "made", Path(place) / "old"
@@ -111,7 +111,7 @@ def _write(root: Path, seed: int, clips: int, workers: int | None) -> None:
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             results = pool.map(job, drawn, chunksize=8)
-            boxes = list(track(results, "demo corpus", total=clips, transient=True, disable=not sys.stderr.isatty()))
+            boxes = list(track(results, "demo dataset", total=clips, transient=True, disable=not sys.stderr.isatty()))
     with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(
@@ -131,17 +131,17 @@ def truth(clip: Clip) -> dict[str, Any]:
     """What is known of a clip beyond its labels.
 
     Returns:
-        informative: channels that show the emotion. informative_streams: the same as streams that are there.
-        shows: emotion by channel. noise: level by stream. missing: streams. conflict: whether the sound belongs to
+        informative: channels that show the emotion. informative_modalities: the same as modalities that are there.
+        shows: emotion by channel. noise: level by modality. missing: modalities. conflict: whether the sound belongs to
         another utterance, and audio_says what it tells. intensity, peak (seconds), syllables and voiced (start, end).
     """
     known = asdict(clip)
     kept = ("informative", "shows", "missing", "conflict", "intensity", "peak", "syllables", "voiced")
-    streams = [s for carried in CARRIERS.values() for s in carried]
+    modalities = [s for carried in CARRIERS.values() for s in carried]
     return {
         **{key: known[key] for key in kept},
-        "informative_streams": [s for c in clip.informative for s in CARRIERS[c] if s not in clip.missing],
-        "noise": {s: clip.noise_of(s) for s in streams},
+        "informative_modalities": [s for c in clip.informative for s in CARRIERS[c] if s not in clip.missing],
+        "noise": {s: clip.noise_of(s) for s in modalities},
         "audio_says": clip.shows["audio"],
     }
 
@@ -189,7 +189,7 @@ def write_mp4(path: Path, pictures: np.ndarray, rate: Fraction, sound: np.ndarra
             container.mux(voice.encode())
 
 
-def action_units(clip: Clip, seed: int) -> Table:
+def action_units(clip: Clip, seed: int) -> ActionUnits:
     """What OpenFace would measure: the expression's units, speech at the mouth, blinks, and measurement noise."""
     rng = np.random.default_rng([seed, clip.number, 4])
     time, level = clip.times, clip.noise["au"]
@@ -208,10 +208,10 @@ def action_units(clip: Clip, seed: int) -> Table:
     for k, name in enumerate(PRESENCES, start=n):
         intensity = column.get(f"{name[:4]}_r")  # AU28 has none
         x[:, k] = x[:, intensity] > 0.8 if intensity is not None else 0
-    return Table(x=torch.from_numpy(x), time=torch.from_numpy(time.astype(np.float32)), names=AU_COLUMNS)
+    return ActionUnits(x=torch.from_numpy(x), time=torch.from_numpy(time.astype(np.float32)), names=AU_COLUMNS)
 
 
-def _write_table(path: Path, table: Table) -> None:
+def _write_table(path: Path, table: ActionUnits) -> None:
     lines = [", ".join(("frame", "face_id", "timestamp", "confidence", "success", *table.names))]
     for k, (at, row) in enumerate(zip(table.time.tolist(), table.x.tolist(), strict=True)):
         lines.append(f"{k + 1}, 0, {at:.3f}, 0.98, 1, " + ", ".join(f"{value:.2f}" for value in row))

@@ -1,4 +1,4 @@
-"""The pictures of the demo corpus: a drawn person who talks, pulls faces and moves the hands, in front of a scene.
+"""The pictures of the demo dataset: a drawn person who talks, pulls faces and moves the hands, in front of a scene.
 
 Data flow: Clip -> scene and person (once) -> face, arms per picture -> + noise -> [T, H, W, 3] uint8.
 

@@ -1,8 +1,8 @@
-"""Draws the truth of the demo corpus: who says what with which emotion, which channels carry it, what disturbs them.
+"""Draws the truth of the demo dataset: who says what with which emotion, which channels carry it, what disturbs them.
 
 Data flow: seed, number of clips -> draw -> [Clip], from which pictures, voice, action units and words are made.
 
-Times are seconds. A channel is a way an emotion can show; CARRIERS says which streams see it.
+Times are seconds. A channel is a way an emotion can show; CARRIERS says which modalities see it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CARRIERS = {
     "audio": ("audio",),
     "text": ("text",),
 }
-"""Channel -> streams that see it; face and au show one expression, so both carry the emotion or neither does."""
+"""Channel -> modalities that see it; face and au show one expression, so both carry the emotion or neither does."""
 LEVELS, LEVEL_SHARES = (0.0, 0.33, 0.67, 1.0), (0.45, 0.25, 0.18, 0.12)
-"""Noise levels and how often each is drawn; at 1.0 the stream can hardly be read."""
+"""Noise levels and how often each is drawn; at 1.0 the modality can hardly be read."""
 MISSING = {"face": 0.06, "audio": 0.06, "au": 0.08, "text": 0.06}
-"""How often a stream is missing: no face box, no sound track, no AU files, no transcript."""
+"""How often a modality is missing: no face box, no sound track, no AU files, no transcript."""
 CONFLICT, CONFLICT_SPEAKS = 0.21, 0.6
 """Share of readable clips whose sound is another utterance's (0.15 of all), and of those that sound emotional."""
 SPLIT_SHARES = {"train": 0.64, "val": 0.11, "test": 0.25}
@@ -41,11 +41,11 @@ class Clip:
     """One clip's truth.
 
     Attributes:
-        number: place in the corpus; seeds everything drawn for the clip.
+        number: place in the dataset; seeds everything drawn for the clip.
         id, split, speaker, dialogue, turn: where it stands.
         emotion, intensity, valence: its labels (intensity 0.8..1 scales what is shown).
         noise: level 0..1 of picture, sound and au.
-        missing: streams that are absent.
+        missing: modalities that are absent.
         conflict: the sound belongs to another utterance.
         seconds, rate: length, and pictures per second as a fraction.
         syllables: (start, end) of the beats that hands and mouth keep.
@@ -82,13 +82,13 @@ class Clip:
         """[T] seconds of the pictures."""
         return np.arange(int(self.seconds * self.rate[0] / self.rate[1])) * (self.rate[1] / self.rate[0])
 
-    def noise_of(self, stream: str) -> float:
-        """Noise level of a stream; frame, face and motion share the picture's, text has none."""
+    def noise_of(self, modality: str) -> float:
+        """Noise level of a modality; frame, face and motion share the picture's, text has none."""
         source = {"frame": "picture", "face": "picture", "motion": "picture", "audio": "sound", "au": "au"}
-        return self.noise[source[stream]] if stream in source else 0.0
+        return self.noise[source[modality]] if modality in source else 0.0
 
     def readable(self, channel: str) -> bool:
-        """Whether some stream of the channel is there and not drowned in noise."""
+        """Whether some modality of the channel is there and not drowned in noise."""
         return any(s not in self.missing and self.noise_of(s) < 1 for s in CARRIERS[channel])
 
     def profile(self, time: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ class Clip:
 
 
 def draw(seed: int, clips: int) -> list[Clip]:
-    """The truth of a whole corpus (train, validation and test), the same for the same seed and number."""
+    """The truth of a whole dataset (train, validation and test), the same for the same seed and number."""
     rng = np.random.default_rng([seed, clips])
     counts = {s: round(clips * share) for s, share in SPLIT_SHARES.items()}
     counts["test"] = clips - counts["train"] - counts["val"]

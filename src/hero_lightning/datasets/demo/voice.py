@@ -1,4 +1,4 @@
-"""The voice of the demo corpus: a buzz shaped into syllables, whose pitch, level, length and colour tell an emotion.
+"""The voice of the demo dataset: a buzz shaped into syllables, whose pitch, level, length and colour tell an emotion.
 
 Data flow: Clip -> pitch track -> saw wave -> vowels (formants) -> syllables -> + noise -> samples.
 

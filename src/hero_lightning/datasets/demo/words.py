@@ -1,6 +1,6 @@
-"""The words of the demo corpus: what is said, and what a careful observer would write about a clip.
+"""The words of the demo dataset: what is said, and what a careful observer would write about a clip.
 
-Data flow: Clip -> utterance (text), describe (caption, one sentence per stream, rationale).
+Data flow: Clip -> utterance (text), describe (caption, one sentence per modality, rationale).
 
 Descriptions are written from the truth. They are training targets and never reach a prompt.
 """
@@ -97,23 +97,23 @@ def utterance(clip: Clip, seed: int) -> str:
 
 
 def describe(clip: Clip) -> dict[str, str]:
-    """Caption, one sentence for every stream that is there, and the rationale that leads to the label."""
+    """Caption, one sentence for every modality that is there, and the rationale that leads to the label."""
     out: dict[str, str] = {}
-    streams = [(stream, channel) for channel, carried in CARRIERS.items() for stream in carried]
-    for stream, channel in streams:
-        if stream not in clip.missing:
-            readable = clip.noise_of(stream) < 1
-            out[stream] = SEEN[stream][clip.shows[channel]] if readable else UNREADABLE[stream]
+    modalities = [(modality, channel) for channel, carried in CARRIERS.items() for modality in carried]
+    for modality, channel in modalities:
+        if modality not in clip.missing:
+            readable = clip.noise_of(modality) < 1
+            out[modality] = SEEN[modality][clip.shows[channel]] if readable else UNREADABLE[modality]
     if clip.conflict:
         out["audio"] += " It does not fall on the movements of mouth and hands."
-    telling = [s for s, c in streams if c in clip.informative and s in out and clip.noise_of(s) < 1]
+    telling = [s for s, c in modalities if c in clip.informative and s in out and clip.noise_of(s) < 1]
     out["caption"] = " ".join(out[s] for s in telling) or "Someone talks without any sign of emotion."
     reasons = []
     if telling:
         reasons.append(f"The {_listed(telling)} {'show' if _plural(telling) else 'shows'} {clip.emotion}.")
     else:
         reasons.append("Nothing that can be seen, heard or read shows an emotion.")
-    calm = [s for s, c in streams if s in out and s not in telling and clip.shows[c] == "neutral"]
+    calm = [s for s, c in modalities if s in out and s not in telling and clip.shows[c] == "neutral"]
     if telling and calm:
         reasons.append(f"The {_listed(calm)} {'add' if _plural(calm) else 'adds'} nothing.")
     if clip.conflict:
@@ -124,10 +124,10 @@ def describe(clip: Clip) -> dict[str, str]:
     return out
 
 
-def _plural(streams: list[str]) -> bool:
-    return len(streams) > 1 or NAMES[streams[0]].endswith("s")
+def _plural(modalities: list[str]) -> bool:
+    return len(modalities) > 1 or NAMES[modalities[0]].endswith("s")
 
 
-def _listed(streams: list[str]) -> str:
-    names = [NAMES[s] for s in streams]
+def _listed(modalities: list[str]) -> str:
+    names = [NAMES[s] for s in modalities]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

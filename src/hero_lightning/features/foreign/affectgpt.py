@@ -1,7 +1,7 @@
 """Foreign layouts of stored features: HERO's npy dict and the folders of the AffectGPT family.
 
-Data flow: streams whose stores are filled + samples -> export -> <out>/<id>.npy (dict), or
-<out>/<corpus>/<folder>/<id>.npy (array) -> NpyDict, AffectGptFolder.
+Data flow: modalities whose stores are filled + samples -> export -> <out>/<id>.npy (dict), or
+<out>/<dataset>/<folder>/<id>.npy (array) -> NpyDict, AffectGptFolder.
 
 Shapes: T steps, D feature width; arrays are float32 [T, D].
 """
@@ -21,7 +21,7 @@ from hero_lightning.features.foreign.hero_npy import HERO_KEYS
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NpyFolder
 from hero_lightning.features.manifest import parsed, put, told
-from hero_lightning.features.modality import PICTURES, Stream
+from hero_lightning.features.modality import PICTURES, Modality
 from hero_lightning.types import Sample
 
 LAYOUTS = ("npydict", "affectgpt")
@@ -39,34 +39,34 @@ ENCODER_NAMES = {
 """What the AffectGPT family calls an encoder, by the last part of its hub id."""
 
 
-def folder_name(stream: Stream) -> str:
-    """The family's folder of a stream's features, e.g. frame_CLIP_VIT_LARGE_emotion_peak_8frms.
+def folder_name(modality: Modality) -> str:
+    """The family's folder of a modality's features, e.g. frame_CLIP_VIT_LARGE_emotion_peak_8frms.
 
     Its readers look for `8clips` and `8frms` behind audio and au whatever the arrays hold.
     """
-    identity = stream.identity()
+    identity = modality.identity()
     encoder, sampler = identity["encoder"], identity["sampler"]
     known = str(encoder.get("name") or encoder["class"]).rstrip("/").rpartition("/")[2]
-    name = f"{stream.name}_{ENCODER_NAMES.get(known.lower(), known)}"
-    if stream.name not in PICTURES:
-        return name + {"audio": "_8clips", "au": "_8frms"}.get(stream.name, "")
-    rule = "" if (stream.name, sampler["sampler"]) == ("face", "uniform") else f"_{sampler['sampler']}"
+    name = f"{modality.name}_{ENCODER_NAMES.get(known.lower(), known)}"
+    if modality.name not in PICTURES:
+        return name + {"audio": "_8clips", "au": "_8frms"}.get(modality.name, "")
+    rule = "" if (modality.name, sampler["sampler"]) == ("face", "uniform") else f"_{sampler['sampler']}"
     return f"{name}{rule}" + (f"_{sampler['count']}frms" if "count" in sampler else "")
 
 
-def corpus_folder(root: Path | str, corpus: str) -> Path:
-    """<root>/<corpus> as the family spells it (mer2023, cmumosei, iemocap); not appended where root ends so."""
-    name = corpus.lower().replace("_", "")
+def dataset_folder(root: Path | str, dataset: str) -> Path:
+    """<root>/<dataset> as the family spells it (mer2023, cmumosei, iemocap); not appended where root ends so."""
+    name = dataset.lower().replace("_", "")
     name = "iemocap" if name == "iemocapfour" else name
     return Path(root) if Path(root).name == name else Path(root) / name
 
 
 class AffectGptFolder(NpyFolder):
-    """Features that the AffectGPT family extracted: <root>/<corpus>/<folder>/<id>.npy. A FeatureSource.
+    """Features that the AffectGPT family extracted: <root>/<dataset>/<folder>/<id>.npy. A FeatureSource.
 
     Args:
-        root: the family's `preextracted_root`, with or without the corpus' own folder.
-        corpus: its name, in our spelling or theirs.
+        root: the family's `preextracted_root`, with or without the dataset' own folder.
+        dataset: its name, in our spelling or theirs.
         folder: e.g. frame_CLIP_VIT_LARGE_uniform_8frms.
         rename, patch_reduce: see NpyFolder.
     """
@@ -74,30 +74,30 @@ class AffectGptFolder(NpyFolder):
     def __init__(
         self,
         root: Path | str,
-        corpus: str,
+        dataset: str,
         folder: str,
         rename: Mapping[str, str] | None = None,
         patch_reduce: str = "cls",
     ) -> None:
-        super().__init__(corpus_folder(root, corpus) / folder, None, rename, patch_reduce)
+        super().__init__(dataset_folder(root, dataset) / folder, None, rename, patch_reduce)
 
 
 def export(
-    streams: Mapping[str, Stream],
+    modalities: Mapping[str, Modality],
     samples: Iterable[Sample],
     out: Path | str,
     layout: str,
-    corpus: str,
+    dataset: str,
     force: bool = False,
 ) -> int:
     """Writes stored features in a foreign layout; what is there already and the same is left alone.
 
     Args:
-        streams: bound, with filled stores.
+        modalities: bound, with filled stores.
         samples: clips; what one lacks is left out of its files.
         out: the root.
         layout: npydict (one dict per clip, keys of HERO, with the transcript) or affectgpt (one array per clip).
-        corpus: name of the folder of layout affectgpt.
+        dataset: name of the folder of layout affectgpt.
         force: where `out` holds features made with other settings, throw those away.
 
     Returns:
@@ -108,15 +108,15 @@ def export(
     """
     samples, root, written = list(samples), Path(out), 0
     one = layout == "npydict"
-    places = {n: root if one else corpus_folder(root, corpus) / folder_name(s) for n, s in streams.items()}
-    keys = {n: HERO_KEYS.get(n, n) if one else "" for n in streams}
-    for name, stream in streams.items():
-        _claim(places[name], keys[name], stream.identity(), force)
+    places = {n: root if one else dataset_folder(root, dataset) / folder_name(s) for n, s in modalities.items()}
+    keys = {n: HERO_KEYS.get(n, n) if one else "" for n in modalities}
+    for name, modality in modalities.items():
+        _claim(places[name], keys[name], modality.identity(), force)
     for folder in dict.fromkeys(places.values()):
         for sample in samples:
             new: dict[str, Any] = {"transcript": sample.text} if one and sample.text else {}
-            for name, stream in streams.items():
-                source = next((f for f in (stream.source, stream.store) if f is not None and f.has(sample)), None)
+            for name, modality in modalities.items():
+                source = next((f for f in (modality.source, modality.store) if f is not None and f.has(sample)), None)
                 if places[name] != folder or source is None:
                     continue
                 row, key = source.read(sample), keys[name]
@@ -146,7 +146,7 @@ def _claim(folder: Path, key: str, identity: Mapping[str, Any], force: bool) -> 
                 expected=told(wanted, stored, 0),
                 got=told(wanted, stored, 1),
                 where=folder,
-                mend="another out=DIR, or force=true: it throws the old ones away",
+                hint="another out=DIR, or force=true: it throws the old ones away",
             )
         for file in folder.glob("*.npy"):
             gone = {key, f"{key}_time", f"{key}_measures"}

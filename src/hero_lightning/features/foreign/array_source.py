@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from hero_lightning.errors import ConfigError, FeatureError
-from hero_lightning.features.source import Resolution
-from hero_lightning.types import Ready, Sample
+from hero_lightning.features.source import Availability
+from hero_lightning.types import Sample, StoredFeatures
 
 Finding = tuple[int, int] | str
 """(T, D) of a feature, (0, 0) where it is absent, or why it is broken."""
@@ -20,7 +20,7 @@ PATCH_RULES = ("cls", "mean", "flatten")
 
 
 def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray | None:
-    """One key's value as [T, D]; None where the clip has no such stream (missing, empty, all zeros).
+    """One key's value as [T, D]; None where the clip has no such modality (missing, empty, all zeros).
 
     Args:
         value: what the file holds.
@@ -33,8 +33,8 @@ def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray 
     """
 
     def broken(problem: str, got: object) -> FeatureError:
-        mend = "replace the file, or coverage=mask to go on without it"
-        return FeatureError(f"Feature {key} {problem}", expected="floats [T, D]", got=got, where=path, mend=mend)
+        hint = "replace the file, or missing=mask to go on without it"
+        return FeatureError(f"Feature {key} {problem}", expected="floats [T, D]", got=got, where=path, hint=hint)
 
     if value is None or (hasattr(value, "__len__") and len(value) == 0):
         return None
@@ -81,7 +81,7 @@ class ArraySource(ABC):
 
     @abstractmethod
     def found(self, sample: Sample) -> Finding | None:
-        """(T, D), or why the feature is broken, or None where there is no file; (0, 0) = no such stream."""
+        """(T, D), or why the feature is broken, or None where there is no file; (0, 0) = no such modality."""
 
     @abstractmethod
     def value(self, sample: Sample) -> Any:
@@ -99,16 +99,16 @@ class ArraySource(ABC):
     def describe(self, sample: Sample) -> str:
         """See FeatureSource."""
 
-    def status(self, sample: Sample) -> Resolution:
+    def status(self, sample: Sample) -> Availability:
         """See FeatureSource."""
         found = self.found(sample)
         if found is None or found == (0, 0):
-            return Resolution("absent", "no feature file" if found is None else f"no {self.key}")
+            return Availability("absent", "no feature file" if found is None else f"no {self.key}")
         if isinstance(found, str):
-            return Resolution("broken", found)
+            return Availability("broken", found)
         if self._width is not None and found[1] != self._width:
-            return Resolution("broken", f"width {found[1]}, expected {self._width}: {self.describe(sample)}")
-        return Resolution("preextracted", "features")
+            return Availability("broken", f"width {found[1]}, expected {self._width}: {self.describe(sample)}")
+        return Availability("preextracted", "features")
 
     def has(self, sample: Sample) -> bool:
         """See FeatureSource."""
@@ -119,7 +119,7 @@ class ArraySource(ABC):
         found = self.found(sample)
         return (found[0] or None) if isinstance(found, tuple) else None
 
-    def read(self, sample: Sample) -> Ready:
+    def read(self, sample: Sample) -> StoredFeatures:
         """See FeatureSource; always float32."""
         path = self.path(sample)
         array = sequence(self.value(sample), self.key, self.patch_reduce, path)
@@ -129,14 +129,14 @@ class ArraySource(ABC):
                 expected="an array that is not all zeros",
                 got=self.status(sample).reason,
                 where=path,
-                mend="coverage=mask to go on without it",
+                hint="missing=mask to go on without it",
             )
         if self._width is not None and array.shape[1] != self._width:
             raise self._other_width(array.shape[1], sample)
         beside = self.content(sample)
         clock = beside.get(f"{self.key}_time")
         timed = isinstance(clock, np.ndarray) and clock.shape == (array.shape[0],)
-        return Ready(
+        return StoredFeatures(
             torch.from_numpy(np.array(array, dtype=np.float32)),
             torch.tensor(clock, dtype=torch.float32) if timed else None,
             dict(beside.get(f"{self.key}_measures", {})),
@@ -148,7 +148,7 @@ class ArraySource(ABC):
             expected=self._width,
             got=width,
             where=self.describe(sample),
-            mend="extract these files anew with the encoder of the others; widths are never padded or cut",
+            hint="extract these files anew with the encoder of the others; widths are never padded or cut",
         )
 
     def width(self) -> int | None:

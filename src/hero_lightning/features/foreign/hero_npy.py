@@ -1,6 +1,6 @@
 """Reads HERO's feature-only layout: one file per clip with a dict of arrays, through a loader that runs nothing.
 
-Data flow: <root>/<id>.npy (pickled dict) | .npz | .safetensors -> restricted loader -> array -> [T, D] -> Ready.
+Data flow: <root>/<id>.npy (pickled dict) | .npz | .safetensors -> restricted loader -> array -> [T, D] -> StoredFeatures.
 
 Shapes: T steps, F frames, P patches, D feature width.
 """
@@ -20,12 +20,12 @@ from hero_lightning.types import Sample
 log = logging.getLogger(__name__)
 
 HERO_KEYS = {"frame": "clip", "motion": "video_mae", "audio": "hubert", "au": "au", "text": "bert"}
-"""HERO's key of each stream."""
+"""HERO's key of each modality."""
 
 
 @lru_cache(maxsize=2)
 def _loaded(path: Path, changed: int) -> dict[str, Any]:
-    """The last files read: all streams of a clip come out of one load. `changed`: the file's mtime."""
+    """The last files read: all modalities of a clip come out of one load. `changed`: the file's mtime."""
     return load_features(path)
 
 

@@ -56,13 +56,13 @@ class _Unpickler(pickle.Unpickler):
                 expected="numpy arrays and plain builtins",
                 got=f"{module}.{name}",
                 where=self.path,
-                mend="write the features anew with numpy.save({key: array}) from a source you trust",
+                hint="write the features anew with numpy.save({key: array}) from a source you trust",
             )
         return found
 
 
 def _array(file: IO[bytes], path: Path) -> Any:
-    """One .npy stream -> array, or what a pickled one holds."""
+    """One .npy modality -> array, or what a pickled one holds."""
     major, _ = np.lib.format.read_magic(file)
     reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(major)
     start = file.tell()
@@ -104,7 +104,7 @@ def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
             expected="a dict of arrays in .npy, .npz or .safetensors",
             got=f"{type(error).__name__}: {error}",
             where=path,
-            mend="replace the file, or coverage=mask to go on without it",
+            hint="replace the file, or missing=mask to go on without it",
         ) from error
     found = out.item() if isinstance(out, np.ndarray) and out.shape == () else out
     if not isinstance(found, dict):

@@ -1,6 +1,6 @@
 """Pre-made features of the community: one npy per clip, MMSA pickles, npz matrices keyed by name, csv tables.
 
-Data flow: Sample --rename--> name --file or table--> array [D] | [T, D] -> Ready.
+Data flow: Sample --rename--> name --file or table--> array [D] | [T, D] -> StoredFeatures.
 
 Shapes: N clips, T steps, D feature width.
 """
@@ -113,7 +113,7 @@ class NpyFolder(NamedSource):
         try:
             return np.load(path, allow_pickle=False) if path.is_file() else None
         except DAMAGE as error:
-            raise FeatureError("The feature file cannot be read.", got=error, where=path, mend="replace it") from error
+            raise FeatureError("The feature file cannot be read.", got=error, where=path, hint="replace it") from error
 
 
 class TableSource(NamedSource):
@@ -176,7 +176,7 @@ class TableSource(NamedSource):
         return self.rows().get(self.name(sample)) if self.at.is_file() else None
 
     def _wrong(self, problem: str, expected: object, got: object) -> FeatureError:
-        return FeatureError(problem, expected=expected, got=got, where=self.at, mend="check the source's settings")
+        return FeatureError(problem, expected=expected, got=got, where=self.at, hint="check the source's settings")
 
     def _zipped(self, content: Any, ids: str) -> Iterable[tuple[str, Any]]:
         """Rows of content[key] with their names content[ids]."""
@@ -298,24 +298,24 @@ class CsvTable(TableSource):
         return ((name, np.array(rows, dtype=np.float32)) for name, rows in steps.items())
 
 
-def read_csv(path: Path, needed: Sequence[str] = (), corpus: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+def read_csv(path: Path, needed: Sequence[str] = (), dataset: str = "") -> Iterator[tuple[str, dict[str, str]]]:
     """Place ("file, line n") and cells of every row; the separator is the header's most frequent of , ; and tab.
 
     Args:
         path: UTF-8, with or without BOM.
         needed: columns that must be there.
-        corpus: whose official file it is: cp1252 where it is not UTF-8 (a spreadsheet program saved it), and only the
+        dataset: whose official file it is: cp1252 where it is not UTF-8 (a spreadsheet program saved it), and only the
             needed cells count. Without it every cell does.
 
     Raises:
         DataError: not UTF-8, an empty file, a column missing, a row of another length, or no row.
     """
-    what, raw, place = f"{corpus} label file" if corpus else "table", path.read_bytes(), ""
+    what, raw, place = f"{dataset} label file" if dataset else "table", path.read_bytes(), ""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if not corpus:
-            raise DataError("The table is not UTF-8.", got=error, where=path, mend="save it as UTF-8") from error
+        if not dataset:
+            raise DataError("The table is not UTF-8.", got=error, where=path, hint="save it as UTF-8") from error
         text = raw.decode("cp1252", errors="replace")
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
@@ -325,7 +325,7 @@ def read_csv(path: Path, needed: Sequence[str] = (), corpus: str = "") -> Iterat
         raise DataError(problem, expected=", ".join(needed), got=", ".join(names) or "nothing", where=path)
     for row in reader:
         place = f"{path}, line {reader.line_num}"
-        if any(row[c] is None for c in (needed if corpus else names)) or (None in row and not corpus):
+        if any(row[c] is None for c in (needed if dataset else names)) or (None in row and not dataset):
             problem, expected = f"A row of the {what} has another number of cells.", f"{len(names)} cells"
             raise DataError(problem, expected=expected, got=row, where=place)
         yield place, row

@@ -1,10 +1,10 @@
-"""Baselines on HERO's loop: what a fusion model must beat, small and honest about missing streams.
+"""Baselines on HERO's loop: what a fusion model must beat, small and honest about missing modalities.
 
-Data flow: Features by stream -> Standardise -> mean and spread over time -> one vector per stream
-[B, E, d] -> fusion [B, P] -> one linear head per Target -> Outputs.
+Data flow: Features by modality -> Standardise -> mean and spread over time -> one vector per modality
+[B, E, d] -> fusion [B, P] -> one linear head per Task -> Outputs.
 
-Shapes: B rows, E streams, T steps, D feature width, d width, C outputs of a Target, P pooled width.
-An absent stream is a learnt token or has no weight: what its rows hold changes nothing. docs/baselines.md names papers.
+Shapes: B rows, E modalities, T steps, D feature width, d width, C outputs of a Task, P pooled width.
+An absent modality is a learnt token or has no weight: what its rows hold changes nothing. docs/baselines.md names papers.
 Each is a dataclass whose fields are its configuration; layers are made once, in the order base, `_build`.
 """
 
@@ -21,46 +21,46 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.experts import absent, check_width, size_of, statistics
 from hero_lightning.models.layers import EPS, Standardise
 from hero_lightning.models.outputs import Outputs
-from hero_lightning.types import STREAMS, Features
+from hero_lightning.types import MODALITIES, Features
 
 Steps = dict[str, tuple[Tensor, Tensor]]
-"""Stream -> steps [B, T, D], zero where masked, and mask [B, T]; T >= 1."""
+"""Modality -> steps [B, T, D], zero where masked, and mask [B, T]; T >= 1."""
 Mixed = tuple[Tensor, Tensor | None]
-"""Pooled [B, P], and weights of the streams [B, E] where there are such."""
+"""Pooled [B, P], and weights of the modalities [B, E] where there are such."""
 Fused = tuple[Tensor, Tensor, Tensor | None]
 """Pooled [B, P], summaries [B, E, d], weights."""
 
 
 @dataclass(eq=False, repr=False)
 class Baseline(nn.Module):
-    """Base: takes streams in, standardises them, reads one linear head per Target.
+    """Base: takes modalities in, standardises them, reads one linear head per Task.
 
     A subclass says in `_pooled` what the heads read, makes its layers in `_build` and writes `_fuse`.
 
     Attributes:
-        dims: stream -> feature width.
-        outputs: Target name -> number of outputs C.
-        parts: what the objectives need (`model.hero.PARTS`); refused where the model does not offer it.
+        dims: modality -> feature width.
+        outputs: Task name -> number of outputs C.
+        auxiliary_heads: what the auxiliary_losses need (`model.hero.AUXILIARY_HEADS`); refused where the model does not offer it.
         synergy: none has a synergy expert.
-        offers: parts it can give.
+        offers: auxiliary_heads it can give.
     """
 
     dims: Mapping[str, int]
     outputs: Mapping[str, int]
-    parts: Collection[str] = ()
+    auxiliary_heads: Collection[str] = ()
 
     synergy: ClassVar[None] = None
     offers: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.dims = {s: self.dims[s] for s in STREAMS if s in self.dims}
-        self.outputs, self.streams = dict(self.outputs), tuple(self.dims)
-        if not set(self.parts) <= self.offers:
-            expected = f"objectives that need {' or '.join(self.offers) or 'no part of the model'}"
-            mend = "objective@objectives.sync=none objective@objectives.anchor=none"
-            problem, got = "A baseline lacks what an objective needs.", self.parts
-            raise ConfigError(problem, expected=expected, got=got, where="objectives", mend=mend)
+        self.dims = {s: self.dims[s] for s in MODALITIES if s in self.dims}
+        self.outputs, self.modalities = dict(self.outputs), tuple(self.dims)
+        if not set(self.auxiliary_heads) <= self.offers:
+            expected = f"auxiliary_losses that need {' or '.join(self.offers) or 'no part of the model'}"
+            hint = "loss@losses.sync=none loss@losses.unimodal=none"
+            problem, got = "A baseline lacks what an auxiliary_loss requires.", self.auxiliary_heads
+            raise ConfigError(problem, expected=expected, got=got, where="losses", hint=hint)
         self.norms = nn.ModuleDict({s: Standardise(d) for s, d in self.dims.items()})
         self.heads = nn.ModuleDict({t: nn.Linear(self._pooled(), n) for t, n in self.outputs.items()})
         self._build()
@@ -77,22 +77,22 @@ class Baseline(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define _fuse")
 
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
-        """Features by stream -> predictions.
+        """Features by modality -> predictions.
 
         Args:
-            features: stream -> Features; a missing stream is absent in every row.
-            explain: unused; there is nothing to explain beside the weights of the streams.
+            features: modality -> Features; a missing modality is absent in every row.
+            explain: unused; there is nothing to explain beside the weights of the modalities.
 
         Raises:
-            DataError: none of the model's streams is given.
-            FeatureError: a stream has another width than the model was built for.
+            DataError: none of the model's modalities is given.
+            FeatureError: a modality has another width than the model was built for.
         """
         steps = self._take(features)
         present = torch.stack([mask.any(dim=1) for _, mask in steps.values()], dim=1)
         pooled, summaries, weights = self._fuse(steps, present)
         return Outputs(
             logits={t: head(pooled) for t, head in self.heads.items()},
-            experts=self.streams,
+            experts=self.modalities,
             summaries=summaries,
             present=present,
             context=pooled[:, None],
@@ -103,7 +103,7 @@ class Baseline(nn.Module):
 
     def _take(self, features: Mapping[str, Features]) -> Steps:
         out: Steps = {}
-        rows, device = size_of(features, self.streams)
+        rows, device = size_of(features, self.modalities)
         for s, dim in self.dims.items():
             f = features.get(s)
             f = absent(rows, dim, device) if f is None or not f.x.shape[1] else f
@@ -122,7 +122,7 @@ class Majority(Baseline):
 
 @dataclass(eq=False, repr=False)
 class EarlyFusion(Baseline):
-    """Pooled statistics of all streams side by side, then `layers` hidden layers; 0 layers = a linear probe.
+    """Pooled statistics of all modalities side by side, then `layers` hidden layers; 0 layers = a linear probe.
 
     Attributes:
         width: d of the hidden layers.
@@ -151,7 +151,7 @@ class EarlyFusion(Baseline):
 
 @dataclass(eq=False, repr=False)
 class Pooled(Baseline):
-    """Base of those that fuse one vector per stream: statistics -> layer -> [B, E, d], learnt tokens where absent.
+    """Base of those that fuse one vector per modality: statistics -> layer -> [B, E, d], learnt tokens where absent.
 
     A subclass writes `_mix`.
 
@@ -173,7 +173,7 @@ class Pooled(Baseline):
         self.missing = nn.Parameter(torch.randn(len(self.dims), self.width) * 0.02)
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
-        """Vectors [B, E, d] of the streams, present [B, E] -> Mixed."""
+        """Vectors [B, E, d] of the modalities, present [B, E] -> Mixed."""
         raise TypeError(f"{type(self).__name__} does not define _mix")
 
     def _fuse(self, steps: Steps, present: Tensor) -> Fused:
@@ -184,7 +184,7 @@ class Pooled(Baseline):
 
 
 class UtteranceAttention(Pooled):
-    """MERBench's attention: all vectors together say how much each stream weighs (Lian et al. 2024)."""
+    """MERBench's attention: all vectors together say how much each modality weighs (Lian et al. 2024)."""
 
     def _build(self) -> None:
         super()._build()
@@ -198,7 +198,7 @@ class UtteranceAttention(Pooled):
 
 
 class GatedFusion(Pooled):
-    """Gated multimodal unit (Arevalo et al. 2017): every number of a stream's vector has a gate of its own."""
+    """Gated multimodal unit (Arevalo et al. 2017): every number of a modality's vector has a gate of its own."""
 
     def _build(self) -> None:
         super()._build()
@@ -235,9 +235,9 @@ class LowRankFusion(Pooled):
 
 
 class LateFusion(Pooled):
-    """Every stream predicts by itself; their logits are averaged with learnt weights over those that are there."""
+    """Every modality predicts by itself; their logits are averaged with learnt weights over those that are there."""
 
-    offers = frozenset({"anchor"})
+    offers = frozenset({"unimodal"})
 
     def _build(self) -> None:
         super()._build()
@@ -251,25 +251,25 @@ class LateFusion(Pooled):
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
         """See Baseline."""
         out = super().forward(features, explain)
-        out.anchor_logits = apart(self.alone, out.summaries)
+        out.unimodal_logits = apart(self.alone, out.summaries)
         assert out.gate is not None
-        out.logits = {t: (out.gate[..., None] * z).sum(dim=1) for t, z in out.anchor_logits.items()}
+        out.logits = {t: (out.gate[..., None] * z).sum(dim=1) for t, z in out.unimodal_logits.items()}
         return out
 
 
 def shares(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax of scores [B, E] over the streams that are there; zero in a row that has none."""
+    """Softmax of scores [B, E] over the modalities that are there; zero in a row that has none."""
     low = scores.float().masked_fill(~present, torch.finfo(torch.float32).min)
     return torch.where(present, low.softmax(dim=1), 0.0).to(scores.dtype)
 
 
-def own_heads(outputs: Mapping[str, int], streams: int, width: int) -> nn.ModuleDict:
-    """Target -> a linear head per stream."""
-    return nn.ModuleDict({t: nn.ModuleList(nn.Linear(width, n) for _ in range(streams)) for t, n in outputs.items()})
+def own_heads(outputs: Mapping[str, int], modalities: int, width: int) -> nn.ModuleDict:
+    """Task -> a linear head per modality."""
+    return nn.ModuleDict({t: nn.ModuleList(nn.Linear(width, n) for _ in range(modalities)) for t, n in outputs.items()})
 
 
 def apart(heads: nn.ModuleDict, x: Tensor) -> dict[str, Tensor]:
-    """Vectors [B, E, d] -> Target -> logits [B, E, C], each stream through its own head."""
+    """Vectors [B, E, d] -> Task -> logits [B, E, C], each modality through its own head."""
     out = {}
     for t, own in heads.items():
         assert isinstance(own, nn.ModuleList)

@@ -1,8 +1,8 @@
-"""The larger baselines: a task per stream (MultiTask), steps of the other streams (MulT), turns (DialogueGRU).
+"""The larger baselines: a task per modality (MultiTask), steps of the other modalities (MulT), turns (DialogueGRU).
 
 Data flow: as in `baselines`; MulT keeps the steps [B, T, d], DialogueGRU lines up rows as dialogues [G, N, d].
 
-Shapes: B rows, E streams, T steps, d width, G items (dialogues) of the batch, N turns of the longest one.
+Shapes: B rows, E modalities, T steps, d width, G items (dialogues) of the batch, N turns of the longest one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hero_lightning.types import Features
 
 @dataclass(eq=False, repr=False)
 class MultiTask(Pooled):
-    """Self-MM's form (Yu et al. 2021): vectors side by side -> head, and a head per stream that the objective
+    """Self-MM's form (Yu et al. 2021): vectors side by side -> head, and a head per modality that the auxiliary_loss
     `self_labels` teaches beside it.
 
     Attributes:
         momentum: share of the old centres that a batch leaves.
-        centres: [E + 1, 2, d] running means of the streams' vectors, then the merged one, above and below score zero.
+        centres: [E + 1, 2, d] running means of the modalities' vectors, then the merged one, above and below score zero.
         known: [2] whether each side was seen.
     """
 
@@ -37,13 +37,13 @@ class MultiTask(Pooled):
     centres: Tensor = field(init=False)
     known: Tensor = field(init=False)
 
-    offers = frozenset({"anchor"})
+    offers = frozenset({"unimodal"})
 
     def _build(self) -> None:
         super()._build()
         n, width = len(self.dims), self.width
         self.merge = nn.Sequential(nn.Linear(n * width, width), nn.ReLU(), self.drop)
-        self.alone = own_heads(self.outputs, n, width) if "anchor" in self.parts else nn.ModuleDict()
+        self.alone = own_heads(self.outputs, n, width) if "unimodal" in self.auxiliary_heads else nn.ModuleDict()
         self.register_buffer("centres", torch.zeros(n + 1, 2, width))
         self.register_buffer("known", torch.zeros(2, dtype=torch.bool))
 
@@ -53,12 +53,12 @@ class MultiTask(Pooled):
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
         """See Baseline."""
         out = super().forward(features, explain)
-        out.anchor_logits = apart(self.alone, out.summaries)
+        out.unimodal_logits = apart(self.alone, out.summaries)
         return out
 
     @torch.no_grad()
     def own_scores(self, outputs: Outputs, score: Tensor, seen: Tensor) -> Tensor:
-        """Scores each stream should have alone, by where its vector lies between the two centres.
+        """Scores each modality should have alone, by where its vector lies between the two centres.
 
         With D+ and D- the squared distances to the centres over sqrt(d), a = (D- - D+) / (D+ + eps), y the score:
         y_s = y a_s / (2 a_m) + (y + a_s - a_m) / 2 (Yu et al. 2021, eq. 12-16), held within the batch's range. Running
@@ -96,7 +96,7 @@ class MultiTask(Pooled):
 
 @dataclass(eq=False, repr=False)
 class MulT(Baseline):
-    """Multimodal transformer (Tsai et al. 2019): every stream reads every other one, step by step.
+    """Multimodal transformer (Tsai et al. 2019): every modality reads every other one, step by step.
 
     Attributes:
         width: d.
@@ -121,12 +121,12 @@ class MulT(Baseline):
         self.project = nn.ModuleDict({s: nn.Linear(d, width) for s, d in self.dims.items()})
         self.missing = nn.Parameter(torch.randn(len(self.dims), width) * 0.02)
         self.positions, self.cross = Positions("sinusoidal", width), nn.ModuleDict()
-        for a, b in permutations(self.streams, 2):
+        for a, b in permutations(self.modalities, 2):
             blocks = (Block(width, heads, dropout, ("cross",)) for _ in range(self.layers))
             self.cross[f"{a}_from_{b}"] = nn.ModuleList(blocks)
         wide = max(1, len(self.dims) - 1) * width
-        self.merge = nn.ModuleDict({s: nn.Linear(wide, width) for s in self.streams})
-        self.within = nn.ModuleDict({s: Block(width, heads, dropout, ("self",)) for s in self.streams})
+        self.merge = nn.ModuleDict({s: nn.Linear(wide, width) for s in self.modalities})
+        self.within = nn.ModuleDict({s: Block(width, heads, dropout, ("self",)) for s in self.modalities})
         self.drop = nn.Dropout(dropout)
 
     def _fuse(self, steps: Steps, present: Tensor) -> Fused:

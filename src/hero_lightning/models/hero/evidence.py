@@ -1,6 +1,6 @@
-"""What the experts hand to a fusion, and the K-bank built from it.
+"""What the experts hand to a fusion, and the token bank built from it.
 
-Data flow: Observations -> Evidence (summaries, who is present, confidence, tokens, sequences) -> Bank [B, K, d].
+Data flow: Observations -> Evidence (summaries, who is present, confidence, tokens, sequences) -> TokenBank [B, K, d].
 
 Shapes: B rows, E experts, Q query tokens, T steps, K bank tokens, d width. Masks are True = real.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from hero_lightning.models.layers import EPS
 
 SYNERGY = "synergy"
-"""Name of the expert that is no stream; always the last."""
+"""Name of the expert that is no modality; always the last."""
 
 
 @dataclass(slots=True)
@@ -24,12 +24,12 @@ class Evidence:
     """All experts' observations of a batch.
 
     Attributes:
-        experts: names of the E experts, streams in canonical order, then synergy.
+        experts: names of the E experts, modalities in canonical order, then synergy.
         summaries: [B, E, d], imputed slots filled, others of absent experts zero.
         present: [B, E] True where the expert saw real data.
         confidence: [B, E]: 1 where present, in (0, 1) where imputed, 0 where there is neither.
         tokens: expert -> [B, Q, d] (synergy: one token).
-        sequences: stream -> projected sequence [B, T, d] and mask [B, T].
+        sequences: modality -> projected sequence [B, T, d] and mask [B, T].
     """
 
     experts: tuple[str, ...]
@@ -56,7 +56,7 @@ class Evidence:
 
 
 @dataclass(slots=True)
-class Bank:
+class TokenBank:
     """Every token a context query may look at (`spec/hero.md` 3.2).
 
     Attributes:
@@ -76,14 +76,14 @@ class Bank:
         return torch.stack([x[:, start:end].sum(dim=1) for _, start, end in self.segments], dim=1)
 
 
-def build_bank(evidence: Evidence, source: Literal["qformer", "sequence"], include_synergy: bool) -> Bank:
+def build_bank(evidence: Evidence, source: Literal["qformer", "sequence"], include_synergy: bool) -> TokenBank:
     """Lines the experts' tokens up in canonical order.
 
     An imputed expert shows its summary as the only token of its segment.
 
     Args:
         evidence: of the batch.
-        source: the query tokens of the streams, or their full sequences.
+        source: the query tokens of the modalities, or their full sequences.
         include_synergy: whether the synergy token joins.
     """
     tokens, masks, biases, segments, start = [], [], [], [], 0
@@ -103,4 +103,4 @@ def build_bank(evidence: Evidence, source: Literal["qformer", "sequence"], inclu
         biases.append(torch.where(slot, bias[:, e, None], 0.0))
         segments.append((name, start, start + x.shape[1]))
         start += x.shape[1]
-    return Bank(torch.cat(tokens, dim=1), torch.cat(masks, dim=1), torch.cat(biases, dim=1), tuple(segments))
+    return TokenBank(torch.cat(tokens, dim=1), torch.cat(masks, dim=1), torch.cat(biases, dim=1), tuple(segments))

@@ -1,4 +1,4 @@
-"""Expert: one stream's Features -> query tokens, a summary and the projected sequence.
+"""Expert: one modality's Features -> query tokens, a summary and the projected sequence.
 
 Data flow: Features [B, T, D] -> projection + LayerNorm -> sequence [B, T, d] -> (+ positions) Q-Former ->
 tokens [B, Q, d] -> mean -> summary [B, d].
@@ -27,7 +27,7 @@ class Observation:
     """What an expert says about a batch.
 
     Attributes:
-        tokens: [B, Q, d], zero where the stream is absent.
+        tokens: [B, Q, d], zero where the modality is absent.
         summary: [B, d], mean of the tokens.
         sequence: [B, T, d] projected steps, T >= 1; meaningful where `mask`.
         mask: [B, T].
@@ -44,18 +44,18 @@ class Observation:
 
     @property
     def present(self) -> Tensor:
-        """[B] True where the stream has at least one real step."""
+        """[B] True where the modality has at least one real step."""
         return self.mask.any(dim=1)
 
 
 class Expert(nn.Module):
-    """Observes one stream.
+    """Observes one modality.
 
-    A row whose stream is absent reads one learnt "missing" token and its outputs are zeroed: nothing of the
+    A row whose modality is absent reads one learnt "missing" token and its outputs are zeroed: nothing of the
     absent content can leak, no softmax is empty, and every parameter is in the graph at every step.
 
     Args:
-        name: the stream, for messages.
+        name: the modality, for messages.
         dim: feature width D.
         width: d.
         queries: Q.
@@ -64,7 +64,7 @@ class Expert(nn.Module):
         dropout: in the Q-Former.
         position: none, sinusoidal or learned.
         mlp: project by two layers instead of one (for hand-made features such as action units).
-        overview: add mean and spread over time to every token, beside what the queries find. On a small corpus it is
+        stat_pooling: add mean and spread over time to every token, beside what the queries find. On a small dataset it is
             the shorter way: a linear probe on them reads what the Q-Former has yet to learn.
         standardise: bring every feature to mean 0 and spread 1 of the train split first.
         feature_dropout: share of the features withheld from a clip while training, at all its steps.
@@ -81,7 +81,7 @@ class Expert(nn.Module):
         dropout: float,
         position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
         mlp: bool = False,
-        overview: bool = True,
+        stat_pooling: bool = True,
         standardise: bool = False,
         feature_dropout: float = 0.0,
     ) -> None:
@@ -92,7 +92,9 @@ class Expert(nn.Module):
         self.feature_dropout = feature_dropout
         deep = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
         self.project = nn.Sequential(*(deep if mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
-        self.overview = nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if overview else None
+        self.stat_pooling = (
+            nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if stat_pooling else None
+        )
         self.positions = Positions(position, width)
         self.missing = nn.Parameter(torch.randn(width) * 0.02)
         self.qformer = QFormer(width, queries, layers, num_heads, dropout)
@@ -118,8 +120,8 @@ class Expert(nn.Module):
         blank = ~present[:, None] & (torch.arange(x.shape[1], device=x.device) == 0)
         sequence = torch.where(blank[..., None], self.missing.to(sequence.dtype), sequence)
         tokens, attention = self.qformer(self.positions(sequence), mask | blank, weights=explain)
-        if self.overview is not None:
-            tokens = tokens + self.overview(statistics(x, mask))[:, None]
+        if self.stat_pooling is not None:
+            tokens = tokens + self.stat_pooling(statistics(x, mask))[:, None]
         tokens = torch.where(present[:, None, None], tokens, 0.0)
         return Observation(tokens, tokens.mean(dim=1), sequence, mask, time, attention)
 
@@ -132,28 +134,28 @@ def statistics(x: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([mean, (away.square().sum(dim=1) / n + EPS).sqrt()], dim=-1)
 
 
-def check_width(stream: str, features: Features, dim: int) -> None:
+def check_width(modality: str, features: Features, dim: int) -> None:
     """Raises FeatureError where features have another width than the model was built for."""
     if features.x.shape[-1] != dim:
         raise FeatureError(
-            f"Features of stream {stream} do not fit the model.",
+            f"Features of modality {modality} do not fit the model.",
             expected=f"width {dim}",
             got=f"width {features.x.shape[-1]}",
-            where=f"modalities.{stream}",
-            mend="use the features the model was trained on, or train it anew",
+            where=f"modality.{modality}",
+            hint="use the features the model was trained on, or train it anew",
         )
 
 
-def size_of(features: Mapping[str, Features], streams: Sequence[str]) -> tuple[int, torch.device]:
-    """Rows of a batch and their device, from the first of the model's streams; DataError where none is given."""
-    given = next((features[s] for s in streams if s in features), None)
+def size_of(features: Mapping[str, Features], modalities: Sequence[str]) -> tuple[int, torch.device]:
+    """Rows of a batch and their device, from the first of the model's modalities; DataError where none is given."""
+    given = next((features[s] for s in modalities if s in features), None)
     if given is None:
-        raise DataError("The batch has none of the model's streams.", expected=list(streams), got=list(features))
+        raise DataError("The batch has none of the model's modalities.", expected=list(modalities), got=list(features))
     return given.x.shape[0], given.x.device
 
 
 def absent(rows: int, dim: int, device: torch.device) -> Features:
-    """Features of a stream that no row of the batch has."""
+    """Features of a modality that no row of the batch has."""
     return Features(
         x=torch.zeros(rows, 1, dim, device=device), mask=torch.zeros(rows, 1, dtype=torch.bool, device=device)
     )

@@ -1,8 +1,8 @@
 """Fusion: the experts' evidence -> context tokens, and what explains them.
 
-Data flow: Evidence -> K-bank [B, K, d], global query [B, d] -> panoramic attention -> context [B, O, d] -> Fused.
+Data flow: Evidence -> token bank [B, K, d], global query [B, d] -> panoramic attention -> context [B, O, d] -> Fused.
 
-Shapes: B rows, E experts, U segments of the K-bank, K its tokens, O context tokens, d width.
+Shapes: B rows, E experts, U segments of the token bank, K its tokens, O context tokens, d width.
 Three of one interface: EvidenceIntegration (HERO's layer), ConcatFusion and MeanFusion (the ablations without it).
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hero_lightning.errors import ConfigError
-from hero_lightning.models.hero.evidence import Bank, Evidence, build_bank
+from hero_lightning.models.hero.evidence import Evidence, TokenBank, build_bank
 from hero_lightning.models.hero.query import AdaptiveQuery, Strategy
 from hero_lightning.models.layers import EPS, Block, masked_mean
 
@@ -31,7 +31,7 @@ class Fused:
         context_mask: [B, O], or None.
         global_query: [B, d], or None.
         attention: [B, K], or None.
-        segments: of the K-bank.
+        segments: of the token bank.
         importance: [B, U], or None.
         density: [B, U], or None.
     """
@@ -52,8 +52,8 @@ class Fusion(nn.Module):
 
     Args:
         pooled: P, width of `Fused.pooled`.
-        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the K-bank.
+        source: token bank of query tokens (`qformer`) or of the full sequences (`sequence`).
+        include_synergy: whether the synergy token joins the token bank.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Fusion(nn.Module):
         super().__init__()
         if source not in ("qformer", "sequence"):
             raise ConfigError(
-                "Unknown K-bank source.", expected="qformer or sequence", got=source, where="model.fusion.source"
+                "Unknown token bank source.", expected="qformer or sequence", got=source, where="model.fusion.source"
             )
         self.pooled = pooled
         self.source = source
         self.include_synergy = include_synergy
 
-    def bank(self, evidence: Evidence) -> Bank:
-        """The K-bank this fusion looks at."""
+    def bank(self, evidence: Evidence) -> TokenBank:
+        """The token bank this fusion looks at."""
         return build_bank(evidence, self.source, self.include_synergy)
 
     def forward(self, evidence: Evidence) -> Fused:
@@ -78,7 +78,7 @@ class Fusion(nn.Module):
 
 
 class PanoramicAttention(nn.Module):
-    """Context queries, led by the global query, look at the whole K-bank (`spec/hero.md` 3.3).
+    """Context queries, led by the global query, look at the whole token bank (`spec/hero.md` 3.3).
 
     Args:
         width: d.
@@ -93,15 +93,15 @@ class PanoramicAttention(nn.Module):
         self.lead = nn.Linear(width, width)
         self.block = Block(width, num_heads, dropout, ("cross", "self"))
 
-    def forward(self, query: Tensor, bank: Bank) -> tuple[Tensor, Tensor]:
-        """Global query [B, d] and K-bank -> context [B, O, d] and attention [B, K] before dropout (sums to 1)."""
+    def forward(self, query: Tensor, bank: TokenBank) -> tuple[Tensor, Tensor]:
+        """Global query [B, d] and token bank -> context [B, O, d] and attention [B, K] before dropout (sums to 1)."""
         start = self.queries + self.lead(query)[:, None]
         context, attention = self.block(start, bank.tokens, bank.mask, bank.bias, weights=True)
         return context, torch.where(bank.mask, attention.mean(dim=1), 0.0)
 
 
 class EvidenceIntegration(Fusion):
-    """HERO's integration layer: adaptive global query, then panoramic attention over the K-bank.
+    """HERO's integration layer: adaptive global query, then panoramic attention over the token bank.
 
     Linear heads read the mean context token beside the global query: the query is the shorter way from the gate to
     the loss, the context holds the details.
@@ -112,8 +112,8 @@ class EvidenceIntegration(Fusion):
         num_heads: attention heads.
         dropout: of its layers.
         context_tokens: O.
-        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the K-bank.
+        source: token bank of query tokens (`qformer`) or of the full sequences (`sequence`).
+        include_synergy: whether the synergy token joins the token bank.
         strategy: dynamic, audio or concat; with the next three, see `query.AdaptiveQuery`.
         temperature: of the dynamic gate.
         learnable_temperature: learn it.
@@ -167,16 +167,16 @@ def _even(evidence: Evidence) -> Tensor:
 
 
 class ConcatFusion(Fusion):
-    """No integration layer: the K-bank itself is the context, heads read all summaries side by side.
+    """No integration layer: the token bank itself is the context, heads read all summaries side by side.
 
     Args:
         width: d.
         experts: names of the E experts in canonical order.
-        num_heads: unused, as `context_tokens`: the context is as long as the K-bank.
+        num_heads: unused, as `context_tokens`: the context is as long as the token bank.
         dropout: before the heads.
         context_tokens: unused.
-        source: K-bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the K-bank.
+        source: token bank of query tokens (`qformer`) or of the full sequences (`sequence`).
+        include_synergy: whether the synergy token joins the token bank.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class ConcatFusion(Fusion):
         )
 
     def forward(self, evidence: Evidence) -> Fused:
-        """Evidence of a batch -> its K-bank as context."""
+        """Evidence of a batch -> its token bank as context."""
         bank = self.bank(evidence)
         return Fused(
             context=bank.tokens,

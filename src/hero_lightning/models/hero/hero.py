@@ -1,9 +1,9 @@
 """HERO: observation experts, synergy, evidence integration and linear heads.
 
-Data flow: Features by stream -> Expert each -> (+ Synergy) -> summaries, missing ones imputed -> Fusion -> context
--> one linear head per Target -> Outputs.
+Data flow: Features by modality -> Expert each -> (+ Synergy) -> summaries, missing ones imputed -> Fusion -> context
+-> one linear head per Task -> Outputs.
 
-Shapes: B rows, E experts (streams in canonical order, then synergy), T steps, Q queries, d width, C outputs.
+Shapes: B rows, E experts (modalities in canonical order, then synergy), T steps, Q queries, d width, C outputs.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from hero_lightning.models.hero.imputation import EvidenceImputation
 from hero_lightning.models.hero.synergy import Synergy
 from hero_lightning.models.layers import EPS, initialise
 from hero_lightning.models.outputs import Outputs
-from hero_lightning.types import STREAMS, Features
+from hero_lightning.types import MODALITIES, Features
 
 log = logging.getLogger(__name__)
 
-PARTS = ("sync", "anchor")
-"""Parts that only an objective reads; they are built where one does, so that no parameter lacks a gradient."""
+AUXILIARY_HEADS = ("sync", "unimodal")
+"""Parts that only an auxiliary_loss reads; they are built where one does, so that no parameter lacks a gradient."""
 
 
 class Hero(nn.Module):
     """The fusion model with linear heads.
 
-    A stream that is not in `dims` has no expert and no slot; one that a row lacks is absent in that row. Every
+    A modality that is not in `dims` has no expert and no slot; one that a row lacks is absent in that row. Every
     expert runs at every step, so every parameter is in the graph of every batch.
 
     Args:
-        dims: stream -> feature width.
-        outputs: Target name -> number of outputs C.
+        dims: modality -> feature width.
+        outputs: Task name -> number of outputs C.
         width: d.
         queries: Q of each expert.
         layers: blocks of each Q-Former.
@@ -47,16 +47,16 @@ class Hero(nn.Module):
         context_tokens: O, tokens of the context.
         dropout: of every block.
         position: none, sinusoidal or learned step positions for the Q-Formers.
-        mlp: streams projected by two layers instead of one.
-        overview: let every expert add mean and spread over time to its tokens.
+        mlp: modalities projected by two layers instead of one.
+        stat_pooling: let every expert add mean and spread over time to its tokens.
         fusion: makes the fusion from width, experts, num_heads, dropout and context_tokens.
-        synergy: add the synergy expert (where both streams of `pair` are there).
+        synergy: add the synergy expert (where both modalities of `pair` are there).
         pair: the sound and the movement it compares.
         imputation: infer the summaries of missing experts.
         standardise: bring every feature to mean 0 and spread 1 of the train split first (tables of mixed units).
         feature_dropout: share of the features withheld from a clip while training, at all its steps; few clips with
             wide features (a few thousand by a few hundred) want 0.3 to 0.7.
-        parts: what the objectives need, of `sync` and `anchor`.
+        auxiliary_heads: what the auxiliary_losses need, of `sync` and `unimodal`.
     """
 
     def __init__(
@@ -71,51 +71,67 @@ class Hero(nn.Module):
         dropout: float = 0.1,
         position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
         mlp: Collection[str] = ("au",),
-        overview: bool = True,
+        stat_pooling: bool = True,
         fusion: Callable[..., Fusion] = EvidenceIntegration,
         synergy: bool = True,
         pair: tuple[str, str] = ("audio", "motion"),
         imputation: bool = True,
         standardise: bool = False,
         feature_dropout: float = 0.0,
-        parts: Collection[str] = (),
+        auxiliary_heads: Collection[str] = (),
     ) -> None:
         super().__init__()
-        _check(dims, outputs, width, queries, num_heads, context_tokens, (dropout, feature_dropout), mlp, pair, parts)
+        _check(
+            dims,
+            outputs,
+            width,
+            queries,
+            num_heads,
+            context_tokens,
+            (dropout, feature_dropout),
+            mlp,
+            pair,
+            auxiliary_heads,
+        )
         self.width = width
         self.pair = (pair[0], pair[1])
-        self.dims = {s: dims[s] for s in STREAMS if s in dims}
-        self.streams = tuple(self.dims)
+        self.dims = {s: dims[s] for s in MODALITIES if s in dims}
+        self.modalities = tuple(self.dims)
         together = synergy and all(s in dims for s in self.pair)
         if synergy and not together:
-            log.info("No synergy expert: it compares %s and %s, the streams are %s.", *self.pair, list(self.streams))
-        self.names = (*self.streams, SYNERGY) if together else self.streams
+            log.info(
+                "No synergy expert: it compares %s and %s, the modalities are %s.", *self.pair, list(self.modalities)
+            )
+        self.names = (*self.modalities, SYNERGY) if together else self.modalities
         shape = (width, queries, layers, num_heads, dropout, position)
         self.experts = nn.ModuleDict(
-            {s: Expert(s, d, *shape, s in mlp, overview, standardise, feature_dropout) for s, d in self.dims.items()}
+            {
+                s: Expert(s, d, *shape, s in mlp, stat_pooling, standardise, feature_dropout)
+                for s, d in self.dims.items()
+            }
         )
         self.synergy = Synergy(width, 2, num_heads, dropout) if together else None
         head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        self.sync = head if together and "sync" in parts else None
+        self.sync = head if together and "sync" in auxiliary_heads else None
         self.imputation = EvidenceImputation(width, len(self.names), 2, num_heads, dropout) if imputation else None
         self.fusion = fusion(
             width=width, experts=self.names, num_heads=num_heads, dropout=dropout, context_tokens=context_tokens
         )
         self.heads = _heads(outputs, self.fusion.pooled)
-        self.anchors = _heads(outputs, width) if "anchor" in parts else None
+        self.unimodal_heads = _heads(outputs, width) if "unimodal" in auxiliary_heads else None
         initialise(self, width)
 
     def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
-        """Features by stream -> predictions and what explains them.
+        """Features by modality -> predictions and what explains them.
 
         Args:
-            features: stream -> Features; a missing stream is absent in every row, one the model has no expert for
+            features: modality -> Features; a missing modality is absent in every row, one the model has no expert for
                 is not looked at.
             explain: also compute `Outputs.time_attention`.
 
         Raises:
-            DataError: none of the model's streams is given, so that not even the number of rows is known.
-            FeatureError: a stream has another width than the model was built for.
+            DataError: none of the model's modalities is given, so that not even the number of rows is known.
+            FeatureError: a modality has another width than the model was built for.
         """
         seen = self._observe(features, explain)
         tokens = {s: o.tokens for s, o in seen.items()}
@@ -130,7 +146,7 @@ class Hero(nn.Module):
         fused: Fused = self.fusion(evidence)
         return Outputs(
             logits={t: head(fused.pooled) for t, head in self.heads.items()},
-            anchor_logits={t: head(evidence.summaries) for t, head in (self.anchors or {}).items()},
+            unimodal_logits={t: head(evidence.summaries) for t, head in (self.unimodal_heads or {}).items()},
             experts=self.names,
             summaries=evidence.summaries,
             present=evidence.present,
@@ -166,12 +182,14 @@ class Hero(nn.Module):
             ConfigError: the model was built without the part `sync`.
         """
         if self.sync is None or self.synergy is None:
-            raise ConfigError("The model has no sync head.", expected="sync among its parts", where="model.parts")
+            raise ConfigError(
+                "The model has no sync head.", expected="sync among its auxiliary_heads", where="model.auxiliary_heads"
+            )
         return self.sync(self._compare(self.synergy, outputs.sequences, outputs.times, donors, shift)).squeeze(-1)
 
     def _observe(self, features: Mapping[str, Features], explain: bool) -> dict[str, Observation]:
-        """Every expert's view; a stream that was not given is absent in all rows."""
-        rows, device = size_of(features, self.streams)
+        """Every expert's view; a modality that was not given is absent in all rows."""
+        rows, device = size_of(features, self.modalities)
         return {
             s: expert(features[s] if s in features else absent(rows, self.dims[s], device), explain)
             for s, expert in self.experts.items()
@@ -205,7 +223,7 @@ class Hero(nn.Module):
 
 
 def _heads(outputs: Mapping[str, int], width: int) -> nn.ModuleDict:
-    """One linear head per Target."""
+    """One linear head per Task."""
     return nn.ModuleDict(
         {t: nn.Sequential(nn.LayerNorm(width, eps=EPS), nn.Linear(width, n)) for t, n in outputs.items()}
     )
@@ -217,10 +235,10 @@ def _times(seen: Mapping[str, Observation]) -> dict[str, Tensor]:
 
 
 def _time_attention(seen: Mapping[str, Observation], fused: Fused, source: str) -> dict[str, Tensor]:
-    """How much every step weighed: a stream's cross-attention [B, Q, T], its queries weighed by the K-bank [B, Q].
+    """How much every step weighed: a modality's cross-attention [B, Q, T], its queries weighed by the token bank [B, Q].
 
-    Where the K-bank holds the sequence itself, its attention is the answer; without a K-bank attention the queries
-    count alike. Sums to 1 where the stream is present, 0 elsewhere.
+    Where the token bank holds the sequence itself, its attention is the answer; without a token bank attention the queries
+    count alike. Sums to 1 where the modality is present, 0 elsewhere.
     """
     out = {}
     places = {name: (start, end) for name, start, end in fused.segments}
@@ -246,19 +264,24 @@ def _check(
     dropouts: tuple[float, float],
     mlp: Collection[str],
     pair: tuple[str, str],
-    parts: Collection[str],
+    auxiliary_heads: Collection[str],
 ) -> None:
     """Refuses settings no model can be built from."""
-    strange = [s for s in (*dims, *mlp, *pair) if s not in STREAMS]
+    strange = [s for s in (*dims, *mlp, *pair) if s not in MODALITIES]
     rules = [
-        (bool(dims) and not strange, "modalities", f"some of {', '.join(STREAMS)}", strange or "none"),
-        (bool(outputs) and min(outputs.values(), default=0) > 0, "targets", "a Target with outputs", dict(outputs)),
+        (bool(dims) and not strange, "modality", f"some of {', '.join(MODALITIES)}", strange or "none"),
+        (bool(outputs) and min(outputs.values(), default=0) > 0, "tasks", "a Task with outputs", dict(outputs)),
         (width % num_heads == 0 == width % 2, "model.width", f"an even multiple of num_heads={num_heads}", width),
         (queries > 0, "model.queries", ">= 1", queries),
         (context_tokens > 0, "model.context_tokens", ">= 1", context_tokens),
         (0 <= dropouts[0] < 1, "model.dropout", "0 <= p < 1", dropouts[0]),
         (0 <= dropouts[1] < 1, "model.feature_dropout", "0 <= p < 1", dropouts[1]),
-        (set(parts) <= set(PARTS), "model.parts", f"some of {', '.join(PARTS)}", list(parts)),
+        (
+            set(auxiliary_heads) <= set(AUXILIARY_HEADS),
+            "model.auxiliary_heads",
+            f"some of {', '.join(AUXILIARY_HEADS)}",
+            list(auxiliary_heads),
+        ),
     ]
     for fits, where, expected, got in rules:
         if not fits:

@@ -1,6 +1,6 @@
-"""Adaptive global query: which expert to anchor on, and what to ask the K-bank.
+"""Adaptive global query: which expert to unimodal on, and what to ask the token bank.
 
-Data flow: summaries [B, E, d] + confidence [B, E] -> gate weights alpha [B, E] -> anchor -> global query [B, d].
+Data flow: summaries [B, E, d] + confidence [B, E] -> gate weights alpha [B, E] -> unimodal -> global query [B, d].
 
 Shapes: B rows, E experts, d width.
 """
@@ -23,7 +23,7 @@ Strategy = Literal["dynamic", "audio", "concat"]
 class AdaptiveQuery(nn.Module):
     """Global query generator (`spec/hero.md` 3.1).
 
-    `dynamic` anchors on a gated mean of the summaries, `audio` on the audio summary (on the mean of what is there
+    `dynamic` unimodal_heads on a gated mean of the summaries, `audio` on the audio summary (on the mean of what is there
     where audio is missing), `concat` maps all slots at once and weighs them evenly. An imputed expert enters with
     log confidence added to its score. A row without any expert asks a learnt null query and has gate 0.
 
@@ -55,7 +55,7 @@ class AdaptiveQuery(nn.Module):
             (
                 strategy != "audio" or "audio" in experts,
                 "strategy",
-                "dynamic or concat without an audio stream",
+                "dynamic or concat without an audio modality",
                 strategy,
             ),
             (0.05 <= temperature <= 20, "temperature", "0.05 ... 20", temperature),
@@ -95,12 +95,12 @@ class AdaptiveQuery(nn.Module):
             query = self.merge(summaries.flatten(1))
         elif self.strategy == "audio":
             there = mask[:, self.audio, None]
-            anchor = torch.where(there, summaries[:, self.audio], masked_mean(summaries, mask))
-            query, gate = self._refine(anchor, evidence, weights=True)
+            unimodal = torch.where(there, summaries[:, self.audio], masked_mean(summaries, mask))
+            query, gate = self._refine(unimodal, evidence, weights=True)
         else:
             gate = self._gate(evidence)
-            anchor = (gate[..., None] * summaries).sum(dim=1)
-            query, _ = self._refine(anchor, evidence, weights=False)
+            unimodal = (gate[..., None] * summaries).sum(dim=1)
+            query, _ = self._refine(unimodal, evidence, weights=False)
         return torch.where(some, query, self.null.to(query.dtype)), torch.where(mask, gate, 0.0)
 
     def _gate(self, evidence: Evidence) -> Tensor:
@@ -114,13 +114,13 @@ class AdaptiveQuery(nn.Module):
             score = score.masked_fill(score < least, torch.finfo(score.dtype).min)
         return score.softmax(dim=1)
 
-    def _refine(self, anchor: Tensor, evidence: Evidence, weights: bool) -> tuple[Tensor, Tensor]:
-        """The anchor looks at all summaries: [B, d] -> [B, d] and the attention row [B, E] if asked for."""
+    def _refine(self, unimodal: Tensor, evidence: Evidence, weights: bool) -> tuple[Tensor, Tensor]:
+        """The unimodal looks at all summaries: [B, d] -> [B, d] and the attention row [B, E] if asked for."""
         query, row = self.refine(
-            anchor[:, None].to(evidence.summaries.dtype),
+            unimodal[:, None].to(evidence.summaries.dtype),
             evidence.summaries,
             evidence.available,
             evidence.bias,
             weights,
         )
-        return query[:, 0], anchor if row is None else row[:, 0]
+        return query[:, 0], unimodal if row is None else row[:, 0]

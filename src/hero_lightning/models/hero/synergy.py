@@ -14,7 +14,7 @@ from hero_lightning.models.layers import EPS, Block, sinusoid
 
 
 class Synergy(nn.Module):
-    """Two-layer cross-modal transformer over time-aligned streams (`spec/hero.md` 2.5).
+    """Two-layer cross-modal transformer over time-aligned modalities (`spec/hero.md` 2.5).
 
     Both directions of a layer share their weights and run as one batch; a learnt embedding tells the two apart.
 
@@ -23,7 +23,7 @@ class Synergy(nn.Module):
         layers: blocks of cross-attention and feed-forward.
         num_heads: attention heads.
         dropout: in every block.
-        steps: moments S both streams are resampled to.
+        steps: moments S both modalities are resampled to.
     """
 
     def __init__(self, width: int, layers: int, num_heads: int, dropout: float, steps: int = 32) -> None:
@@ -42,7 +42,7 @@ class Synergy(nn.Module):
         donors: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> Tensor:
-        """Compares two streams.
+        """Compares two modalities.
 
         Args:
             first: sequence [B, T, d] and mask [B, T], the sound.
@@ -53,7 +53,7 @@ class Synergy(nn.Module):
             shift: [B] moments by which `first` is rotated.
 
         Returns:
-            Token [B, d]; meaningless where a stream is absent.
+            Token [B, d]; meaningless where a modality is absent.
         """
         place_a, place_v = moments(first[1], second[1], times, self.steps)
         sound = first if donors is None else (first[0][donors], first[1][donors])
@@ -75,8 +75,8 @@ def moments(
 ) -> tuple[Tensor, Tensor]:
     """Where in two sequences the moments of their common course lie.
 
-    Moments are spread evenly from first to last valid step. Where both streams know the seconds of at least two
-    steps, they are spread over the common clock instead (from the earliest step to the latest; a stream stands still
+    Moments are spread evenly from first to last valid step. Where both modalities know the seconds of at least two
+    steps, they are spread over the common clock instead (from the earliest step to the latest; a modality stands still
     outside its own range).
 
     Args:

@@ -38,7 +38,7 @@ class JsonConstraint:
                 expected="the extra `json`",
                 got="not installed",
                 where="llm.constrain",
-                mend="pip install 'hero-lightning[json]', or llm.constrain=false",
+                hint="pip install 'hero-lightning[json]', or llm.constrain=false",
             ) from error
         end, special = tokenizer.eos_token_id, set(tokenizer.all_special_ids)
         table = _byte_alphabet() if "ByteLevel" in str(tokenizer.backend_tokenizer.decoder) else None

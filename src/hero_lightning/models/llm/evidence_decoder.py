@@ -1,9 +1,9 @@
 """EvidenceDecoder: one small encoder-decoder, shared by all experts, that puts what an expert saw into words.
 
-Data flow: an expert's tokens and summary + the task token of its stream -> T5 -> a sentence. It learns from a corpus'
-own descriptions of its streams and reads features alone, so what it writes may stand in a prompt (HERO 2.4).
+Data flow: an expert's tokens and summary + the task token of its modality -> T5 -> a sentence. It learns from a dataset'
+own descriptions of its modalities and reads features alone, so what it writes may stand in a prompt (HERO 2.4).
 
-Shapes: B rows, E experts, Q query tokens, d model width, h width of the T5, P (row, stream) pairs.
+Shapes: B rows, E experts, Q query tokens, d model width, h width of the T5, P (row, modality) pairs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class EvidenceDecoder(nn.Module):
         self.width, self.name, self.vocab, self.max_len, self.weight = width, name, vocab, max_len, float(weight)
         self.sizes: dict[str, Any] = {"d_model": hidden, "d_kv": hidden // num_heads, "num_heads": num_heads}
         self.sizes |= {"d_ff": 4 * hidden, "num_layers": layers, "num_decoder_layers": layers}
-        self.streams: tuple[str, ...] = ()
+        self.modalities: tuple[str, ...] = ()
         self.t5: Any = None
         self.tokenizer: Any = None
 
@@ -70,19 +70,19 @@ class EvidenceDecoder(nn.Module):
         """Learns the words and builds the network.
 
         Args:
-            descriptions: stream -> its descriptions in the train split, and in no other.
+            descriptions: modality -> its descriptions in the train split, and in no other.
 
         Raises:
-            ConfigError: no stream is described, so there is nothing to learn from.
+            ConfigError: no modality is described, so there is nothing to learn from.
         """
-        self.streams = tuple(s for s, texts in descriptions.items() if texts)
-        if not self.streams:
+        self.modalities = tuple(s for s, texts in descriptions.items() if texts)
+        if not self.modalities:
             raise ConfigError(
                 "An evidence decoder has nothing to learn from.",
-                expected="descriptions per stream in the train split",
-                got="a corpus without any",
+                expected="descriptions per modality in the train split",
+                got="a dataset without any",
                 where="reasoner.decoder",
-                mend="reasoner.decoder=null: evidence is then written from measures",
+                hint="reasoner.decoder=null: evidence is then written from measures",
             )
         if self.name is None:
             self._build(
@@ -95,7 +95,7 @@ class EvidenceDecoder(nn.Module):
         """Takes up what `state` says; trained weights are copied in afterwards."""
         from tokenizers import Tokenizer
 
-        self.streams = tuple(state["streams"])
+        self.modalities = tuple(state["modalities"])
         if self.name is None:
             self._build(_wrapped(Tokenizer.from_str(state["tokenizer"])))
         else:
@@ -104,7 +104,7 @@ class EvidenceDecoder(nn.Module):
     def state(self) -> dict[str, Any]:
         """What `restore` needs, in builtins."""
         words = self.tokenizer.backend_tokenizer.to_str() if self.name is None else None
-        return {"streams": list(self.streams), "tokenizer": words}
+        return {"modalities": list(self.modalities), "tokenizer": words}
 
     def _build(self, tokenizer: Any) -> None:
         from transformers import T5Config, T5ForConditionalGeneration
@@ -142,21 +142,21 @@ class EvidenceDecoder(nn.Module):
     def _take(self, t5: Any, tokenizer: Any) -> None:
         self.t5, self.tokenizer = t5, tokenizer
         hidden = t5.config.d_model
-        self.task = nn.Embedding(len(self.streams), hidden)
+        self.task = nn.Embedding(len(self.modalities), hidden)
         self.project = nn.Linear(self.width, hidden)
         # T5 does not scale its inputs: its own embeddings have a deviation of 1 at the start
         nn.init.normal_(self.task.weight)
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Mean cross entropy of the tokens of every description whose stream is present; scalar.
+        """Mean cross entropy of the tokens of every description whose modality is present; scalar.
 
         Exactly zero, yet connected to the parameters, where the batch has none.
         """
         told = {
-            (b, stream): sample.descriptions[stream]
+            (b, modality): sample.descriptions[modality]
             for b, sample in enumerate(batch.samples)
-            for stream, e in self._experts(outputs).items()
-            if sample.descriptions.get(stream) and bool(outputs.present[b, e])
+            for modality, e in self._experts(outputs).items()
+            if sample.descriptions.get(modality) and bool(outputs.present[b, e])
         }
         pairs, texts = list(told), list(told.values())
         if not pairs:
@@ -172,7 +172,7 @@ class EvidenceDecoder(nn.Module):
 
     @torch.no_grad()
     def write(self, outputs: Outputs, rows: Iterable[int]) -> list[dict[str, str]]:
-        """Stream -> sentence of every row, for streams that were seen or inferred; greedy."""
+        """Modality -> sentence of every row, for modalities that were seen or inferred; greedy."""
         rows, known = list(rows), outputs.present if outputs.imputed is None else outputs.present | outputs.imputed
         pairs = [(b, s) for b in rows for s, e in self._experts(outputs).items() if bool(known[b, e])]
         found: dict[int, dict[str, str]] = {b: {} for b in rows}
@@ -185,26 +185,26 @@ class EvidenceDecoder(nn.Module):
             )
             self.train(learning)
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            for (b, stream), text in zip(pairs, texts, strict=True):
-                found[b][stream] = text.strip()
+            for (b, modality), text in zip(pairs, texts, strict=True):
+                found[b][modality] = text.strip()
         return [found[b] for b in rows]
 
     def _experts(self, outputs: Outputs) -> dict[str, int]:
-        """Described streams that the model has -> their place among its experts."""
-        return {s: outputs.experts.index(s) for s in self.streams if s in outputs.experts}
+        """Described modalities that the model has -> their place among its experts."""
+        return {s: outputs.experts.index(s) for s in self.modalities if s in outputs.experts}
 
     def _memory(self, outputs: Outputs, pairs: Sequence[tuple[int, str]]) -> tuple[Tensor, Tensor]:
         """Task token, summary and tokens of every pair: [P, 2 + Q, h], and what of it is real [P, 2 + Q].
 
-        Of an inferred stream there is a summary only.
+        Of an inferred modality there is a summary only.
         """
         rows, experts = [], self._experts(outputs)
-        for b, stream in pairs:
-            e = experts[stream]
+        for b, modality in pairs:
+            e = experts[modality]
             parts = [outputs.summaries[b, e][None]]
             if bool(outputs.present[b, e]):
-                parts.append(outputs.tokens[stream][b])
-            task = self.task.weight[self.streams.index(stream)][None]
+                parts.append(outputs.tokens[modality][b])
+            task = self.task.weight[self.modalities.index(modality)][None]
             rows.append(torch.cat([task, self.project(torch.cat(parts).to(self.project.weight.dtype))]))
         memory = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         length = torch.tensor([len(r) for r in rows], device=memory.device)

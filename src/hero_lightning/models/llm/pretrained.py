@@ -70,7 +70,7 @@ class Lora:
             ) from error
         for parameter in lm.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()  # AdamW steps are lost in bf16
+                parameter.data = parameter.data.float()  # AdamWWithCosine steps are lost in bf16
 
 
 def read(name: str, *, dtype: torch.dtype, quantization: str = "none", revision: str | None = None) -> tuple[Any, Any]:
@@ -103,7 +103,7 @@ def read(name: str, *, dtype: torch.dtype, quantization: str = "none", revision:
             expected="a hub id that can be downloaded or is in the cache, or a folder of save_pretrained",
             got="no such folder" if local else (str(error).strip().splitlines() or [type(error).__name__])[0],
             where=f"llm.name={name}",
-            mend="llm.name=/path/to/model, or download it first where there is a network: hf download <id>",
+            hint="llm.name=/path/to/model, or download it first where there is a network: hf download <id>",
         ) from error
     lm, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
@@ -113,7 +113,7 @@ def read(name: str, *, dtype: torch.dtype, quantization: str = "none", revision:
             expected="every weight",
             got=f"without {wrong[:3]}",
             where=f"llm.name={name}",
-            mend="choose a checkpoint of a causal language model (…ForCausalLM)",
+            hint="choose a checkpoint of a causal language model (…ForCausalLM)",
         )
     return lm, tokenizer
 
@@ -127,7 +127,7 @@ def _quantized(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
             expected="both",
             got="no CUDA device" if not torch.cuda.is_available() else "bitsandbytes is not installed",
             where=f"llm.quantization={quantization}",
-            mend="pip install 'hero-lightning[quant]' on a CUDA machine, or llm.quantization=none",
+            hint="pip install 'hero-lightning[quant]' on a CUDA machine, or llm.quantization=none",
         )
     from transformers import BitsAndBytesConfig
 

@@ -3,7 +3,7 @@
 Data flow: Outputs + Batch -> Reading per clip (view, evidence in words, context tokens) -> prompts -> LLMHead -> loss
 on target answers | scores of the class list | written answers, parsed. All three ask through `_ask`.
 
-Shapes: B rows, E experts, U K-bank segments, O context tokens, d width, K classes.
+Shapes: B rows, E experts, U token bank segments, O context tokens, d width, K classes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hero_lightning.reasoning.evidence import (
     one_of,
 )
 from hero_lightning.reasoning.prompts import Mode, Prompt, PromptBuilder, fit
-from hero_lightning.types import STREAMS, Batch, Sample
+from hero_lightning.types import MODALITIES, Batch, Sample
 
 SLACK = 8
 """Tokens by which a chat template may treat one prompt worse than the empty one it is measured on."""
@@ -58,15 +58,15 @@ class Reasoner(nn.Module):
 
     Args:
         llm: the language model, not loaded yet.
-        target: the class Target it answers for.
+        task: the class Task it answers for.
         classes: K names of it.
         evidence: writes what the experts saw.
         prompt: makes the questions.
         answer: writes the answers to learn.
-        decoder: says in words what an expert saw, where a corpus describes its streams; None = the rules of `evidence`.
+        decoder: says in words what an expert saw, where a dataset describes its modalities; None = the rules of `evidence`.
         weight: of the loss term `generation`.
         label_weight: of the label answers in it, against 1 for the reasoned answers; each is a mean over its tokens.
-        importance: what evidence is weighed by: kbank_sum (attention per stream), kbank_density (the same over its
+        importance: what evidence is weighed by: kbank_sum (attention per modality), kbank_density (the same over its
             share of tokens) or gate. A fusion without attention has its gate only; synergy always has.
         explain: test clips whose reasoning is written, from the first; None = all.
         explain_val: the same in every validation pass.
@@ -80,7 +80,7 @@ class Reasoner(nn.Module):
     def __init__(
         self,
         llm: LLMHead,
-        target: str,
+        task: str,
         classes: Sequence[str],
         evidence: TemplateWriter,
         prompt: PromptBuilder,
@@ -121,7 +121,7 @@ class Reasoner(nn.Module):
         for word, name in (synonyms or {}).items():
             one_of(f"reasoner.synonyms.{word}", name, classes)
         self.context_dropout, self.synonyms = context_dropout, synonyms
-        self.llm, self.target, self.classes = llm, target, tuple(classes)
+        self.llm, self.task, self.classes = llm, task, tuple(classes)
         self.evidence, self.prompt, self.answers, self.decoder = evidence, prompt, answer, decoder
         self.mode: Mode = prompt.mode
         self.weight, self.label_weight, self.importance = float(weight), float(label_weight), importance
@@ -137,13 +137,13 @@ class Reasoner(nn.Module):
             clips: samples of the train split with their measures, and no others.
             folder: of a small language model, which is built from their prompts and answers unless it is there.
         """
-        known = [(ClipView.of(s, m), s.labels.get(self.target), s.descriptions) for s, m in clips]
+        known = [(ClipView.of(s, m), s.labels.get(self.task), s.descriptions) for s, m in clips]
         self.evidence.statistics = MeasureStatistics.fit(view for view, _, _ in known)
         self.prompt.caption &= any("caption" in words for _, _, words in known)
-        if not any(words for _, _, words in known):  # `targets: label` asks such a corpus for labels alone
+        if not any(words for _, _, words in known):  # `tasks: label` asks such a dataset for labels alone
             self.mode = self.answers.mode_for(None)
         if self.decoder is not None:
-            told = {s: [words[s] for _, _, words in known if words.get(s)] for s in STREAMS}
+            told = {s: [words[s] for _, _, words in known if words.get(s)] for s in MODALITIES}
             self.decoder.prepare(told)
         self.llm.load(self._texts(known), folder)
         self._measure()
@@ -198,7 +198,7 @@ class Reasoner(nn.Module):
             present = {e for e, here in zip(outputs.experts, flags[b], strict=True) if here}
             inferred = {} if sure is None else {e: c for e, c in zip(outputs.experts, sure[b], strict=True) if c < 1}
             view = ClipView.of(batch.samples[b], batch.measures[b])
-            if "text" not in present:  # a stream that is withheld must not come in by the prompt
+            if "text" not in present:  # a modality that is withheld must not come in by the prompt
                 view = replace(view, text=None, turns=())
             synergy = None if match is None else match[b]
             items = self.evidence.write(view, weights[b], present, inferred, synergy, words)
@@ -231,7 +231,7 @@ class Reasoner(nn.Module):
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Cross entropy of two answers per labelled clip: with its reasons, and the label alone as it is scored."""
-        label = batch.labels[self.target]
+        label = batch.labels[self.task]
         rows = label.mask.nonzero().flatten().tolist()
         readings = dict(zip(rows, self.read(outputs, batch, rows), strict=True))
         if self.training and self.context_dropout:
@@ -303,6 +303,6 @@ class Reasoner(nn.Module):
             "id": id, "label": label, "confidence": scores[label], "scores": scores,
             "text": text, "status": parsed.status, "generated": parsed.label, "answer": parsed.fields,
             "evidence": [asdict(e) for e in reading.evidence],
-            "inferred": {e.stream: round(e.confidence, 4) for e in reading.evidence if e.source == "inferred"},
+            "inferred": {e.modality: round(e.confidence, 4) for e in reading.evidence if e.source == "inferred"},
             "gate": {e: round(g, 4) for e, g in gate.items()},
         }  # fmt: skip

@@ -156,7 +156,7 @@ def attention_masks(config: Any, seen: Tensor, position: Tensor, dtype: torch.dt
             expected="layers of full or sliding attention, computed by sdpa or eager",
             got=f"{sorted(kinds)}, {config._attn_implementation}",
             where="llm.name",
-            mend="choose a Qwen2.5, Qwen3, Llama, Mistral or Gemma model",
+            hint="choose a Qwen2.5, Qwen3, Llama, Mistral or Gemma model",
         )
 
     def form(allowed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A causal language model small enough to learn a demo corpus on a CPU, with nothing to download.
+"""A causal language model small enough to learn a demo dataset on a CPU, with nothing to download.
 
 Data flow: prompt and answer strings of the train split -> byte-level BPE tokenizer + random Llama-type model ->
 a folder that `from_pretrained` reads, as it reads any other model.
@@ -119,7 +119,7 @@ class SmallLM:
                 expected="prompts and answers of the train split",
                 got=f"{len(seen)} empty texts" if seen else "nothing",
                 where="llm.small",
-                mend="check that the corpus has samples in its train split",
+                hint="check that the dataset has samples in its train split",
             )
         return learn_bpe(seen, self.vocab, [*_SPECIAL.values(), CONTEXT, *(f"<|{role}|>" for role in _ROLES)])
 

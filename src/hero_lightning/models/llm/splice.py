@@ -80,7 +80,7 @@ def prepare(tokenizer: Any, rows: int, where: str) -> None:
             expected="a fast tokenizer (tokenizer.json)",
             got=type(tokenizer).__name__,
             where=where,
-            mend="choose a model whose folder holds tokenizer.json",
+            hint="choose a model whose folder holds tokenizer.json",
         )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
@@ -88,7 +88,7 @@ def prepare(tokenizer: Any, rows: int, where: str) -> None:
             expected="eos_token in tokenizer_config.json",
             got="none",
             where=where,
-            mend="choose an instruct model, or set eos_token in the model's folder",
+            hint="choose an instruct model, or set eos_token in the model's folder",
         )
     if CONTEXT not in tokenizer.get_vocab():
         if len(tokenizer) > rows:
@@ -97,7 +97,7 @@ def prepare(tokenizer: Any, rows: int, where: str) -> None:
                 expected=f"at most {rows} tokens, the rows of the embedding table",
                 got=f"{len(tokenizer)} tokens",
                 where=where,
-                mend="take both from one model",
+                hint="take both from one model",
             )
         tokenizer.add_tokens([CONTEXT], special_tokens=True)
     if tokenizer.pad_token_id is None:
@@ -160,7 +160,7 @@ def lay_out(
                 expected=1,
                 got=found,
                 where=f"prompt {b} of the batch: {tokenizer.decode(prompt)[:80]!r}",
-                mend=f"take {CONTEXT} out of transcripts, and build prompts with hero_lightning.reasoning.prompts",
+                hint=f"take {CONTEXT} out of transcripts, and build prompts with hero_lightning.reasoning.prompts",
             )
         gap = prompt.index(placeholder) if found else len(prompt)
         ids = [*prompt[:gap], *[tokenizer.pad_token_id] * count, *prompt[gap + 1 :], *tail]
@@ -170,7 +170,7 @@ def lay_out(
                 expected=f"at most {limit} tokens",
                 got=len(ids),
                 where=f"prompt {b} of the batch: {tokenizer.decode(prompt)[:80]!r}",
-                mend="lower the token budget of prompts, or the number of context tokens",
+                hint="lower the token budget of prompts, or the number of context tokens",
             )
         bos = int(prompt[:1] == [tokenizer.bos_token_id])
         cuts = (0, bos, gap, gap + count, len(ids) - len(tail), len(ids) - int(ends), len(ids))

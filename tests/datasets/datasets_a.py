@@ -11,14 +11,14 @@ from types import ModuleType
 
 import numpy as np
 
-from tests.datasets.corpora import words
+from tests.datasets.datasets import words
 
 MMSA_COLUMNS = ("video_id", "clip_id", "text", "label", "label_T", "label_A", "label_V", "annotation", "mode")
 
 
-def options(root: Path, *targets, **more):
+def options(root: Path, *tasks, **more):
     """Constructor arguments of a data module that reads words."""
-    given = {"streams": {"text": words()}, "targets": {t.name: t for t in targets}, "batch_size": 4}
+    given = {"modalities": {"text": words()}, "tasks": {t.name: t for t in tasks}, "batch_size": 4}
     return {"root": root, "features_root": root / "stores", **given, **more}
 
 
@@ -35,10 +35,10 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
     return path
 
 
-def write_normal(path: Path, words_of: Mapping[str, str] | None = None, **corpora: Mapping[str, Mapping]) -> Path:
+def write_normal(path: Path, words_of: Mapping[str, str] | None = None, **datasets: Mapping[str, Mapping]) -> Path:
     """MERTools' label file: 0-d object arrays of dicts, and the transcripts beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{f"{split}_corpus": np.array(dict(table), dtype=object) for split, table in corpora.items()})
+    np.savez(path, **{f"{split}_dataset": np.array(dict(table), dtype=object) for split, table in datasets.items()})
     if words_of:
         rows = [(name, f"说 {said}", said) for name, said in words_of.items()]
         write_table(path.with_name("transcription-engchi-polish.csv"), ("name", "chinese", "english"), rows)

@@ -1,4 +1,4 @@
-"""A corpus given as a list, and a feature folder, for the tests of this room."""
+"""A dataset given as a list, and a feature folder, for the tests of this room."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hero_lightning.data.datamodule import CorpusDataModule
+from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import FolderDataModule
 from hero_lightning.encoders.handcrafted import HashedWords
 from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.foreign.safe_pickle import write_npydict
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import ClassTarget
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
 
 EMOTIONS = ("happy", "neutral", "sad")
@@ -23,7 +23,7 @@ WIDTHS = {"hubert": 6, "clip": 5}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ListCorpus(CorpusDataModule):
+class ListDataset(EmotionDataModule):
     """Serves the samples it is given."""
 
     given: list[Sample] = field(default_factory=list)
@@ -34,12 +34,12 @@ class ListCorpus(CorpusDataModule):
 
 
 def words(mode="realtime", **options):
-    return Stream("text", mode, partial(HashedWords, dim=8), **options)
+    return Modality("text", mode, partial(HashedWords, dim=8), **options)
 
 
-def corpus(given, tmp_path=Path("none"), **options):
-    options = {"streams": {"text": words()}, "targets": {"emotion": ClassTarget("emotion")}, "batch_size": 4} | options
-    return ListCorpus(given=given, root=tmp_path, features_root=tmp_path / "stores", **options)
+def dataset(given, tmp_path=Path("none"), **options):
+    options = {"modalities": {"text": words()}, "tasks": {"emotion": ClassTask("emotion")}, "batch_size": 4} | options
+    return ListDataset(given=given, root=tmp_path, features_root=tmp_path / "stores", **options)
 
 
 def talk(n=12, split="train", prefix="s"):
@@ -74,9 +74,9 @@ def write_folder(root, n=12, records=None, **files):
 
 def folder(root, **options):
     source = root / "features"
-    streams = {
-        "frame": Stream("frame", "preextracted", source=NpyDict(source, "clip")),
-        "audio": Stream("audio", "preextracted", source=NpyDict(source, "hubert")),
+    modalities = {
+        "frame": Modality("frame", "preextracted", source=NpyDict(source, "clip")),
+        "audio": Modality("audio", "preextracted", source=NpyDict(source, "hubert")),
     }
-    options = {"streams": streams, "targets": {"emotion": ClassTarget("emotion")}, "batch_size": 4} | options
+    options = {"modalities": modalities, "tasks": {"emotion": ClassTask("emotion")}, "batch_size": 4} | options
     return FolderDataModule(root=root, features_root=root / "stores", **options)

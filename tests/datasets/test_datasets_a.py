@@ -1,4 +1,4 @@
-"""Every corpus of this half, as a synthesised official tree: the public command trains steps and scores."""
+"""Every dataset of this half, as a synthesised official tree: the public command trains steps and scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from hero_lightning.config.build import corpus
+from hero_lightning.config.build import dataset
 from hero_lightning.config.cli import CONF
 from hero_lightning.datasets.export import write_folder
 from hero_lightning.datasets.folder import FolderDataModule
-from tests.datasets.corpora_a import (
+from tests.datasets.datasets_a import (
     MMSA_COLUMNS,
     iemocap_tree,
     mmsa_rows,
@@ -70,22 +70,22 @@ TREES = {
 @pytest.mark.parametrize("name", TREES)
 def test_trains_and_scores(name, tmp_path, monkeypatch):
     stand_in_h5py(monkeypatch)
-    build, target, figure, tested = TREES[name]
+    build, task, figure, tested = TREES[name]
     build(tmp_path / name)
-    stream = "audio" if name == "ravdess" else "text"
+    modality = "audio" if name == "ravdess" else "text"
     train_in_process(
         tmp_path / "run", f"dataset={name}", f"paths.data={tmp_path}", f"paths.features={tmp_path / 'features'}",
-        f"streams=[{stream}]", "encoder@modalities.text.encoder=words", "size=tiny", "probes=false",
+        f"modalities=[{modality}]", "encoder@modality.text.encoder=words", "size=tiny", "probes=false",
         "dataset.batch_size=8", "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "callbacks.record.resamples=100",
     )  # fmt: skip
     found = (tmp_path / "run" / "metrics.json").read_text()
-    assert target in found
+    assert task in found
     assert figure in found
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [float(r["train/loss"]) > 0 for r in csv.DictReader(file) if r.get("train/loss")]
-    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
-    assert plan["counts"]["test"] == tested
-    assert all(plan["counts"][k] > 0 for k in ("train", "val"))
+    index = json.loads((tmp_path / "run" / "index.json").read_text())
+    assert index["counts"]["test"] == tested
+    assert all(index["counts"][k] > 0 for k in ("train", "val"))
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -93,9 +93,9 @@ def test_converts_to_the_feature_layout_and_back(name, tmp_path, monkeypatch):
     stand_in_h5py(monkeypatch)
     TREES[name][0](tmp_path / name)
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("train", [f"dataset={name}", f"paths.data={tmp_path}", "streams=[text]"])
-    given = corpus(cfg)
+        cfg = compose("train", [f"dataset={name}", f"paths.data={tmp_path}", "modalities=[text]"])
+    given = dataset(cfg)
     write_folder(given, tmp_path / "out", features=False)
-    again = FolderDataModule(**options(tmp_path / "out", *given.targets.values()))
+    again = FolderDataModule(**options(tmp_path / "out", *given.tasks.values()))
     assert again.gathered == given.gathered
     assert any(s.turns for s in given.gathered) == (name != "ravdess")

@@ -17,8 +17,8 @@ from hero_lightning.datasets.vce import EMOTIONS as VCE_EMOTIONS
 from hero_lightning.datasets.vce import VceDataModule
 from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.foreign.safe_pickle import write_npydict
-from hero_lightning.features.modality import Stream
-from hero_lightning.tasks import ClassTarget, DistributionTarget, OpenTarget, PairTarget, ScoreTarget
+from hero_lightning.features.modality import Modality
+from hero_lightning.tasks import ClassTask, DistributionTask, OpenTask, PairTask, ScoreTask
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 WIDTH = 6
@@ -64,7 +64,7 @@ def mer_normal(root, parts=(("train", 12), ("test1", 4))):
         own = [f"{part}_{k:04d}" for k in range(count)]
         names += own
         rows = {name: {"emo": SIX[k % 6], "val": -10.0 if part == "test1" else k / 4} for k, name in enumerate(own)}
-        content[f"{part}_corpus"] = np.array(rows, dtype=object)
+        content[f"{part}_dataset"] = np.array(rows, dtype=object)
     root.mkdir(parents=True, exist_ok=True)
     np.savez(root / "label-6way.npz", **content)
     touch(root / "video", [*names, "pool_0001"])
@@ -164,25 +164,25 @@ def mind_wandering(root, header="uuid,mw_label,test_fold_num,participant", peopl
     return root
 
 
-CORPORA = {
-    "mer2023": (mer2023, Mer2023DataModule, lambda: {"emotion": ClassTarget("emotion"),
-                                                     "valence": ScoreTarget("valence", -5, 5)}, {}),
-    "mer2024": (mer_normal, Mer2024DataModule, lambda: {"emotion": ClassTarget("emotion")}, {}),
-    "merr": (merr, MerrDataModule, lambda: {"emotion": ClassTarget("emotion")}, {}),
-    "ovmerd_plus": (ovmerd, OvMerdPlusDataModule, lambda: {"openset": OpenTarget("openset")},
+DATASETS = {
+    "mer2023": (mer2023, Mer2023DataModule, lambda: {"emotion": ClassTask("emotion"),
+                                                     "valence": ScoreTask("valence", -5, 5)}, {}),
+    "mer2024": (mer_normal, Mer2024DataModule, lambda: {"emotion": ClassTask("emotion")}, {}),
+    "merr": (merr, MerrDataModule, lambda: {"emotion": ClassTask("emotion")}, {}),
+    "ovmerd_plus": (ovmerd, OvMerdPlusDataModule, lambda: {"openset": OpenTask("openset")},
                     {"part": "train", "test_fraction": 0.2}),
-    "mercaption_plus": (mercaption, MerCaptionPlusDataModule, lambda: {"openset": OpenTarget("openset")},
+    "mercaption_plus": (mercaption, MerCaptionPlusDataModule, lambda: {"openset": OpenTask("openset")},
                         {"test_fraction": 0.2}),
-    "vce": (vce, VceDataModule, lambda: {"emotions": DistributionTarget("emotions", VCE_EMOTIONS)}, {}),
-    "v2v": (v2v, V2vDataModule, lambda: {"preference": PairTarget("preference")}, {"val_fraction": 0.25}),
-    "mind_wandering": (mind_wandering, MindWanderingDataModule, lambda: {"state": ClassTarget("state")}, {}),
+    "vce": (vce, VceDataModule, lambda: {"emotions": DistributionTask("emotions", VCE_EMOTIONS)}, {}),
+    "v2v": (v2v, V2vDataModule, lambda: {"preference": PairTask("preference")}, {"val_fraction": 0.25}),
+    "mind_wandering": (mind_wandering, MindWanderingDataModule, lambda: {"state": ClassTask("state")}, {}),
 }  # fmt: skip
-"""Name -> what writes its tree, its class, its Targets, options that this small a tree needs."""
+"""Name -> what writes its tree, its class, its Tasks, options that this small a tree needs."""
 
 
 def features(root):
-    """A stream of stored features, written for every clip that is asked for."""
-    return Stream("frame", "preextracted", source=NpyDict(root, "clip"))
+    """A modality of stored features, written for every clip that is asked for."""
+    return Modality("frame", "preextracted", source=NpyDict(root, "clip"))
 
 
 def write_features(root, names, seed=0):
@@ -193,16 +193,16 @@ def write_features(root, names, seed=0):
 
 
 def bare(name, root, **options):
-    """A corpus over whatever lies at root; nothing is written."""
-    _, kind, targets, own = CORPORA[name]
-    streams = {"frame": features(root / "features")}
-    return kind(**{"root": root, "features_root": root / "stores", "streams": streams, "targets": targets(),
+    """A dataset over whatever lies at root; nothing is written."""
+    _, kind, tasks, own = DATASETS[name]
+    modalities = {"frame": features(root / "features")}
+    return kind(**{"root": root, "features_root": root / "stores", "modalities": modalities, "tasks": tasks(),
                    "batch_size": 4} | own | options)  # fmt: skip
 
 
 def build(name, root, **options):
-    """A corpus over a small official tree (written if absent), every clip with stored features."""
+    """A dataset over a small official tree (written if absent), every clip with stored features."""
     if not root.exists():
-        CORPORA[name][0](root)
+        DATASETS[name][0](root)
     write_features(root / "features", [s.id for s in bare(name, root, **options).samples()])
     return bare(name, root, **options)
