@@ -13,7 +13,7 @@ import pytest
 import hero_lightning
 
 PACKAGE = Path(hero_lightning.__file__).parent
-COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "check", "report", "peaks", "compare"}
+COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "check", "peaks", "compare"}
 # package or module -> what it may import besides itself; lowest first
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),

@@ -179,7 +179,7 @@ def _worker() -> None:
 
     import torch
 
-    from hero_lightning.config.cli import _quiet
+    from hero_lightning.config.cli import silence_libraries
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -190,7 +190,7 @@ def _worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
     logging.getLogger("hero_lightning").setLevel(logging.WARNING)
-    _quiet()
+    silence_libraries()
 
 
 class Kept:

@@ -7,7 +7,6 @@ shows the message without a traceback unless HYDRA_FULL_ERROR=1.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NoReturn
 
 
 class HeroError(Exception):
@@ -62,19 +61,6 @@ class FeatureError(DataError):
 
 class CheckpointError(HeroError):
     """A checkpoint is missing, unsafe, or does not fit the data or model at hand."""
-
-
-def not_yet(what: str, here: str, **_: object) -> NoReturn:
-    """Says that an option composes but its engine is not in this version.
-
-    Args:
-        what: the option, as typed on the command line.
-        here: what can be used instead today.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(f"{what} is configured but its engine is not in this version.", hint=f"use {here}")
 
 
 def one_of(where: str, value: object, known: Iterable[object], error: type[HeroError] = ConfigError) -> None:

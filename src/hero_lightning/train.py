@@ -38,7 +38,6 @@ def train(cfg: Any) -> float | None:
     from hero_lightning.reporting import tables
     from hero_lightning.training import checkpoint
 
-    build.refuse_missing(cfg)
     folder = build.run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     config = build.stored_config(cfg)

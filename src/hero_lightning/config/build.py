@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config.instantiate import factory, make, plain
-from hero_lightning.errors import ConfigError, not_yet
+from hero_lightning.errors import ConfigError
 from hero_lightning.types import MODALITIES
 
 if TYPE_CHECKING:
@@ -49,13 +49,6 @@ def beside(command: str, *overrides: str) -> DictConfig:
 
     given = [o for o in HydraConfig.get().overrides.task if re.split(r"[.=]", o)[0] == "paths"]
     return compose(command, [*given, *overrides])
-
-
-def refuse_missing(cfg: DictConfig) -> None:
-    """Says at once that the engine of a chosen option is not in this version, before any clip is looked at."""
-    for node in cfg.values():
-        if isinstance(node, DictConfig) and str(node.get("_target_", "")).endswith(".not_yet"):
-            not_yet(node.what, node.here)
 
 
 def stored_config(cfg: DictConfig) -> DictConfig:
