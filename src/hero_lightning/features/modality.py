@@ -65,9 +65,7 @@ class Modality:
         size: pixels of the decoded pictures' shorter side; None = as they are.
         fallback: mode preextracted only: a clip without stored features is decoded and encoded now, and counted.
         detector: face modality only: where faces come from beside known boxes; None = crops from files.
-
-    Attributes:
-        remedy: the command that extracts what is missing, for messages.
+        remedy: the command that extracts what is missing, for messages; None = the plain one.
     """
 
     def __init__(
@@ -84,10 +82,11 @@ class Modality:
         size: int | None = None,
         fallback: bool = False,
         detector: FaceCropper | None = None,
+        remedy: str | None = None,
     ) -> None:
         self.name, self.mode, self.factory, self.sampler, self.source = name, mode, encoder, sampler, source
         self.max_len, self.cache, self.context_turns, self.rate, self.size = max_len, cache, context_turns, rate, size
-        self.fallback, self.remedy = fallback, f"{EXTRACT} modalities=[{name}]"
+        self.fallback, self.remedy = fallback, remedy or f"{EXTRACT} modalities=[{name}]"
         self.detector = detector or FaceCropper()
         self.dataset = ""
         self.store: Store | None = None
