@@ -108,8 +108,8 @@ def test_a_protocol_from_end_to_end_and_after_an_interruption(tmp_path, monkeypa
 def test_a_fit_that_is_scored_on_test_learns_from_validation_too(tmp_path, monkeypatch):
     real, seen = compare._loader, []
 
-    def spy(dataset, kept, split):
-        loader = real(dataset, kept, split)
+    def spy(datamodule, cached, split, **options):
+        loader = real(datamodule, cached, split, **options)
         seen.append((split, len(loader.loader.dataset)))
         return loader
 
@@ -223,7 +223,7 @@ def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
     line = comparison.rows(task, one, [], 2000, {"sound": {"a": one["b"]}})[0]
     assert line["minus"]["itself on sound"]["accuracy"]["difference"] == 0.5  # a against what it says in another table
     one["b"] = {(0, 0): told("uw", [0, 1], [True, True])}
-    with pytest.raises(DataError, match=r"other clips(.|\n)*got: +b"):
+    with pytest.raises(DataError, match=r"different clips(.|\n)*got: +b"):
         comparison.rows(task, one, [], 100)
 
 
@@ -265,16 +265,16 @@ class Source:
         return StoredFeatures(torch.full((1, 2), self.value))
 
 
-def test_outside_logits_come_from_the_source_that_has_them():
+def test_external_logits_come_from_the_source_that_has_them():
     sources = [Source("a", 1.0), Source("b", 2.0)]
-    assert comparison.outside(sources, ["b", "a"]).tolist() == [[2.0, 2.0], [1.0, 1.0]]
-    with pytest.raises(DataError, match=r"no outside logits(.|\n)*got: +c"):
-        comparison.outside(sources, ["c"])
+    assert comparison.external_logits(sources, ["b", "a"]).tolist() == [[2.0, 2.0], [1.0, 1.0]]
+    with pytest.raises(DataError, match=r"no external logits(.|\n)*got: +c"):
+        comparison.external_logits(sources, ["c"])
 
 
 def test_unknown_names_are_refused(tmp_path):
     overrides = toy(tmp_path)
-    with pytest.raises(ConfigError, match=r"Not one of the models(.|\n)*only_models"):
+    with pytest.raises(ConfigError, match=r"Unknown only_models(.|\n)*herro"):
         run(tmp_path / "x", *overrides, "only_models=[herro]")
 
 

@@ -121,7 +121,7 @@ def test_predict_prints_json_and_writes_a_report(
     assert found["reasoning"]["text"] == one["text"]
     report = (tmp_path / "out" / "report.txt").read_text()
     assert f"Emotion: {one['label']}" in report
-    assert "Evidence, as it was read:" in report
+    assert "Evidence, as given to the language model:" in report
     assert (tmp_path / "out" / "time_attention.png").is_file()
 
 

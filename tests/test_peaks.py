@@ -1,4 +1,4 @@
-"""The peaks command: it writes what emotion_peak reads, resumes, and enters what fails in the ledger."""
+"""The peaks command: it writes the files that emotion_peak reads, resumes, and lists failures in ledger.csv."""
 
 from __future__ import annotations
 
@@ -59,6 +59,14 @@ def test_it_goes_on_where_it_stopped(samples: list[Sample], tmp_path: Path) -> N
     assert (folder / "b.json").stat().st_mtime_ns == before
     assert write_peaks(PeakFinder(height=1.0), samples[:2], folder)[0] == {"au": 1, "kept": 1}  # height is not b's
     assert write_peaks(PeakFinder(height=1.0), samples[:2], folder, force=True)[0] == {"au": 1, "motion": 1}
+
+
+def test_a_failure_of_a_library_is_listed_with_its_cause(samples, tmp_path, monkeypatch) -> None:
+    def fails(self, sample):
+        raise ValueError("needs version 9")
+
+    monkeypatch.setattr(PeakFinder, "find", fails)
+    assert write_peaks(PeakFinder(), samples[:1], tmp_path)[1] == [("a/1", "peaks", "ValueError: needs version 9")]
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,8 @@
 """One table of models under one protocol: `python -m hero_lightning.compare protocol=ravdess`.
 
-Data flow: protocol -> tables x models -> the same random settings, scored on validation of the first fold -> the best
-on every fold and seed, trained on train + validation, scored once on test -> a json per fit (a restart goes on from
-them) -> table.md, table.json.
+Data flow: protocol -> tables x models -> the same random trials, scored on validation of the first fold -> the best one
+on every fold and seed, trained on train + validation, scored once on test -> a JSON file per fit (a restart reads them)
+-> table.md, table.json.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ QUIET = (
     "name=compare", "logger=none", "trainer=cpu", "trainer.enable_progress_bar=false",
     "+trainer.enable_checkpointing=false", "callbacks.record=null", "callbacks.stop=null",
 )  # fmt: skip
-"""A fit leaves its result and nothing else; how many epochs it has is one of the settings."""
+"""Overrides of every fit: its result is its only file, and the number of epochs is a setting of the search."""
 BOTH = "train+val"
-"""What a fit that is scored on test learns from."""
+"""The split that a fit trains on which is scored on test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Job:
     Attributes:
         row: table and model.
         place: fold and seed.
-        final: learns from train + validation and is scored on test; else from train, scored on validation.
+        final: trained on train + validation and scored on test; else trained on train, scored on validation.
         config: resolved train config.
-        path: where its result lies, or will lie.
+        path: file of its result.
     """
 
     row: tuple[str, str]
@@ -54,7 +54,7 @@ class Job:
 
 @command("compare")
 def main(cfg: Any) -> None:
-    """The whole protocol; results and tables lie in one folder per protocol, where a restart finds them."""
+    """The whole protocol; results and tables lie in one folder per protocol, which a restart reads."""
     compare(cfg)
 
 
@@ -84,7 +84,7 @@ def compare(cfg: Any) -> None:
     best = {row: s.index(max(s)) for row, s in scores.items()}
     places = [(f, s) for f in range(len(folds)) for s in cfg.seeds]
     final = [job(row, best[row], *place, True) for row in rows for place in places]
-    # what a model says of clips it has not seen: late fusion weighs it by that
+    # predictions on validation clips: late fusion fits its weights on them
     held = [job(row, best[row], *place) for row in rows if cfg.tables[row[0]].get("late") for place in places]
     found = _run([*final, *held], cfg.workers, "fitting")
     made: dict[tuple[str, bool], dict[tuple[str, int, int], tuple[Job, Any]]] = {}
@@ -92,9 +92,9 @@ def compare(cfg: Any) -> None:
         made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, found[j.path]
     texts, report = [], {}
     for table in dict.fromkeys(table for table, _ in rows):
-        text, told = _table(cfg, table, made)
+        text, content = _table(cfg, table, made)
         texts.append(text)
-        report[table] = {**told, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
+        report[table] = {**content, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
     run_folder.write_json(folder / "table.json", {"tables": report, "settings": settings, **run_folder.provenance()})
     log.info("%s\n%s", "\n".join(texts), folder / "table.md")
@@ -103,18 +103,16 @@ def compare(cfg: Any) -> None:
 def _rows(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
     """(table, model) and its train config, not resolved."""
     from hero_lightning.config import build
-    from hero_lightning.errors import ConfigError
+    from hero_lightning.errors import one_of
 
     for key in ("tables", "models"):
-        if unknown := [name for name in cfg[f"only_{key}"] or [] if name not in protocol[key]]:
-            raise ConfigError(
-                f"Not one of the {key}.", expected=list(protocol[key]), got=unknown[0], where=f"only_{key}"
-            )
+        for name in cfg[f"only_{key}"] or []:
+            one_of(f"only_{key}", name, protocol[key])
     for table in cfg.only_tables or protocol["tables"]:
         node = protocol["tables"][table]
         for model in (m for m in node.get("models", protocol["models"]) if m in (cfg.only_models or [m])):
             overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
-            yield (table, model), build.beside("train", *QUIET, *overrides)
+            yield (table, model), build.compose("train", *QUIET, *overrides)
 
 
 def _job(
@@ -126,26 +124,26 @@ def _job(
     place: tuple[int, int],
     final: bool,
 ) -> Job:
-    """A fit's config and place; a setting that a model does not know is none of its settings."""
+    """A fit's config and file; a setting whose key the model's config does not have is left out."""
     from omegaconf import OmegaConf
 
     config = deepcopy(base)
     for key, value in changes.items():
         if OmegaConf.select(config, key) is not None:
             OmegaConf.update(config, key, value)
-    told: Any = OmegaConf.to_container(config, resolve=False)
-    told.pop("paths")  # moved data is the same data
-    stamp = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    file = f"{'test' if final else 'tune'}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
+    hashed: Any = OmegaConf.to_container(config, resolve=False)
+    hashed.pop("paths")  # data in another folder is the same data
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
+    file = f"{'test' if final else 'tune'}-{name}-fold{place[0]}-seed{place[1]}-{digest}.json"
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return Job(row, place, final, resolved, folder / row[1] / file)  # tables share equal fits
+    return Job(row, place, final, resolved, folder / row[1] / file)  # equal fits of two tables share a file
 
 
 def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, Any]]:
-    """Results of all jobs; those that lie there already are read, the others computed and written."""
+    """Results of all jobs; existing files are read, the others computed and written."""
     out = {job.path: json.loads(job.path.read_text(encoding="utf-8")) for job in jobs if job.path.is_file()}
     todo = [job for path, job in {job.path: job for job in jobs}.items() if path not in out]
-    log.info("%s: %d fits, %d of them lie there", what, len(out) + len(todo), len(out))
+    log.info("%s: %d fits, %d of them done before", what, len(out) + len(todo), len(out))
     start = time.monotonic()
     for count, (job, result) in enumerate(_computed(todo, workers), start=1):
         out[job.path] = result
@@ -157,7 +155,7 @@ def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, A
 
 
 def _computed(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Jobs as they end; 0 workers = in this process."""
+    """Jobs and results as they end; 0 workers = in this process."""
     if not workers or not jobs:
         yield from ((job, fit(job)) for job in jobs)
         return
@@ -173,11 +171,9 @@ def _computed(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str
 
 
 def _worker() -> None:
-    """Ends with its parent, however that ends; one thread, since as many workers as cores are at work."""
+    """Prepares a worker process: one thread, and an end when its parent ends, even by a signal."""
     import multiprocessing
     import threading
-
-    import torch
 
     from hero_lightning.config.cli import silence_libraries
 
@@ -188,16 +184,16 @@ def _worker() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch is not imported yet
     logging.getLogger("hero_lightning").setLevel(logging.WARNING)
     silence_libraries()
 
 
-class Kept:
+class Cached:
     """A split whose clips are read once and stay in memory.
 
     Args:
-        dataset: reads them.
+        dataset: ItemDataset that reads them.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -214,29 +210,29 @@ class Kept:
 
 
 def _data_key(config: Mapping[str, Any]) -> str:
-    """What of a config decides the samples and their features."""
+    """The parts of a config that decide samples and features, as JSON."""
     data = {k: config[k] for k in ("modality", "modalities", "paths", "dataset")}
     return json.dumps({**data, "dataset": {k: v for k, v in config["dataset"].items() if k != "batch_size"}, "seed": 0})
 
 
 @functools.lru_cache(maxsize=2)
-def _dataset(key: str) -> tuple[Any, dict[str, Kept]]:
-    """An indexed dataset with filled stores, and its splits as they are read."""
+def _dataset(key: str) -> tuple[Any, dict[str, Cached]]:
+    """An indexed data module with filled stores, and a cache of its splits."""
     from omegaconf import OmegaConf
 
     from hero_lightning.config import build
 
-    dataset = build.dataset(OmegaConf.create(json.loads(key)))
-    dataset.prepare_data()
-    return dataset, {}
+    datamodule = build.dataset(OmegaConf.create(json.loads(key)))
+    datamodule.prepare_data()
+    return datamodule, {}
 
 
 def fit(job: Job) -> dict[str, Any]:
     """Trains one model in this process and writes its result.
 
     Returns:
-        Of a final fit answers on test, the fitted Task and where the splits come from; else score and answers on
-        validation; epochs, parameters, commit, seconds.
+        A final fit: predictions on test, the fitted Task and the origin of the splits. Another: score and predictions
+        on validation. Both: epochs, parameters, commit, seconds.
     """
     import pytorch_lightning as pl
     from omegaconf import OmegaConf
@@ -247,42 +243,42 @@ def fit(job: Job) -> dict[str, Any]:
     start = time.monotonic()
     cfg = OmegaConf.create(job.config)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    dataset, kept = _dataset(_data_key(job.config))
-    dataset.seed, dataset.batch_size = cfg.seed, cfg.dataset.batch_size
-    module = build.module(cfg, dataset.modalities, dataset.tasks, dataset.dims, lambda reasoner: None)
+    datamodule, cached = _dataset(_data_key(job.config))
+    loader = functools.partial(_loader, datamodule, cached, seed=cfg.seed, batch_size=cfg.dataset.batch_size)
+    module = build.module(cfg, datamodule.modalities, datamodule.tasks, datamodule.dims, lambda reasoner: None)
     trainer = build.trainer(cfg, job.path.parent)
-    trainer.fit(module, _loader(dataset, kept, BOTH if job.final else "train"))
+    trainer.fit(module, loader(split=BOTH if job.final else "train"))
     result: dict[str, Any] = {"epochs": trainer.current_epoch, "commit": run_folder.provenance()["commit"]}
     if job.final:
-        trainer.test(module, _loader(dataset, kept, "test"), verbose=False)
-        result |= {"test": _answers(module, dataset, "test"), "task": module.main.state()}
-        result["splits"] = dataset.index.split_origin
+        trainer.test(module, loader(split="test"), verbose=False)
+        result |= {"test": _answers(module, datamodule, "test"), "task": module.main.state()}
+        result["splits"] = datamodule.index.split_origin
     else:
-        trainer.validate(module, _loader(dataset, kept, "val"), verbose=False)
-        result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, dataset, "val")}
+        trainer.validate(module, loader(split="val"), verbose=False)
+        result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, datamodule, "val")}
     result |= {"parameters": sum(p.numel() for p in module.model.parameters()), "seconds": time.monotonic() - start}
     job.path.parent.mkdir(parents=True, exist_ok=True)
     part = job.path.with_suffix(f".{os.getpid()}.part")
     run_folder.write_json(part, result)
-    part.replace(job.path)  # whole or not at all: a killed fit is made anew
+    part.replace(job.path)  # atomic: a killed fit leaves no file, and a restart repeats it
     return result
 
 
-def _loader(dataset: Any, kept: dict[str, Kept], split: str) -> Any:
+def _loader(datamodule: Any, cached: dict[str, Cached], split: str, seed: int, batch_size: int) -> Any:
     """Batches of a split, its clips from memory."""
     from hero_lightning.data.collate import BatchLoader
 
-    parts = dataset.index.samples
+    parts = datamodule.index.samples
     parts.setdefault(BOTH, [*parts["train"], *parts["val"]])
-    made = dataset.loader(split, shuffle=split in ("train", BOTH))
-    clips: Any = kept.setdefault(split, Kept(made.loader.dataset))
+    made = datamodule.loader(split, split in ("train", BOTH), seed, batch_size)
+    clips: Any = cached.setdefault(split, Cached(made.loader.dataset))
     return BatchLoader(clips, made.loader.collate_fn, made.batch_sampler, 0, made.index, made.policy)
 
 
-def _answers(module: Any, dataset: Any, split: str) -> dict[str, Any]:
-    """Ids, truth and prediction of the split that was scored last, in builtins."""
+def _answers(module: Any, datamodule: Any, split: str) -> dict[str, Any]:
+    """Ids, truth and predictions of the split that was scored last, in builtins."""
     found = module.predictions[module.main.name].compute()
-    mask, samples = found.label.mask, dataset.index.samples[split]
+    mask, samples = found.label.mask, datamodule.index.samples[split]
     numbers = found.prediction[mask].round(decimals=6).tolist()
     ids = [samples[i].id for i in found.index[mask].tolist()]
     return {"ids": ids, "truth": found.label.value[mask].tolist(), "prediction": numbers}
@@ -309,13 +305,13 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
     facts: dict[str, Any] = {"commits": sorted({str(r["commit"]) for _, r in made.values()})}
     if node.get("late"):
         sources = [instantiate.make(s, "late.sources") for s in instantiate.plain(node.late)["sources"]]
-        outside = functools.partial(comparison.outside, sources)
-        facts["late"] = comparison.add_late(found, gather(name, False), node.late.name, outside)
-    for theirs, file in (cfg.external or {}).items():
-        found[theirs] = {job.place: _foreign(job, Path(file)) for job, _ in made.values()}
-    beside = {t: gather(t) for t in node.get("beside") or () if (t, True) in tables}
-    lines = comparison.rows(tasks[0], found, cfg.against, cfg.resamples, beside)
-    plain = comparison.constants(tasks, next(iter(found.values())))
+        external = functools.partial(comparison.external_logits, sources)
+        facts["late"] = comparison.add_late(found, gather(name, False), node.late.name, external)
+    for name_of_file, file in (cfg.external or {}).items():
+        found[name_of_file] = {job.place: _from_file(job, Path(file)) for job, _ in made.values()}
+    compared = {t: gather(t) for t in node.get("compare_with") or () if (t, True) in tables}
+    lines = comparison.rows(tasks[0], found, cfg.against, cfg.resamples, compared)
+    constants = comparison.constants(tasks, next(iter(found.values())))
     splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
     text = [
         f"## {node.title}\n",
@@ -324,20 +320,20 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
         "settings per model, chosen on validation of the first fold; scored after training on train + validation.",
         f"Splits: {splits}.\n",
         f"Commit {', '.join(facts['commits'])}.\n",
-        comparison.markdown(lines, plain, list(cfg.metrics)) + "\n",
+        comparison.markdown(lines, constants, list(cfg.metrics)) + "\n",
         *(f"Elsewhere: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
     ]  # fmt: skip
-    return "\n".join(text), {"title": node.title, "rows": lines, "constants": plain, **facts}
+    return "\n".join(text), {"title": node.title, "rows": lines, "constants": constants, **facts}
 
 
-def _foreign(job: Job, path: Path) -> Any:
-    """Answers of a prediction file to the test clips of a job."""
+def _from_file(job: Job, path: Path) -> Any:
+    """The predictions of a file for the test clips of a job."""
     from hero_lightning.evaluation.comparison import Answers
     from hero_lightning.evaluation.prediction_file import predictions, read_rows
 
-    dataset, _ = _dataset(_data_key(job.config))
-    name, task = next(iter(dataset.tasks.items()))
-    rows, samples, _ = read_rows(path, {}, dataset.gathered, "test")
+    datamodule, _ = _dataset(_data_key(job.config))
+    name, task = next(iter(datamodule.tasks.items()))
+    rows, samples, _ = read_rows(path, {}, datamodule.gathered, "test")
     found = predictions(samples, {name: task}, rows, {}, {})[name]
     mask = found.label.mask
     ids = [s.id for s, m in zip(samples, mask.tolist(), strict=True) if m]

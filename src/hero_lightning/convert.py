@@ -1,7 +1,7 @@
-"""Any dataset as a feature folder or as shards, and the check of such a folder: `python -m hero_lightning.convert`.
+"""Writes a dataset as a feature folder or as shards, or checks such a folder: `python -m hero_lightning.convert`.
 
-Data flow: dataset (what its modalities lack is computed and stored) -> out/features, labels.json, classes.json, splits.json
-| out/*.tar; check=DIR -> faults.csv.
+Data flow: dataset with filled stores -> out/features, labels.json, classes.json, splits.json | out/*.tar; or
+check=DIR -> faults.csv.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @command("convert")
 def main(cfg: Any) -> None:
-    """Writes the folder or the shards, or lists what is wrong with a folder (exit code 1 if anything is)."""
+    """Writes the folder or the shards, or lists the faults of a folder (exit code 1 if there are any)."""
     if convert(cfg):
         raise SystemExit(1)
 
@@ -28,26 +28,26 @@ def convert(cfg: Any) -> int:
     from hero_lightning.data.availability import write_rows
     from hero_lightning.datasets.export import Fault, check_folder, write_folder
     from hero_lightning.datasets.shards import write_shards
-    from hero_lightning.errors import ConfigError
+    from hero_lightning.errors import ConfigError, one_of
 
     if (cfg.out is None) == (cfg.check is None):
-        raise ConfigError("Say what to do.", expected="out=DIR or check=DIR", got="none or both", where="convert")
-    if cfg.form not in ("folder", "shards"):
-        raise ConfigError("Unknown form.", expected="folder or shards", got=cfg.form, where="form")
+        expected, got = "one of out=DIR and check=DIR", "none" if cfg.out is None else "both"
+        raise ConfigError("Nothing, or too much, to do.", expected=expected, got=got, where="convert")
+    one_of("form", cfg.form, ("folder", "shards"))
     if cfg.check is not None:
         faults = check_folder(Path(cfg.check))
         write_rows(build.run_folder() / "faults.csv", Fault, faults)
         for fault in faults[: cfg.show]:
             log.error("%s: %s. Hint: %s", fault.id, fault.problem, fault.hint)
-        log.info("%d faults in %s; all of them: %s", len(faults), cfg.check, build.run_folder() / "faults.csv")
+        log.info("%d faults in %s, listed in %s", len(faults), cfg.check, build.run_folder() / "faults.csv")
         return len(faults)
-    dataset = build.dataset(cfg)
+    datamodule = build.dataset(cfg)
     if cfg.features or cfg.form == "shards":
-        dataset.prepare_data()
+        datamodule.prepare_data()
     out = Path(cfg.out)
-    written = write_shards(dataset, out) if cfg.form == "shards" else write_folder(dataset, out, cfg.features)
+    written = write_shards(datamodule, out) if cfg.form == "shards" else write_folder(datamodule, out, cfg.features)
     counts = ", ".join(f"{name} {n}" for name, n in written.items())
-    log.info("%d samples of %s in %s, with features: %s", len(dataset.gathered), dataset.name, cfg.out, counts)
+    log.info("%d samples of %s in %s, with features: %s", len(datamodule.gathered), datamodule.name, cfg.out, counts)
     log.info("python -m hero_lightning.train dataset=%s dataset.root=%s", cfg.form, cfg.out)
     return 0
 

@@ -1,7 +1,7 @@
 """Computes and stores features: `python -m hero_lightning.extract dataset=meld modalities=[text]`.
 
-Data flow: dataset, or clips of your own -> samples -> decode in workers, encode on the device -> parts of the Store
-(-> a foreign layout) -> availability.csv, failures.csv. Resumes where it stopped; several processes share the parts.
+Data flow: dataset, or single clips -> samples -> decode in workers, encode on the device -> parts of the Store
+(-> a foreign layout) -> availability.csv, failures.csv. A restart continues; several processes divide the parts.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @command("extract")
 def main(cfg: Any) -> None:
-    """Fills the stores of the chosen modalities and says what failed."""
+    """Fills the stores of the chosen modalities and lists the clips that failed."""
     extract(cfg)
 
 
@@ -35,12 +34,11 @@ def extract(cfg: Any) -> None:
     import torch
 
     from hero_lightning.config import build
-    from hero_lightning.errors import ConfigError
+    from hero_lightning.errors import ConfigError, one_of
     from hero_lightning.features.extraction import fill
     from hero_lightning.features.foreign.affectgpt import LAYOUTS, export
 
-    if cfg.layout not in ("store", *LAYOUTS):
-        raise ConfigError("Unknown layout.", expected=f"store, {', '.join(LAYOUTS)}", got=cfg.layout, where="layout")
+    one_of("layout", cfg.layout, ("store", *LAYOUTS))
     share, fabric = _share(cfg)
     foreign = cfg.layout != "store"
     if foreign and share[1] > 1 and fabric is None:
@@ -49,16 +47,16 @@ def extract(cfg: Any) -> None:
             expected="layout=store in parts",
             got=f"layout={cfg.layout} part={cfg.part}",
             where="layout",
-            hint="extract in parts, then once more without part=: nothing is computed again",
+            hint="extract in parts with layout=store, then once without part=: stored features are not computed again",
         )
     if (foreign or cfg.video) and not cfg.out:
-        raise ConfigError("It is not said where to write.", expected="out=DIR", got="none", where="out")
+        raise ConfigError("The output folder is not given.", expected="out=DIR", got="none", where="out")
     chosen = build.modalities(cfg)
     modalities = {name: modality for name, modality in chosen.items() if modality.storable}
     if left := [name for name in chosen if name not in modalities]:
-        log.info("not extracted, since nothing can be stored of them: %s", ", ".join(left))
+        log.info("not extracted, since their features cannot be stored: %s", ", ".join(left))
     if not modalities:
-        expected = "a frozen encoder and a sampler without chance"
+        expected = "a frozen encoder and a deterministic sampler"
         raise ConfigError("No modality can be extracted.", expected=expected, got=list(chosen), where="modalities")
     dataset, root, samples = _chosen(cfg)
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
@@ -101,7 +99,7 @@ def _share(cfg: Any) -> tuple[tuple[int, int], Any]:
 
 
 def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
-    """Name of the dataset, root of its stores, and the samples that `splits`, `ids` and `video` leave."""
+    """Name of the dataset, root of its stores, and the samples that `splits`, `ids` and `video` select."""
     from hero_lightning.config import build
     from hero_lightning.datasets.clips import find_clips
     from hero_lightning.errors import DataError
@@ -110,8 +108,9 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
     if cfg.video:
         dataset, root, samples = "video", Path(cfg.out), find_clips(cfg.video)
     else:
-        module = build.dataset(cfg)
-        dataset, root, samples = str(module.name), Path(module.features_root), link_dialogues(module.samples())
+        datamodule = build.dataset(cfg)
+        dataset, root = str(datamodule.name), Path(datamodule.features_root)
+        samples = link_dialogues(datamodule.samples())
     kept = [s for s in samples if cfg.splits is None or s.split in cfg.splits or cfg.video]
     if cfg.ids is not None:
         path = Path(cfg.ids) if isinstance(cfg.ids, str) else None
@@ -120,32 +119,29 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
         listed = cfg.ids if path is None else path.read_text(encoding="utf-8-sig").splitlines()
         wanted = {name for entry in listed if (name := str(entry).strip())}
         if missing := sorted(wanted - {s.id for s in kept}):
-            expected = f"ids of {dataset}, " + (f"e.g. {kept[0].id}" if kept else "but none is left")
+            expected = f"ids of {dataset}, " + (f"e.g. {kept[0].id}" if kept else "of which the splits leave none")
             got = f"{len(missing)} others, e.g. {missing[0]}"
-            raise DataError("ids names clips that are not there.", expected=expected, got=got, where="ids")
+            raise DataError("ids names clips that the dataset does not have.", expected=expected, got=got, where="ids")
         kept = [s for s in kept if s.id in wanted]
     return dataset, root, kept
 
 
 def _report(modalities: Mapping[str, Modality], samples: Sequence[Sample], folder: Path) -> None:
-    """availability.csv (what is stored, by split and reason) and failures.csv (which clips are not, and why)."""
-    from hero_lightning.data.availability import AvailabilityCount, describe, tabulate
+    """Writes availability.csv (stored clips by split and reason) and failures.csv (clips without, and errors)."""
+    from hero_lightning.data.availability import AvailabilityCount, describe, tabulate, write_rows
 
     found = {s.id: {name: modality.extracted(s) for name, modality in modalities.items()} for s in samples}
     table = tabulate(samples, found)
     for name, line in describe(table).items():
         log.info("%s: %s", name, line)
-    _write(folder / "availability.csv", [f.name for f in fields(AvailabilityCount)], map(astuple, table))
+    write_rows(folder / "availability.csv", AvailabilityCount, table)
     stores = {name: modality.store for name, modality in modalities.items() if modality.store is not None}
     faults = [(s.id, name, fault) for s in samples for name, store in stores.items() if (fault := store.fault(s))]
-    rows = ((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
-    _write(folder / "failures.csv", ("id", "modality", "stage", "error"), rows)
-    log.info("%d gaps, see %s", len(faults), folder / "failures.csv")
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    with (folder / "failures.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "modality", "stage", "error"))
+        writer.writerows((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
+    log.info("%d failures, see %s", len(faults), folder / "failures.csv")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Finds where the faces of a dataset are most expressive: `python -m hero_lightning.peaks dataset=mer2023`.
+"""Finds the most expressive moments of every clip: `python -m hero_lightning.peaks dataset=mer2023`.
 
 Data flow: dataset -> samples -> PeakFinder in workers -> features_root/<dataset>/au_info/<id>.json, which the
-emotion_peak sampler reads. Resumes where it stopped; what fails goes to ledger.csv of the run folder.
+emotion_peak sampler reads. A restart continues; failures are listed in ledger.csv of the run folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hero_lightning.config.cli import command
-from hero_lightning.errors import DataError
+from hero_lightning.errors import DataError, cause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,29 +25,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROBLEMS = (DataError, OSError, ValueError, RuntimeError)
-"""What a bad clip may raise; it is entered in the ledger and the others go on."""
-
 
 @command("peaks")
 def main(cfg: Any) -> None:
-    """Writes the peaks of every clip that does not come with its own and says what failed."""
+    """Writes the peaks of every clip that has none of its own, and lists the clips that failed."""
     peaks(cfg)
 
 
 def peaks(cfg: Any) -> Counter[str]:
-    """Finds and writes them; how many clips went which way."""
+    """Finds and writes peaks; returns the number of clips by method."""
     from hero_lightning.config import build, instantiate
     from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
 
-    dataset = build.dataset(cfg)
+    datamodule = build.dataset(cfg)
     node = cfg.modality.face.get("detector") or {}
     faces = {"faces": instantiate.make(node, "modality.face.detector")} if "_target_" in node else {}
     finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
     finder.faces.check()
-    folder = Path(dataset.features_root) / str(dataset.name) / PEAKS
-    samples = [s for s in dataset.samples() if cfg.splits is None or s.split in cfg.splits]
+    folder = Path(datamodule.features_root) / str(datamodule.name) / PEAKS
+    samples = [s for s in datamodule.samples() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
     with ledger.open("w", newline="", encoding="utf-8") as file:
@@ -64,11 +61,11 @@ def write_peaks(
     """Writes <id>.json of every clip, each under a temporary name first.
 
     Args:
-        finder: how.
-        samples: clips; those with a file of their own are left alone.
-        folder: where to.
+        finder: finds the peaks of a clip.
+        samples: clips; those with a peak file of their own are skipped.
+        folder: where the files are written.
         workers: processes; 0 = this one.
-        force: find anew what was found before, though nothing changed.
+        force: also clips whose file was made from the same inputs.
 
     Returns:
         Clips per method, and how many were kept or own; failures (id, stage, error).
@@ -90,7 +87,7 @@ def write_peaks(
 
 
 class _Clips:
-    """Finds one clip's peaks and writes them: what a DataLoader draws from."""
+    """Dataset of a DataLoader whose items are (id, outcome, error); reading an item writes the clip's file."""
 
     def __init__(self, finder: PeakFinder, samples: Sequence[Sample], folder: Path, force: bool) -> None:
         self.finder, self.samples, self.folder, self.force = finder, list(samples), folder, force
@@ -114,14 +111,15 @@ class _Clips:
             written = path.with_suffix(f".{os.getpid()}.part")
             written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             written.replace(path)
-        except PROBLEMS as error:
-            said = f"{error.problem} {error.details['where'] or ''}" if isinstance(error, DataError) else str(error)
-            return sample.id, "failed", said.strip()
+        except DataError as error:
+            return sample.id, "failed", f"{error.problem} {error.details['where'] or ''}".strip()
+        except (OSError, ValueError, RuntimeError) as error:  # of readers and detectors; the other clips continue
+            return sample.id, "failed", cause(error)
         return sample.id, found["method"], ""
 
 
 def _stored(path: Path) -> Any:
-    """What the peaks that are there were found from; None where there are none, or they are broken."""
+    """Inputs that a peak file was made from; None where it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["inputs"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from hero_lightning.config import build
+from hero_lightning.config.instantiate import make
+from hero_lightning.errors import ConfigError
 from tests.helpers import feature_dataset, run
 
 
@@ -34,3 +38,15 @@ def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "folder is missing" in done.stderr
+
+
+def refuses(default_root_dir: str, callbacks: list, logger: object) -> None:
+    raise ValueError("needs version 9")
+
+
+def test_the_cause_inside_a_library_is_shown(tmp_path: Path) -> None:
+    here = f"{refuses.__module__}.refuses"
+    with pytest.raises(ConfigError, match=r"trainer cannot be set up(.|\n)*ValueError: needs version 9"):
+        build.trainer(OmegaConf.create({"trainer": {"_target_": here}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be built(.|\n)*No module named 'nowhere'"):
+        make({"_target_": "nowhere.Class"}, "model")

@@ -1,4 +1,4 @@
-"""One GPU per job: leases exclude each other and are given back."""
+"""The share of a machine that a job takes: GPU leases exclude each other, and threads are cores / processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hero_lightning.config.launch import gpu_lease, gpus
+from hero_lightning.config.launch import gpu_lease, gpus, limit_threads, thread_limits, usable_cores
 
 
 def test_two_jobs_get_two_gpus_and_give_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +28,20 @@ def test_without_gpus_or_wish_nothing_happens(tmp_path: Path, monkeypatch: pytes
     for wanted in (True, False):
         with gpu_lease(wanted, tmp_path) as gpu:
             assert gpu is None
+
+
+def test_threads_are_cores_divided_by_processes_and_the_environment_wins(tmp_path: Path, monkeypatch) -> None:
+    counts = [thread_limits(cores, workers)["OMP_NUM_THREADS"] for cores, workers in ((8, 0), (8, 3), (2, 2), (1, 0))]
+    assert counts == ["8", "2", "1", "1"]
+    cores = len(os.sched_getaffinity(0))
+    quota = tmp_path / "cpu.max"
+    for text, usable in (("max 100000", cores), ("150000 100000", 1), ("99900000 100000", cores)):
+        quota.write_text(text)
+        assert usable_cores(quota) == usable
+    assert usable_cores(tmp_path / "absent") == cores
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "5"})
+    limit_threads(workers=3)
+    assert os.environ == {"OMP_NUM_THREADS": "5", "GOMP_SPINCOUNT": "1000"}
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
+    limit_threads(workers=10**6)
+    assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "1"}

@@ -130,9 +130,9 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such split"):
         read_rows(tmp_path / "x.csv", {}, dataset, "val")
     rows, own, _ = read_rows(tmp_path / "x.csv", {}, dataset, "test")
-    with pytest.raises(ConfigError, match="answers no task") as error:
+    with pytest.raises(ConfigError, match="no column of any task") as error:
         score_tasks(own, {"emotion": ClassTask("emotion", CLASSES)}, rows, {}, {}, 100)
-    assert "columns.TASK=NAME" in str(error.value)
+    assert "columns='{TASK: NAME}'" in str(error.value)
 
 
 def test_a_pickle_in_an_npz_runs_nothing(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_scores_labels_shares_and_utilities(tmp_path: Path) -> None:
 
 def test_open_tasks_are_left_to_task_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = samples(openset={"a": ["joy"]})
-    with pytest.raises(ConfigError, match="answers no task"):
+    with pytest.raises(ConfigError, match="no column of any task"):
         scored(OpenTask("openset", ["joy"]), dataset, {"a": ["joy"]}, tmp_path / "x.jsonl")
     assert "answers=open" in caplog.text
 
@@ -352,6 +352,6 @@ def test_unibench_scores_what_is_there_and_names_the_rest(tmp_path: Path) -> Non
 
 def test_unibench_knows_the_nine_sets() -> None:
     assert len(unibench.SUITE) == 9
-    assert sum(s.clips for s in unibench.SUITE.values()) == 12799  # spec/hybrid_pipeline.md 5.2
+    assert sum(s.clips for s in unibench.SUITE.values()) == 12799  # Lian et al. 2025
     kinds = [s.kind for s in unibench.SUITE.values()]
     assert (kinds.count("hit"), kinds.count("sentiment"), kinds.count("open")) == (4, 4, 1)

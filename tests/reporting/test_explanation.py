@@ -32,9 +32,9 @@ def test_the_whole_page() -> None:
     assert render(PREDICTION) == (
         "Clip dia1_utt2\n"
         "Emotion: anger (71%)\n"
-        "The written answer says joy; the scores say anger.\n"
+        "The written answer names joy, the scores name anger.\n"
         "Scores: anger 0.71, joy 0.20\n"
-        "Evidence, as it was read:\n"
+        "Evidence, as given to the language model:\n"
         "  AE-01: pitch very high [0.55]\n"
         "  IPE-01: no face muscles recorded (inferred, confidence 0.40) [0.25]\n"
         "  VE-01: scene not available\n"
@@ -60,5 +60,5 @@ def test_agreement_is_not_remarked() -> None:
 
 def test_an_unreadable_answer_is_said_to_be_one() -> None:
     assert render({"id": "c", "label": None, "status": "failed"}) == (
-        "Clip c\nEmotion: none: the answer could not be read\nAnswer: failed\n"
+        "Clip c\nEmotion: none: the answer could not be parsed\nAnswer: failed\n"
     )

@@ -44,13 +44,13 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def beside(command: str, *overrides: str) -> DictConfig:
+def compose(command: str, *overrides: str) -> DictConfig:
     """The config of a command with the overrides of `paths` on this command line, then `overrides`."""
-    from hydra import compose
+    import hydra
     from hydra.core.hydra_config import HydraConfig
 
     given = [o for o in HydraConfig.get().overrides.task if re.split(r"[.=]", o)[0] == "paths"]
-    return compose(command, [*given, *overrides])
+    return hydra.compose(command, [*given, *overrides])
 
 
 def stored_config(cfg: DictConfig) -> DictConfig:
@@ -147,9 +147,7 @@ def extract_command(modality: str) -> str:
 
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [
-        shlex.quote(o)
-        for o in given
-        if re.match(r"\+*(dataset|modes?|modality|detector|sampler|encoder|paths)\b", o)
+        shlex.quote(o) for o in given if re.match(r"\+*(dataset|modes?|modality|detector|sampler|encoder|paths)\b", o)
     ]
     return " ".join(["python -m hero_lightning.extract", *kept, f"modalities=[{modality}]"])
 

@@ -40,6 +40,7 @@ class ExperimentsSearchPath(SearchPathPlugin):
     """Lets Hydra find the groups in `experiments/` from any working directory."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra before it composes a config."""
         search_path.append("hero_lightning", f"file://{_folder('experiments')}")
 
 

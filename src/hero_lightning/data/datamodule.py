@@ -356,11 +356,13 @@ class EmotionDataModule(LightningDataModule):
         """Splits that test and predict serve: `use_splits` where given, else those called test..."""
         return list(self.use_splits or [s for s in self.index.samples if s.startswith("test")])
 
-    def loader(self, split: str, shuffle: bool = False) -> BatchLoader:
-        """Batches of a split for this process, shuffled or in order."""
-        index, items = self.index, self.items(split)
+    def loader(
+        self, split: str, shuffle: bool = False, seed: int | None = None, batch_size: int | None = None
+    ) -> BatchLoader:
+        """Batches of a split for this process, shuffled or in order; seed, batch_size: None = the data module's."""
+        index, items, samples = self.index, self.items(split), self.index.samples[split]
+        seed, batch_size = self.seed if seed is None else seed, batch_size or self.batch_size
         modalities = {n: self.modalities[n] for n in index.dims}
-        samples = index.samples[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         sampler: EpochBatchSampler | EvalBatchSampler
         if shuffle:
@@ -371,14 +373,13 @@ class EmotionDataModule(LightningDataModule):
             ]
             lengths = [sum(steps[i] for i in item) for item in items] if self.bucket else None
             sampler = EpochBatchSampler(
-                len(items), self.batch_size, seed=self.seed, classes=classes, ratios=ratios, lengths=lengths,
+                len(items), batch_size, seed=seed, classes=classes, ratios=ratios, lengths=lengths,
                 rank=rank, world=world,
             )  # fmt: skip
         else:
-            sampler = EvalBatchSampler(len(items), self.batch_size, rank=rank, world=world)
-        dataset = ItemDataset(samples, items, modalities, index.availability, self.seed)
-        collate = Collate(modalities, self.tasks)
-        loader = BatchLoader(dataset, collate, sampler, self.num_workers, index, self.missing)
+            sampler = EvalBatchSampler(len(items), batch_size, rank=rank, world=world)
+        dataset = ItemDataset(samples, items, modalities, index.availability, seed)
+        loader = BatchLoader(dataset, Collate(modalities, self.tasks), sampler, self.num_workers, index, self.missing)
         self._loaders.add(loader)
         return loader
 

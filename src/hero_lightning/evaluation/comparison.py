@@ -1,9 +1,9 @@
-"""The comparison protocol without its fits: equal settings for all, metrics over folds and seeds, the table.
+"""The comparison protocol without its fits: settings drawn for all models, metrics over folds and seeds, the table.
 
 Data flow: space -> settings; results of fits -> statistics by (seed, fold) -> means, intervals, differences -> table.
 
 Shapes: N ids over all folds, K seeds, F folds, S statistics of a row, C classes, n validation rows.
-A figure is the mean over K x F fits, and so is every resample of the bootstrap, which draws ids of all folds.
+A metric is the mean over K x F fits, and so is every resample of the bootstrap, which draws ids of all folds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hero_lightning.types import Label, Sample
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one fit says about the labelled clips of a split: N ids, truth as `Label.value`, prediction [N, C]."""
+    """Predictions [N, C] of one fit for the labelled clips of a split, with their N ids and truth (`Label.value`)."""
 
     ids: list[str]
     truth: Tensor
@@ -36,7 +36,7 @@ class Answers:
 
     @staticmethod
     def sorted(ids: Sequence[str], truth: Tensor, prediction: Tensor) -> Answers:
-        """In order of the ids, so that all fits of a fold agree."""
+        """Rows sorted by id, so that all fits of a fold have the same order."""
         order = sorted(range(len(ids)), key=ids.__getitem__)
         return Answers([ids[i] for i in order], truth[order], prediction[order])
 
@@ -49,7 +49,7 @@ def draw(space: Mapping[str, Any], count: int, seed: int) -> list[dict[str, Any]
     """Random settings, the same for every model.
 
     Args:
-        space: config key -> list of values, or {low, high} of a number drawn evenly by its logarithm.
+        space: config key -> list of values, or {low, high} of a number drawn log-uniformly.
         count, seed: how many settings, and which.
 
     Raises:
@@ -71,35 +71,35 @@ def draw(space: Mapping[str, Any], count: int, seed: int) -> list[dict[str, Any]
 
 
 def gather(results: Mapping[tuple[str, int, int], Any], task: Task, split: str = "test") -> dict[str, Fits]:
-    """Stored results by model, fold and seed -> model -> its answers on a split."""
+    """Stored results by (model, fold, seed) -> model -> its answers on a split."""
     out: dict[str, Fits] = {}
     for (model, *place), result in results.items():
-        told = result[split]
-        prediction = torch.tensor(told["prediction"], dtype=torch.float32).reshape(-1, task.outputs)
+        stored = result[split]
+        prediction = torch.tensor(stored["prediction"], dtype=torch.float32).reshape(-1, task.outputs)
         fold, seed = place
-        out.setdefault(model, {})[fold, seed] = Answers.sorted(told["ids"], torch.tensor(told["truth"]), prediction)
+        out.setdefault(model, {})[fold, seed] = Answers.sorted(stored["ids"], torch.tensor(stored["truth"]), prediction)
     return out
 
 
-def outside(sources: Sequence[FeatureSource], ids: Sequence[str]) -> Tensor:
+def external_logits(sources: Sequence[FeatureSource], ids: Sequence[str]) -> Tensor:
     """Logits [N, C] of clips, each from the first source that has it; DataError where none does."""
     out = []
     for sample in (Sample(i, "") for i in ids):
         source = next((s for s in sources if s.has(sample)), None)
         if source is None:
-            raise DataError("A clip has no outside logits.", expected="a row", got=sample.id, where="late.sources")
+            raise DataError("A clip has no external logits.", expected="a row", got=sample.id, where="late.sources")
         out.append(source.read(sample).x[0])
     return torch.stack(out)
 
 
 def calibrate(probability: Tensor, logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Weights a, b > 0 of softmax(a * logits + b * log probability) that are likeliest on held-out rows.
+    """Weights a, b > 0 of softmax(a * logits + b * log probability) with the least cross-entropy on held-out rows.
 
-    1 / a is the temperature of the outside logits, b to a the weight of the model.
+    1 / a is the temperature of the external logits, b / a the weight of the model relative to them.
 
     Args:
         probability: [n, C] of the model.
-        logits: [n, C] from outside.
+        logits: [n, C] external ones.
         truth: [n] class indices.
     """
     parts = torch.stack([logits, probability.clamp(min=1e-6).log()]).double()
@@ -108,7 +108,7 @@ def calibrate(probability: Tensor, logits: Tensor, truth: Tensor) -> tuple[float
 
     def loss() -> Tensor:
         solver.zero_grad()
-        # a weak pull to 1: held-out rows that are all right would ask for endless weights
+        # a weak prior at 1: without it the weights diverge where all held-out rows are right
         value = F.cross_entropy((raw.exp()[:, None, None] * parts).sum(dim=0), truth) + 1e-3 * raw.square().sum()
         value.backward()
         return value
@@ -122,12 +122,12 @@ def calibrate(probability: Tensor, logits: Tensor, truth: Tensor) -> tuple[float
 def add_late(
     found: dict[str, Fits], inner: Mapping[str, Fits], name: str, logits: Callable[[Sequence[str]], Tensor]
 ) -> dict[str, list[float]]:
-    """Joins every model's test answers with outside logits, weighed on the same fit's validation, and adds those alone.
+    """Fuses every model's test answers with external logits, weighted on validation; adds a row of the logits alone.
 
     Args:
         found: model -> answers on test; changed in place.
         inner: model -> answers on validation.
-        name: of the row of the outside logits alone.
+        name: of the row of the external logits alone.
         logits: ids -> [N, C].
 
     Returns:
@@ -151,35 +151,35 @@ def rows(
     found: Mapping[str, Fits],
     against: Sequence[str],
     resamples: int,
-    beside: Mapping[str, Mapping[str, Fits]] | None = None,
+    compared: Mapping[str, Mapping[str, Fits]] | None = None,
 ) -> list[dict[str, Any]]:
     """The lines of a table.
 
     Args:
         task: scored.
         found: model -> its answers on test, by fold and seed.
-        against: models every other one is compared with.
+        against: models that every other one is compared with.
         resamples: of the bootstrap.
-        beside: other tables of the same clips; a model is compared with itself there.
+        compared: other tables on the same clips; a model is compared with itself there.
 
     Returns:
-        Per model: model, fits, values, spread (nan of one fit), interval; and minus: reference -> figure -> difference,
+        Per model: model, fits, values, spread (nan of one fit), interval; and minus: reference -> metric -> difference,
         low, high, p.
 
     Raises:
-        DataError: models that answered for other clips.
+        DataError: two models answered for different clips.
     """
     folds = sorted({fold for fits in found.values() for fold, _ in fits})
-    tables = {"": found, **(beside or {})}  # the table at hand has no name
+    tables = {"": found, **(compared or {})}  # "" = this table
     fits = {(name, table): models[name] for table, models in tables.items() for name in found if name in models}
     parts = {key: _statistics(task, made, folds) for key, made in fits.items()}
     ids = {key: [(f, made[p].ids) for p in sorted(made) for f in p[:1]] for key, made in fits.items()}
     known = dict(next(iter(ids.values())))
-    for key, told in ids.items():
-        if any(known[fold] != own for fold, own in told):
+    for key, by_fold in ids.items():
+        if any(known[fold] != own for fold, own in by_fold):
             hint = "delete the results of one of them"
             got = " on ".join(filter(None, key))
-            raise DataError("Two models answered for other clips.", expected=next(iter(ids))[0], got=got, hint=hint)
+            raise DataError("Two models answered for different clips.", expected=next(iter(ids))[0], got=got, hint=hint)
     metrics = partial(_means, task, len(folds), next(iter(parts.values())).shape[3])
     flat = {key: part.flatten(1) for key, part in parts.items()}
     out = []
@@ -202,7 +202,7 @@ def rows(
 
 
 def _statistics(task: Task, fits: Fits, folds: Sequence[int]) -> Tensor:
-    """[N, K, F, S]: a clip counts in its own fold, once per seed."""
+    """Statistics [N, K, F, S]: zero but for the clip's own fold, once per seed."""
     seeds, out = sorted({seed for _, seed in fits}), []
     for place, fold in enumerate(folds):
         own = torch.stack([task.statistics(fits[fold, s].prediction, fits[fold, s].truth) for s in seeds], dim=1)
@@ -213,13 +213,13 @@ def _statistics(task: Task, fits: Fits, folds: Sequence[int]) -> Tensor:
 
 
 def _means(task: Task, folds: int, width: int, sums: Tensor) -> dict[str, Tensor]:
-    """Summed statistics [..., K F S] -> figure -> mean over fits [...]."""
+    """Summed statistics [..., K F S] -> metric -> mean over fits [...]."""
     found = task.metrics_of(sums.unflatten(-1, (-1, folds, width)))
     return {k: v.flatten(-2).mean(dim=-1) for k, v in found.items()}
 
 
 def constants(tasks: Mapping[int, Task], fits: Fits) -> dict[str, dict[str, float]]:
-    """`majority` and `chance` -> figure -> mean over folds; tasks: fold -> the Task fitted on its train split."""
+    """`majority` and `chance` -> metric -> mean over folds; tasks: fold -> the Task fitted on its train split."""
     lines: dict[str, list[dict[str, float]]] = {"majority": [], "chance": []}
     for fold, answers in {fold: answers for (fold, _), answers in fits.items()}.items():
         label = Label(answers.truth, torch.ones(len(answers.ids), dtype=torch.bool))
@@ -229,12 +229,12 @@ def constants(tasks: Mapping[int, Task], fits: Fits) -> dict[str, dict[str, floa
 
 
 def markdown(
-    lines: Sequence[Mapping[str, Any]], plain: Mapping[str, Mapping[str, float]], metrics: Sequence[str]
+    lines: Sequence[Mapping[str, Any]], constant: Mapping[str, Mapping[str, float]], metrics: Sequence[str]
 ) -> str:
-    """The table; its first figure has an interval and is compared. plain: constant answers, name -> figure -> value."""
+    """The table; its first metric has an interval and is compared. constant: see `constants`."""
     first, references = metrics[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
     head = ["model", f"{first} (95 % interval)", *metrics[1:], *(f"{first} minus {r}" for r in references)]
-    body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in metrics)] for n, v in plain.items() if v]
+    body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in metrics)] for n, v in constant.items() if v]
     for line in lines:
         cells = [line["model"]]
         for f in metrics:

@@ -1,8 +1,8 @@
-"""Reads a prediction file: ours (predictions.csv) or somebody's csv, json, jsonl or npz.
+"""Reads a prediction file: predictions.csv of a run, or csv, tsv, json, jsonl or npz of another program.
 
 Data flow: file -> records -> id -> row, checked against the ids of the dataset.
 
-A clip that the file does not name is reported; an unknown id, or one given twice, is an error. Nothing in a file runs.
+A clip without a row is reported; an unknown id, or one given twice, is an error. No code in a file is executed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hero_lightning.types import Label, Sample
 log = logging.getLogger(__name__)
 
 ID_COLUMNS = ("id", "video_id", "name", "ids", "names", "filenames")
-"""What files call their ids, where the configuration does not say."""
+"""Names of the column of ids, tried in order where the configuration names none."""
 Rows = dict[str, dict[str, Any]]
 
 
@@ -41,7 +41,7 @@ def read_rows(
 
     Args:
         path: .csv, .tsv, .json, .jsonl or .npz (arrays of one length, or dicts id -> value).
-        columns: `id` = the column of ids, if it has another name than usual.
+        columns: `id` = the column of ids; else one of ID_COLUMNS.
         samples: of the whole dataset.
         split: the one that is scored; rows of other splits are left out and counted.
 
@@ -61,7 +61,7 @@ def read_rows(
     if key not in head:
         expected = key or " or ".join(ID_COLUMNS)
         raise DataError(
-            "The file has no column of ids.", expected=expected, got=head, where=path, hint="columns.id=NAME"
+            "The file has no column of ids.", expected=expected, got=head, where=path, hint="columns='{id: NAME}'"
         )
     split_of = {s.id: s.split for s in samples}
     out: Rows = {}
@@ -98,7 +98,7 @@ def _records(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
     elif path.suffix in (".csv", ".tsv"):
         content = [row for _, row in read_csv(path)]
     else:
-        raise DataError("A prediction file of an unknown kind.", expected="csv, tsv, json, jsonl or npz", got=path.name)
+        raise DataError("A prediction file of unknown kind.", expected="csv, tsv, json, jsonl or npz", got=path.name)
     if isinstance(content, dict):
         if path.suffix == ".json":
             content = {"prediction": content}
@@ -122,7 +122,7 @@ def _line(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"A line is not JSON: {error.msg}.", got=text[:80], where=place) from error
+        raise DataError(f"A line is not JSON: {error}.", got=text[:80], where=place) from error
 
 
 def columns_of(rows: Rows) -> list[str]:
@@ -142,11 +142,13 @@ def predictions(
     columns: Mapping[str, str],
     names: Mapping[str, str],
 ) -> dict[str, Predictions]:
-    """The file's answers to every Task it answers.
+    """The file's predictions of every Task that it has a column for.
 
     Args:
+        samples, tasks: N samples and fitted Tasks.
+        rows: of `read_rows`; a clip without a row, or with an empty cell, counts as wrong.
         columns: Task name -> its column; else <task>_p_<class>, <task>_prediction or <task>.
-        names: classes as the file calls them -> as the dataset does.
+        names: class name in the file -> class name of the dataset.
     """
     have = columns_of(rows)
     found: dict[str, Predictions] = {}
@@ -167,17 +169,19 @@ def predictions(
             row = rows.get(s.id, {})
             value = [row.get(c) for c in parts] if whole else plain(row.get(column or ""))
             if not any(v is None or v == "" for v in (value if whole else [value])):
-                prediction[i] = _coded(task, value, names, s.id, whole)
+                prediction[i] = _encoded(task, value, names, s.id, whole)
         found[name] = Predictions(torch.arange(len(samples)), prediction, label)
     if not found:
         expected = ", ".join(f"{n}_prediction" for n in tasks)
-        hint = "columns.TASK=NAME, or answers=open"
-        raise ConfigError("The file answers no task.", expected=expected, got=have, where="columns", hint=hint)
+        hint = "columns='{TASK: NAME}', or answers=open"
+        raise ConfigError(
+            "The file has no column of any task.", expected=expected, got=have, where="columns", hint=hint
+        )
     return found
 
 
-def _coded(task: Task, value: Any, names: Mapping[str, str], place: str, whole: bool) -> Tensor:
-    """One answer (`whole`: C cells) -> [C]; numbers that are no shares are taken as logits."""
+def _encoded(task: Task, value: Any, names: Mapping[str, str], place: str, whole: bool) -> Tensor:
+    """One answer (`whole`: C cells) -> [C]; numbers that do not sum to one are taken as logits."""
     try:
         if isinstance(value, list) and (whole or not any(isinstance(v, str) for v in value)):
             row = torch.tensor([number(v) for v in value])
@@ -197,7 +201,7 @@ def _coded(task: Task, value: Any, names: Mapping[str, str], place: str, whole: 
 
 
 def _worst(task: Task, label: Label) -> Tensor:
-    """Answers [N, C] that are wrong whatever the figure: what a clip without an answer counts as."""
+    """Predictions [N, C] that are wrong under every metric, for clips without an answer."""
     y = label.value
     if isinstance(task, ScoreTask):  # the far end of the scale
         return torch.where(y > task.middle, task.low, task.high).unsqueeze(-1)

@@ -1,6 +1,6 @@
-"""Linear probes: what softmax regression on one modality's pooled features can do, the line every model must beat.
+"""Linear probes: softmax regression on the pooled features of one modality, a baseline of every run.
 
-Data flow: loader -> Features -> mean and standard deviation over time [N, 2D+1] -> softmax regression, its penalty
+Data flow: loader -> Features -> mean and standard deviation over time [N, 2D+1] -> softmax regression, penalty
 chosen on validation -> probabilities of the test split.
 
 Shapes: N samples, T steps, D width, P = 2D + 1 pooled numbers, C classes.
@@ -29,7 +29,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def pooled(features: Features) -> Tensor:
-    """Features [B, T, D] -> mean and standard deviation over the real steps and whether there are any, [B, 2D+1]."""
+    """Features [B, T, D] -> mean and standard deviation over the real steps, and 1 where there are any [B, 2D+1]."""
     x = torch.where(features.mask[..., None], features.x.float(), 0.0)
     n = features.mask.sum(dim=1, keepdim=True).clamp(min=1)  # [B, 1]
     mean = x.sum(dim=1) / n
@@ -77,24 +77,24 @@ def probe(x: Mapping[str, Tensor], y: Mapping[str, Tensor], classes: int) -> tup
 
 
 @torch.no_grad()
-def modality_probes(module: EmotionModule, dataset: EmotionDataModule) -> dict[str, Tensor]:
+def modality_probes(module: EmotionModule, datamodule: EmotionDataModule) -> dict[str, Tensor]:
     """A probe per modality with stored or frozen features, on the first Task.
 
     Returns:
         `linear probe <modality>` -> test probabilities [N, C] in the order of the split; empty unless the first
-        Task is a class and train, val and test are there.
+        Task is a class Task and the dataset has train, val and test.
     """
     task = module.main
     frozen = [n for n, e in module.encoders.items() if not any(p.requires_grad for p in e.parameters())]
     splits = ("train", "val", "test")
-    if task.kind != "class" or not frozen or not all(dataset.index.samples.get(s) for s in splits):
+    if task.kind != "class" or not frozen or not all(datamodule.index.samples.get(s) for s in splits):
         log.info("no linear probes: they need a class task, frozen modalities and train, val and test")
         return {}
     x: dict[str, dict[str, list[Tensor]]] = {n: {s: [] for s in splits} for n in frozen}
     y: dict[str, list[Tensor]] = {s: [] for s in splits}
     for split in splits:
-        for batch in dataset.loader(split):
-            moved = dataset.transfer_batch_to_device(batch, module.device, 0)
+        for batch in datamodule.loader(split):
+            moved = datamodule.transfer_batch_to_device(batch, module.device, 0)
             label = batch.labels[task.name]
             keep = label.mask if split != "test" else torch.ones_like(label.mask)
             y[split].append(label.value[keep])

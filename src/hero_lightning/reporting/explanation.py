@@ -1,4 +1,4 @@
-"""A prediction as a page one can read.
+"""A prediction as plain text.
 
 Data flow: one record of predictions.jsonl -> render -> text.
 """
@@ -22,14 +22,16 @@ def render(prediction: Mapping[str, Any]) -> str:
     items = [e if isinstance(e, EvidenceItem) else EvidenceItem(**e) for e in prediction.get("evidence") or ()]
     answer = prediction.get("answer") or {}
     label, generated = prediction.get("label"), prediction.get("generated")
-    sure = "" if prediction.get("confidence") is None else f" ({prediction['confidence']:.0%})"
-    out = [f"Clip {prediction['id']}", f"Emotion: {label or 'none: the answer could not be read'}{sure}"]
+    confidence = "" if prediction.get("confidence") is None else f" ({prediction['confidence']:.0%})"
+    out = [f"Clip {prediction['id']}", f"Emotion: {label or 'none: the answer could not be parsed'}{confidence}"]
     if generated is not None and generated != label:
-        out.append(f"The written answer says {generated}; the scores say {label}.")
+        out.append(f"The written answer names {generated}, the scores name {label}.")
     scores = sorted((prediction.get("scores") or {}).items(), key=lambda s: -s[1])
     if len(scores) > 1:
         out.append("Scores: " + ", ".join(f"{name} {p:.2f}" for name, p in scores))
-    out += _listed("Evidence, as it was read:", [e.line(show_weight=e.source != "absent") for e in items])
+    out += _listed(
+        "Evidence, as given to the language model:", [e.line(show_weight=e.source != "absent") for e in items]
+    )
     guessed = [f"{e.modality} (confidence {e.confidence:.2f})" for e in items if e.source == "inferred"]
     if guessed:
         out.append("Inferred, not observed: " + ", ".join(guessed))

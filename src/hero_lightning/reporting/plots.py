@@ -3,7 +3,7 @@
 Data flow: arrays -> matplotlib (Agg, no display) -> PNG -> its path.
 
 Shapes: C classes, N samples, E experts, R rows of a heat map, T time steps.
-Colours: one hue from light to dark for amounts, Okabe & Ito's eight for categories; the colour-blind read both.
+Colours: one hue from light to dark for amounts, the palette of Okabe & Ito (2008) for categories; both suit colour-blind readers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe & Ito 2008, strongest contrast on white first."""
+"""Okabe & Ito 2008, in order of contrast on white."""
 
 
 def confusion(table: Tensor, classes: Sequence[str], path: Path, title: str) -> Path:
@@ -66,7 +66,7 @@ def gates(gate: Tensor, experts: Sequence[str], groups: Mapping[str, Tensor], pa
 
 
 def time_attention(attention: Mapping[str, tuple[Tensor, Tensor]], path: Path, title: str) -> Path:
-    """Where in one clip each modality looked, relative to looking everywhere alike.
+    """Attention over the time of one clip, by modality, relative to uniform attention.
 
     Args:
         attention: modality -> times [T] in seconds and weights [T].
@@ -86,7 +86,7 @@ def time_attention(attention: Mapping[str, tuple[Tensor, Tensor]], path: Path, t
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_title(title)
-    panels[-1].set_xlabel("time in the clip (s); height: attention, 1 (dotted) = every step alike")
+    panels[-1].set_xlabel("time in the clip (s); height: attention, 1 (dotted) = uniform")
     return _save(figure, path)
 
 
@@ -130,7 +130,7 @@ def _heat_map(
     meaning: str,
     top: float,
 ) -> None:
-    """Coloured cells [R, columns] from 0 to `top`, each with its text in the ink that stands out."""
+    """Coloured cells [R, columns] from 0 to `top`, each with its text in black or white, whichever contrasts."""
     image = axes.imshow(values.numpy(), cmap="Blues", vmin=0, vmax=top, aspect="auto")
     turned = max((len(c) for c in columns), default=0) > 8
     axes.set_xticks(range(len(columns)), columns, rotation=30 if turned else 0, ha="right" if turned else "center")
@@ -145,7 +145,7 @@ def _heat_map(
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches, off screen and outside pyplot's global state."""
+    """A figure of width x height inches, outside pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
