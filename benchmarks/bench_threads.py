@@ -1,4 +1,4 @@
-"""Extraction and training with torch's own number of threads, with ours (`config.launch.thread_limits`) and with one.
+"""Extraction and training with torch's own number of threads, with ours (`config.launch.thread_limits`), on all cores.
 
     python -m benchmarks.bench_threads [--clips 60] [--steps 60] [--rounds 3]
 
@@ -82,7 +82,7 @@ def busy(processes: int) -> Iterator[None]:
 
 def run(limits: dict[str, str], root: Path, clips: int, steps: int) -> dict:
     """`child` in a process of its own under these environment variables."""
-    env = {k: v for k, v in os.environ.items() if k not in VARIABLES} | limits
+    env = {k: v for k, v in os.environ.items() if k not in VARIABLES} | limits | {"HYDRA_FULL_ERROR": "1"}
     command = [sys.executable, "-m", "benchmarks.bench_threads", "--child", str(root)]
     command += ["--clips", str(clips), "--steps", str(steps)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -104,7 +104,7 @@ def main() -> None:
     cases = {
         "torch": {},
         "ours": launch.thread_limits(cores),
-        "one": {**launch.thread_limits(cores), "OMP_NUM_THREADS": "1"},
+        "all": {**launch.thread_limits(cores), "OMP_NUM_THREADS": str(cores)},  # as torch, but with short waits
     }
     result: dict[str, object] = {"cores": cores, "clips": given.clips, "steps": given.steps, "limits": cases["ours"]}
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def main() -> None:
             digests = {name: sorted({f"{r['features']} {r['weights']}" for r in rows}) for name, rows in found.items()}
             ratios = {
                 f"ours / {other}": {k: middle["ours"][k] / middle[other][k] for k in ("clips/s", "steps/s")}
-                for other in ("torch", "one")
+                for other in ("torch", "all")
             }
             result[place] = {"load": round(load, 2), "median": middle, "ratio": ratios, "digests": digests}
             print(place, json.dumps(result[place], indent=1))

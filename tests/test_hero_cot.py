@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 
-from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError
 from hero_lightning.training import checkpoint
-from tests.helpers import feature_dataset, train_in_process
+from tests.helpers import feature_dataset, in_process, train_in_process
 
 QUIET = ["trainer=cpu", "trainer.enable_progress_bar=false"]
 COT = ["model=hero_cot", "llm=tiny", "size=tiny", "probes=false", "dataset.batch_size=8", "callbacks.stop=null"]
@@ -30,15 +27,6 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     return checkpoint.load(folder / "checkpoints" / name)["state_dict"]
-
-
-def composed(command: str, folder: Path, *overrides: str) -> Any:
-    folder.mkdir(parents=True, exist_ok=True)
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        options = [*QUIET, *overrides, f"hydra.runtime.output_dir={folder}"]
-        cfg = compose(command, options, return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    return cfg
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +82,9 @@ def test_evaluate_rebuilds_it_and_withholds_modalities_from_the_prompt(
 
     run, places = demo
     trained = {a["id"]: a for a in lines(run) if a["split"] == "test"}
-    evaluate(composed("evaluate", tmp_path / "same", f"run={run}", *places))
+    evaluate(in_process("evaluate", tmp_path / "same", *QUIET, f"run={run}", *places))
     assert {a["id"]: a for a in lines(tmp_path / "same")} == trained
-    evaluate(composed("evaluate", tmp_path / "mute", f"run={run}", "drop=[text]", *places))
+    evaluate(in_process("evaluate", tmp_path / "mute", *QUIET, f"run={run}", "drop=[text]", *places))
     for answer in lines(tmp_path / "mute"):
         (item,) = [e for e in answer["evidence"] if e["modality"] == "text"]
         assert item["source"] == "absent"
@@ -161,7 +149,7 @@ def test_experts_of_a_linear_run_start_a_reasoning_one_that_resumes_bit_for_bit(
 def test_what_does_not_fit_together_is_refused(overrides: list[str], words: str, tmp_path: Path) -> None:
     from hero_lightning.config import build
 
-    cfg = composed("train", tmp_path, *overrides)
+    cfg = in_process("train", tmp_path, *QUIET, *overrides)
     main = build.dataset(cfg).tasks
     with pytest.raises(ConfigError, match=words):
         build.reasoner(cfg, next(iter(main.values())))

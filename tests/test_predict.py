@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 
-from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.media import transcribe
 from hero_lightning.predict import predict
-from tests.helpers import feature_dataset, train_in_process
+from tests.helpers import feature_dataset, in_process, train_in_process
 
 BASE = ["size=tiny", "trainer.max_epochs=1", "dataset.batch_size=8", "test=false", "probes=false", "logger=none"]
 
@@ -39,11 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(root: Path, *overrides: str, many: bool = False) -> Iterator[dict]:
-    with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        given = [f"run={root / 'run'}", f"paths.data={root}/data", f"paths.features={root}/features", "trainer=cpu"]
-        cfg = compose("predict", [*given, *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    return predict(cfg, many)
+    given = [f"run={root / 'run'}", f"paths.data={root}/data", f"paths.features={root}/features", "trainer=cpu"]
+    return predict(in_process("predict", root / "predicted", *given, *overrides), many)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])

@@ -18,14 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@command("check")
-def main(cfg: Any) -> None:
-    """Shows the availability of a dataset; missing features or media are no error."""
-    availability(cfg)
-
-
 def availability(cfg: Any) -> list[str]:
-    """Shows and writes the tables; returns the lines of advice."""
+    """Shows and writes the tables, where missing features or media are no error; returns the lines of advice."""
     from hero_lightning.config import build
     from hero_lightning.reporting import tables
 
@@ -62,6 +56,8 @@ def _advice(row: AvailabilityCount, modality: Modality | None, dataset: str) -> 
         return f"{head} are not extracted ({reason}): {remedy}"
     return f"{head} are missing ({reason}); where to get them: docs/data/README.md, {dataset}"
 
+
+main = command("check")(availability)
 
 if __name__ == "__main__":
     main()

@@ -52,14 +52,8 @@ class Job:
     path: Path
 
 
-@command("compare")
-def main(cfg: Any) -> None:
-    """The whole protocol; results and tables lie in one folder per protocol, which a restart reads."""
-    compare(cfg)
-
-
 def compare(cfg: Any) -> None:
-    """Tunes, fits, scores, writes the tables."""
+    """Tunes, fits, scores and writes the tables; all results lie in one folder per protocol, which a restart reads."""
     from omegaconf import OmegaConf
 
     from hero_lightning.config import build
@@ -339,6 +333,8 @@ def _from_file(job: Job, path: Path) -> Any:
     ids = [s.id for s, m in zip(samples, mask.tolist(), strict=True) if m]
     return Answers.sorted(ids, found.label.value[mask], found.prediction[mask].float())
 
+
+main = command("compare")(compare)
 
 if __name__ == "__main__":
     main()

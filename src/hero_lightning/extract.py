@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@command("extract")
-def main(cfg: Any) -> None:
-    """Fills the stores of the chosen modalities and lists the clips that failed."""
-    extract(cfg)
-
-
 def extract(cfg: Any) -> None:
-    """Every modality with a frozen encoder, for every sample chosen."""
+    """Fills the stores of all chosen modalities with a frozen encoder, and lists the clips that failed."""
     import torch
 
     from hero_lightning.config import build
@@ -143,6 +137,8 @@ def _report(modalities: Mapping[str, Modality], samples: Sequence[Sample], folde
         writer.writerows((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
     log.info("%d failures, see %s", len(faults), folder / "failures.csv")
 
+
+main = command("extract")(extract)
 
 if __name__ == "__main__":
     main()

@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@command("peaks")
-def main(cfg: Any) -> None:
-    """Writes the peaks of every clip that has none of its own, and lists the clips that failed."""
-    peaks(cfg)
-
-
 def peaks(cfg: Any) -> Counter[str]:
     """Finds and writes peaks; returns the number of clips by method."""
     from hero_lightning.config import build, instantiate
@@ -125,6 +119,8 @@ def _stored(path: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
+
+main = command("peaks")(peaks)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The share of a machine that a job takes: GPU leases exclude each other, and threads are cores / processes."""
+"""The share of a machine that a job takes: GPU leases exclude each other, and threads leave cores to other processes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_without_gpus_or_wish_nothing_happens(tmp_path: Path, monkeypatch: pytes
             assert gpu is None
 
 
-def test_threads_are_cores_divided_by_processes_and_the_environment_wins(tmp_path: Path, monkeypatch) -> None:
+def test_threads_are_half_of_the_free_cores_and_the_environment_wins(tmp_path: Path, monkeypatch) -> None:
     counts = [thread_limits(cores, workers)["OMP_NUM_THREADS"] for cores, workers in ((8, 0), (8, 3), (2, 2), (1, 0))]
-    assert counts == ["8", "2", "1", "1"]
+    assert counts == ["4", "2", "1", "1"]
     cores = len(os.sched_getaffinity(0))
     quota = tmp_path / "cpu.max"
     for text, usable in (("max 100000", cores), ("150000 100000", 1), ("99900000 100000", cores)):

@@ -36,8 +36,10 @@ def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.par
     except InstantiationException as error:
         if isinstance(error.__cause__, HeroError):
             raise error.__cause__ from None
-        got = cause(error.__cause__ or error)
-        raise ConfigError("A config node cannot be built.", got=got, where=where) from error
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        raise ConfigError("A config node cannot be built.", got=cause(first), where=where) from error
     parameters = inspect.signature(found.func).parameters.values()
     known = [p.name for p in parameters]
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}

@@ -205,13 +205,12 @@ class ResultsWriter(pl.Callback):
             if isinstance(logger, pl.loggers.WandbLogger):
                 for name, path in pictures.items():
                     logger.log_image(f"{record.split}/{name}", [str(path)])
-                rows = list(run_folder.prediction_rows(record, module.tasks))[: self.wandb_rows]
-                cells = [list(row.values()) for row in rows]
-                logger.log_table(f"{record.split}/predictions", columns=list(rows[0]), data=cells)
-                rows = [run_folder.answer_row(a) for a in record.answers.values()][: self.wandb_rows]
-                if rows:
-                    cells = [list(row.values()) for row in rows]
-                    logger.log_table(f"{record.split}/answers", columns=list(rows[0]), data=cells)
+                predictions = list(run_folder.prediction_rows(record, module.tasks))
+                answers = [run_folder.answer_row(a) for a in record.answers.values()]
+                for name, rows in (("predictions", predictions), ("answers", answers)):
+                    if rows:
+                        cells = [list(row.values()) for row in rows[: self.wandb_rows]]
+                        logger.log_table(f"{record.split}/{name}", columns=list(rows[0]), data=cells)
 
 
 def _folder(trainer: pl.Trainer) -> Path:

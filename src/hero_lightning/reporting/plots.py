@@ -3,7 +3,8 @@
 Data flow: arrays -> matplotlib (Agg, no display) -> PNG -> its path.
 
 Shapes: C classes, N samples, E experts, R rows of a heat map, T time steps.
-Colours: one hue from light to dark for amounts, the palette of Okabe & Ito (2008) for categories; both suit colour-blind readers.
+Colours: one hue from light to dark for amounts, the palette of Okabe & Ito (2008) for categories; colour-blind readers
+can tell both apart.
 """
 
 from __future__ import annotations
