@@ -35,6 +35,7 @@ def evaluate(cfg: Any) -> None:
     from hero_lightning.config import build
     from hero_lightning.errors import one_of
     from hero_lightning.reporting import run_folder
+    from hero_lightning.reporting.callback import ResultsWriter
 
     folder = build.run_folder()
     run = build.restore(cfg.run, cfg.paths)
@@ -54,7 +55,7 @@ def evaluate(cfg: Any) -> None:
         module = run.module(modalities, tasks, drop=drop)
         trainer = build.trainer(run.config, folder)
         trainer.test(module, dataloaders=datamodule.loader(cfg.split), verbose=False)
-        return _writer(trainer)
+        return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
 
     whole = test(tuple(cfg.drop), folder)
     if cfg.robustness:
@@ -98,12 +99,6 @@ def _datamodule(cfg: Any, run: Any) -> Any:
         datamodule.prepare_data()
     checkpoint.check_facts(run.facts, describe(datamodule.modalities, datamodule.tasks, datamodule.dims), run.path)
     return datamodule
-
-
-def _writer(trainer: Any) -> Any:
-    from hero_lightning.reporting.callback import ResultsWriter
-
-    return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
 
 
 def _robustness(

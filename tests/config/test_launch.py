@@ -1,4 +1,4 @@
-"""The share of a machine that a job takes: GPU leases exclude each other, and threads leave cores to other processes."""
+"""The share of a machine that a job takes: GPU leases exclude each other, threads leave cores to other processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from hero_lightning.config import launch
 from hero_lightning.config.launch import gpu_lease, gpus, limit_threads, thread_limits, usable_cores
 
 
@@ -40,8 +42,9 @@ def test_threads_are_half_of_the_free_cores_and_the_environment_wins(tmp_path: P
         assert usable_cores(quota) == usable
     assert usable_cores(tmp_path / "absent") == cores
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "5"})
-    limit_threads(workers=3)
+    limit_threads(OmegaConf.create({}))
     assert os.environ == {"OMP_NUM_THREADS": "5", "GOMP_SPINCOUNT": "1000"}
     monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
-    limit_threads(workers=10**6)
-    assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr(launch, "usable_cores", lambda: 24)
+    limit_threads(OmegaConf.create({"dataset": {"num_workers": 2}, "trainer": {"devices": 3}}))
+    assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "3"}

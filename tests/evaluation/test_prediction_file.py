@@ -22,7 +22,7 @@ from hero_lightning.tasks import ClassTask, DistributionTask, MultilabelTask, Sc
 from hero_lightning.tasks.openset import OpenTask
 from hero_lightning.tasks.pair import PairTask
 from hero_lightning.types import Sample
-from tests.helpers import feature_dataset
+from tests.helpers import feature_dataset, in_process
 from tests.metrics.wheel_tables import write_wheels
 
 TRUTH = {"a": "joy", "b": "sad", "c": "joy", "d": "anger"}
@@ -265,17 +265,14 @@ def test_descriptions(tmp_path: Path) -> None:
 
 def command(folder: Path, *overrides: str) -> dict[str, Any]:
     """`python -m hero_lightning.evaluate` in this process -> metrics.json."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
+    from hydra import initialize_config_dir
 
     from hero_lightning.config.cli import CONF
-    from hero_lightning.evaluate import score_predictions as score
+    from hero_lightning.evaluate import score_predictions
 
-    folder.mkdir(parents=True, exist_ok=True)
+    cfg = in_process("evaluate", folder, *overrides)
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        cfg = compose("evaluate", [*overrides, f"hydra.runtime.output_dir={folder}"], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        score(cfg)
+        score_predictions(cfg)
     return json.loads((folder / "metrics.json").read_text())
 
 

@@ -77,7 +77,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
         @functools.wraps(function)
         def shown(cfg: Any) -> Any:
             silence_libraries()
-            limit_threads(OmegaConf.select(cfg, "dataset.num_workers") or cfg.get("num_workers", 0))
+            limit_threads(cfg)
             try:
                 return function(cfg)
             except HeroError as error:

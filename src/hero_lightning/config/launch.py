@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 
 def gpus() -> list[str]:
@@ -83,13 +86,19 @@ def thread_limits(cores: int, workers: int = 0) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, (cores - workers) // 2)), "GOMP_SPINCOUNT": "1000"}
 
 
-def limit_threads(workers: int = 0) -> None:
+def limit_threads(cfg: Any) -> None:
     """Applies `thread_limits` before torch is imported; variables that the user has set keep their values.
+
+    Args:
+        cfg: where the command has them, dataset.num_workers or num_workers, and trainer.devices, which share the cores.
 
     Parallel jobs of a sweep come with OMP_NUM_THREADS = cores / jobs, which joblib sets. The number does not depend on
     the load of the machine: another number changes the order of sums, and so the weights from run to run.
     """
-    limits = thread_limits(usable_cores(), workers)
+    workers = OmegaConf.select(cfg, "dataset.num_workers") or OmegaConf.select(cfg, "num_workers") or 0
+    devices = OmegaConf.select(cfg, "trainer.devices")
+    processes = devices if isinstance(devices, int) and devices > 1 else 1
+    limits = thread_limits(usable_cores() // processes, workers)
     if "OMP_WAIT_POLICY" in os.environ:
         del limits["GOMP_SPINCOUNT"]
     for name, value in limits.items():
