@@ -53,7 +53,7 @@ def evaluate(cfg: Any) -> None:
     def test(drop: tuple[str, ...], folder: Path) -> Any:
         """The ResultsWriter of a pass over the split; its files lie in `folder`."""
         module = run.module(modalities, tasks, drop=drop)
-        trainer = build.trainer(run.config, folder)
+        trainer: Any = build.trainer(run.config, folder)
         trainer.test(module, dataloaders=datamodule.loader(cfg.split), verbose=False)
         return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
 
