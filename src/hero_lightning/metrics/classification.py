@@ -54,7 +54,7 @@ def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
 
 def metrics(sums: Tensor, classes: int) -> dict[str, Tensor]:
     """Summed statistics [..., C*(C+1) + BINS] -> metric name -> [...]."""
-    table = sums[..., :-BINS].unflatten(-1, (classes, classes + 1))  # [..., C, C+1]
+    table = _table(sums, classes)
     total = table.sum(dim=(-1, -2))
     hits, support, answers = table.diagonal(dim1=-2, dim2=-1), table.sum(dim=-1), table[..., :-1].sum(dim=-2)
     f1 = ratio(2 * hits, support + answers)
@@ -76,22 +76,16 @@ def weighted_f1(cells: Tensor) -> Tensor:
 
 
 def confusion(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Probabilities [N, C], truth [N] -> counts [C, C+1] long: rows truth, columns prediction, the last no answer."""
-    classes = prediction.shape[-1]
-    cells = statistics(prediction, truth)[:, :-BINS].sum(dim=0)
-    return cells.long().reshape(classes, classes + 1)
+    """Probabilities [N, C], truth [N] -> confusion matrix [C, C+1] of counts."""
+    return _table(statistics(prediction, truth).sum(dim=0), prediction.shape[-1]).long()
 
 
 def per_class(sums: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Summed statistics [C*(C+1) + BINS] -> class name -> precision, recall, f1, support."""
-    table = sums[:-BINS].reshape(len(names), -1)
+    table = _table(sums, len(names))
     hits, support, answers = table.diagonal(), table.sum(dim=1), table[:, :-1].sum(dim=0)
-    columns = {
-        "precision": ratio(hits, answers),
-        "recall": ratio(hits, support),
-        "f1": ratio(2 * hits, support + answers),
-        "support": support,
-    }
+    columns = {"precision": ratio(hits, answers), "recall": ratio(hits, support)}
+    columns |= {"f1": ratio(2 * hits, support + answers), "support": support}
     return {name: {k: float(v[i]) for k, v in columns.items()} for i, name in enumerate(names)}
 
 
@@ -101,6 +95,11 @@ def chance(truth: Tensor, classes: int) -> dict[str, float]:
     cells = F.pad((support / classes).unsqueeze(1).expand(-1, classes), (0, 1)).flatten()
     out = metrics(F.pad(cells, (0, BINS)), classes)
     return {k: float(v) for k, v in out.items() if k != "ece"}
+
+
+def _table(sums: Tensor, classes: int) -> Tensor:
+    """Confusion matrix [..., C, C+1] of summed statistics: rows truth, columns prediction, the last no answer."""
+    return sums[..., :-BINS].unflatten(-1, (classes, classes + 1))
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

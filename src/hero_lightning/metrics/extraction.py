@@ -9,8 +9,8 @@ the F_s of labels extracted by a language model of 7 billion parameters (mean di
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hero_lightning.errors import ConfigError, in_range
 from hero_lightning.metrics.wheels import Wheels
@@ -29,12 +29,8 @@ NEGATIONS = frozenset(("no", "not", "never", "without", "neither", "nor", "none"
 TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[.;:!?]")
 MAX_LABEL_WORDS = 3
 
-
-class Extractor(Protocol):
-    """N texts -> N label lists."""
-
-    def __call__(self, texts: Sequence[str]) -> list[list[str]]:
-        """Labels in order of first mention; empty lists where none was found."""
+Extractor = Callable[[Sequence[str]], list[list[str]]]
+"""N texts -> N label lists, in order of first mention; empty where none was found."""
 
 
 def parse_list(text: str) -> list[str] | None:

@@ -8,7 +8,7 @@ Every rank must be updated at least once before `compute`; the evaluation sample
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +16,6 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from hero_lightning.types import Label
-
-
-class Explained(Protocol):
-    """The fields of `models.outputs.Outputs` that `ExplanationTable` stores."""
-
-    experts: tuple[str, ...]
-    present: Tensor
-    gate: Tensor | None
-    imputed: Tensor | None
-    importance: Tensor | None
-    segments: tuple[tuple[str, int, int], ...]
-    sync_logit: Tensor | None
 
 
 class Predictions:
@@ -103,8 +91,8 @@ class ExplanationTable(Metric):
         for name in ("index", "numbers"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, index: Tensor, outputs: Explained) -> None:
-        """Adds row numbers [B] and the outputs of a batch."""
+    def update(self, index: Tensor, outputs: Any) -> None:
+        """Adds row numbers [B] and the `models.outputs.Outputs` of a batch (Any: metrics do not import models)."""
         columns: dict[str, Tensor] = {}
         for name, values in (("gate", outputs.gate), ("present", outputs.present), ("imputed", outputs.imputed)):
             if values is not None:  # [B, E]
