@@ -17,7 +17,7 @@ from tests.datasets.datasets_b import DATASETS, build
 from tests.helpers import train_in_process
 
 OPTIONS = {
-    "ovmerd_plus": ["dataset.part=train", "dataset.test_fraction=0.2", "dataset.tasks.openset.least=1"],
+    "ovmerd_plus": ["dataset.part=train", "dataset.test_fraction=0.2", "dataset.tasks.openset.min_count=1"],
     "mercaption_plus": ["dataset.test_fraction=0.2"],
     "v2v": ["dataset.val_fraction=0.25"],
 }
