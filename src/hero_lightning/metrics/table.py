@@ -8,7 +8,7 @@ Every rank must have updated at least once before `compute` (the evaluation samp
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,17 +17,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from hero_lightning.types import Label
 
-
-class Explained(Protocol):
-    """The part of `model.outputs.Outputs` that explains a prediction."""
-
-    experts: tuple[str, ...]
-    present: Tensor
-    gate: Tensor | None
-    imputed: Tensor | None
-    importance: Tensor | None
-    segments: tuple[tuple[str, int, int], ...]
-    sync_logit: Tensor | None
+if TYPE_CHECKING:
+    from hero_lightning.models.outputs import Outputs
 
 
 class Predictions:
@@ -103,7 +94,7 @@ class ExplanationTable(Metric):
         for name in ("index", "numbers"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, index: Tensor, outputs: Explained) -> None:
+    def update(self, index: Tensor, outputs: Outputs) -> None:
         """Takes up row numbers [B] and the outputs of a batch."""
         columns: dict[str, Tensor] = {}
         for part, table in (("gate", outputs.gate), ("present", outputs.present), ("imputed", outputs.imputed)):

@@ -8,7 +8,7 @@ Shapes: B rows, T steps, D feature width, Q queries, d width. Masks are True = r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,15 +16,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hero_lightning.errors import DataError, FeatureError
+from hero_lightning.errors import DataError, FeatureError, in_range, one_of
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.qformer import QFormer
 from hero_lightning.models.layers import EPS, Positions, Standardise
-from hero_lightning.types import Features
+from hero_lightning.types import MODALITIES, Features
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """How experts read their features.
+
+    Attributes:
+        position: none, sinusoidal or learned step positions for the Q-Former.
+        mlp: modalities projected by two layers instead of one (for hand-made features such as action units).
+        stat_pooling: add mean and standard deviation over time to every token. A linear probe on them reads at once
+            what a Q-Former learns slowly on a small dataset.
+        standardise: bring every feature to mean 0 and standard deviation 1 of the train split first.
+        feature_dropout: share of the features withheld from a clip in training, at all its steps; few clips with wide
+            features (a few thousand by a few hundred) want 0.3 to 0.7.
+    """
+
+    position: Literal["none", "sinusoidal", "learned"] = "sinusoidal"
+    mlp: Collection[str] = ("au",)
+    stat_pooling: bool = True
+    standardise: bool = False
+    feature_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.mlp:
+            one_of("model.mlp", name, MODALITIES)
+        in_range("model.feature_dropout", self.feature_dropout, "[0, 1)")
 
 
 @dataclass(slots=True)
 class Observation:
-    """What an expert says about a batch.
+    """An expert's reading of a batch.
 
     Attributes:
         tokens: [B, Q, d], zero where the modality is absent.
@@ -32,7 +59,7 @@ class Observation:
         sequence: [B, T, d] projected steps, T >= 1; meaningful where `mask`.
         mask: [B, T].
         time: [B, T] seconds, or None.
-        attention: [B, Q, T] of the last cross-attention, only if asked for.
+        attention: [B, Q, T] of the last cross-attention, on request.
     """
 
     tokens: Tensor
@@ -55,49 +82,24 @@ class Expert(nn.Module):
     absent content can leak, no softmax is empty, and every parameter is in the graph at every step.
 
     Args:
-        name: the modality, for messages.
+        name: the modality.
         dim: feature width D.
-        width: d.
-        queries: Q.
-        layers: Q-Former blocks.
-        num_heads: attention heads.
-        dropout: in the Q-Former.
-        position: none, sinusoidal or learned.
-        mlp: project by two layers instead of one (for hand-made features such as action units).
-        stat_pooling: add mean and spread over time to every token, beside what the queries find. On a small dataset it is
-            the shorter way: a linear probe on them reads what the Q-Former has yet to learn.
-        standardise: bring every feature to mean 0 and spread 1 of the train split first.
-        feature_dropout: share of the features withheld from a clip while training, at all its steps.
+        shape: widths and depths.
+        options: how features are read.
     """
 
-    def __init__(
-        self,
-        name: str,
-        dim: int,
-        width: int,
-        queries: int,
-        layers: int,
-        num_heads: int,
-        dropout: float,
-        position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
-        mlp: bool = False,
-        stat_pooling: bool = True,
-        standardise: bool = False,
-        feature_dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, name: str, dim: int, shape: Shape, options: ExpertOptions) -> None:
         super().__init__()
-        self.name = name
-        self.dim = dim
-        self.norm = Standardise(dim) if standardise else None
-        self.feature_dropout = feature_dropout
+        self.name, self.dim, self.feature_dropout, width = name, dim, options.feature_dropout, shape.width
+        self.norm = Standardise(dim) if options.standardise else None
         deep = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
-        self.project = nn.Sequential(*(deep if mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
+        self.project = nn.Sequential(*(deep if name in options.mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
         self.stat_pooling = (
-            nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if stat_pooling else None
+            nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if options.stat_pooling else None
         )
-        self.positions = Positions(position, width)
+        self.positions = Positions(options.position, width)
         self.missing = nn.Parameter(torch.randn(width) * 0.02)
-        self.qformer = QFormer(width, queries, layers, num_heads, dropout)
+        self.qformer = QFormer(shape)
 
     def forward(self, features: Features, explain: bool = False) -> Observation:
         """Features of a batch -> tokens, summary and sequence.
@@ -127,7 +129,7 @@ class Expert(nn.Module):
 
 
 def statistics(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean and spread over the real steps: x [B, T, D], zero where masked, and mask [B, T] -> [B, 2 D]."""
+    """Mean and standard deviation over the real steps: x [B, T, D], zero where masked, mask [B, T] -> [B, 2 D]."""
     n = mask.sum(dim=1, keepdim=True).clamp(min=1)
     mean = x.sum(dim=1) / n
     away = torch.where(mask[..., None], x - mean[:, None], 0.0)
@@ -142,7 +144,7 @@ def check_width(modality: str, features: Features, dim: int) -> None:
             expected=f"width {dim}",
             got=f"width {features.x.shape[-1]}",
             where=f"modality.{modality}",
-            hint="use the features the model was trained on, or train it anew",
+            hint="use the features the model was trained on, or train it again",
         )
 
 
