@@ -1,4 +1,4 @@
-"""What a checkpoint carries, and what is refused."""
+"""Checkpoints: what they keep, and what is refused."""
 
 from __future__ import annotations
 

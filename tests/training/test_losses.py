@@ -1,4 +1,4 @@
-"""Auxiliary losses: balance and honesty of the sync pairs, what the unimodal teaches the gate, the entropy floor."""
+"""Auxiliary losses: the pairs of sync, the effect of the unimodal loss on the gate, the lower bound of entropy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from hero_lightning.errors import ConfigError
-from hero_lightning.models.hero.hero import Hero
-from hero_lightning.models.outputs import Outputs
+from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.training.losses import AuxiliaryLoss, GateEntropy, Sync, UnimodalLoss, partners
 from hero_lightning.types import Batch, Features, Label
-from tests.models.made import DIMS, batch, features, hero
-
-MODALITIES = tuple(DIMS)
+from tests.models.made import MODALITIES, batch, built, features, hero
 
 
 @given(
@@ -34,10 +31,10 @@ def test_partners_are_other_clips_of_other_items(rows):
 
 
 class Recorder:
-    """Stands for the model's second look and remembers the pairs."""
+    """Stands for the model and records the pairs."""
 
     def __init__(self, model):
-        self.pair, self.synergy, self.model = model.pair, model.synergy, model
+        self.pair, self.moments, self.model = model.pair, model.moments, model
 
     def match(self, outputs, donors, shift):
         self.donors, self.shift = donors, shift
@@ -73,7 +70,7 @@ def test_conflict_clips_are_no_match():
 
 def test_one_clip_is_rotated_against_itself():
     _, seen, slope, model = sync({s: [True] for s in MODALITIES})
-    steps = model.synergy.steps
+    steps = model.moments
     assert seen.donors.tolist() == [0]
     assert steps / 4 < seen.shift.item() < 3 * steps / 4
     assert slope.item() == pytest.approx(-0.25)
@@ -83,7 +80,7 @@ def test_rotation_on_request():
     torch.manual_seed(0)
     _, seen, _, model = sync({s: [True] * 6 for s in MODALITIES}, Sync(1.0, shifted=1.0))
     assert seen.donors.tolist() == list(range(6))
-    assert (seen.shift > model.synergy.steps // 4).all()
+    assert (seen.shift > model.moments // 4).all()
 
 
 @pytest.mark.parametrize("case", ["no sound", "too short", "conflict", "views of one clip"])
@@ -113,7 +110,7 @@ def test_sync_learns_who_belongs_together():
     """Sound and movement share a hidden course; the head must tell own pairs from swapped ones on new clips."""
     torch.manual_seed(0)
     sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "dropout": 0.0}
-    model = Hero({"motion": 4, "audio": 6}, {"emotion": 2}, auxiliary_heads=("sync",), imputation=False, **sizes)
+    model = built({"motion": 4, "audio": 6}, {"emotion": 2}, auxiliary_heads=("sync",), imputation=False, **sizes)
     to_sound, to_movement = torch.randn(3, 6), torch.randn(3, 4)
     optimizer, auxiliary_loss = torch.optim.AdamW(model.parameters(), lr=3e-3), Sync(1.0)
 
@@ -143,8 +140,7 @@ def unimodal_case(gate, logits, label, present=None):
         experts=experts,
         summaries=torch.zeros(*gate.shape, 2),
         present=here,
-        context=torch.zeros(len(gate), 1, 2),
-        gate=gate.requires_grad_(),
+        fused=Fused(torch.zeros(len(gate), 1, 2), torch.zeros(len(gate), 2), gate.requires_grad_()),
         unimodal_logits={"emotion": logits.requires_grad_()},
     )
     data = batch(len(gate))
@@ -157,12 +153,12 @@ def test_unimodal_loss_is_the_likelihood_of_the_mixture():
     outputs, data = unimodal_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
     own = outputs.unimodal_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
     loss = UnimodalLoss(1.0, alone=0.0)(outputs, data, None)
-    # synergy is no witness: its share of the gate earns nothing
+    # synergy does not take part: its gate weight costs likelihood
     assert loss.item() == pytest.approx(-math.log(0.3 * own[0] + 0.3 * own[1]))
     with_own = UnimodalLoss(1.0, alone=0.5)(outputs, data, None)
     assert with_own.item() == pytest.approx(loss.item() - 0.25 * own.log().sum().item())
     slope = torch.autograd.grad(loss, outputs.gate)[0][0]
-    assert slope[0] < slope[1] < slope[2] == 0  # the expert that knows gains most, synergy nothing
+    assert slope[0] < slope[1] < slope[2] == 0  # the expert with the cue gains most, synergy nothing
 
 
 @pytest.mark.parametrize("kind", ["score", "set"])
@@ -208,7 +204,7 @@ def test_entropy_floor():
     assert short == pytest.approx(1 + (0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(2))
 
 
-def test_weight_zero_skips_the_work():
+def test_weight_zero_skips_the_computation():
     class Loud(AuxiliaryLoss):
         def loss(self, outputs, batch, model):
             raise AssertionError
@@ -226,7 +222,7 @@ def test_weight_zero_skips_the_work():
     [lambda: Sync(-1.0), lambda: Sync(shifted=2.0), lambda: UnimodalLoss(alone=-1.0), lambda: GateEntropy(ratio=1.5)],
 )
 def test_refuses(make):
-    with pytest.raises(ConfigError, match=r"(?s)out of range.*where.*auxiliary_loss"):
+    with pytest.raises(ConfigError, match=r"(?s)out of range.*where:\s+losses\."):
         make()
 
 
@@ -235,7 +231,7 @@ def test_the_gate_learns_to_follow_the_informative_modality():
     torch.manual_seed(0)
     modalities, rows, classes = ("frame", "audio", "text"), 32, 4
     sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "imputation": False}
-    model = Hero(dict.fromkeys(modalities, 16), {"emotion": classes}, auxiliary_heads=("unimodal",), **sizes)
+    model = built(dict.fromkeys(modalities, 16), {"emotion": classes}, auxiliary_heads=("unimodal",), **sizes)
     cue = torch.randn(3, classes, 16)
     optimizer, unimodal = torch.optim.AdamW(model.parameters(), lr=3e-3), UnimodalLoss(0.5)
 

@@ -1,7 +1,8 @@
-"""Baselines: the invariants of the fusion model, gradients everywhere, and a toy task each of them learns."""
+"""Baselines: the invariants of every model, gradients everywhere, and a toy task that each of them learns."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,13 +26,13 @@ from hero_lightning.models.baselines.pooled import (
 )
 from hero_lightning.models.baselines.sequence import DialogueGRU, MulT, MultiTask
 from hero_lightning.models.layers import Standardise
+from hero_lightning.models.outputs import Fused
 from hero_lightning.training.losses import SelfLabels
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Features, Label, Sample, dialogues
 from tests.datasets.datasets import dataset
-from tests.models.made import DIMS, batch, everything, features
+from tests.models.made import DIMS, MODALITIES, PRESENCE, batch, check_invariants, features
 
-MODALITIES = tuple(DIMS)
 OUTPUTS = {"emotion": 4, "valence": 1}
 SMALL = {"width": 16, "dropout": 0.1}
 KINDS = {
@@ -65,36 +66,15 @@ def made(name, dims=DIMS):
 MODELS = {name: made(name) for name in KINDS}
 
 
-def presence(rows=3):
-    flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    return st.fixed_dictionaries(dict.fromkeys(MODALITIES, flags))
-
-
-def same(a, b, rows=slice(None)):
-    a, b = everything(a), everything(b)
-    assert a.keys() == b.keys()
-    for key in a:
-        torch.testing.assert_close(b[key], a[key][rows], atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
-
-
 @every_kind
-@given(present=presence(), pad=st.integers(1, 4))
+@given(present=PRESENCE, pad=st.integers(1, 4))
 @settings(max_examples=6, deadline=None)
 def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, present, pad):
-    model, given_features = MODELS[name], features(present)
-    with torch.no_grad():
-        together = model(given_features)
-        same(together, model(features(present, pad=pad, fill=torch.nan)))
-        for b in range(3):
-            rows = slice(b, b + 1)
-            same(together, model({s: Features(f.x[rows], f.mask[rows]) for s, f in given_features.items()}), rows)
-        left = {s: f for s, f in given_features.items() if f.mask.any() or s == "frame"}
-        same(together, model(left))
-    assert all(v.isfinite().all() for v in everything(together).values())
+    check_invariants(MODELS[name], present, pad)
 
 
 @every_kind
-@given(present=presence())
+@given(present=PRESENCE)
 @settings(max_examples=4, deadline=None)
 def test_every_parameter_is_in_the_graph_and_gradients_are_finite(name, present):
     model = MODELS[name].train()
@@ -168,13 +148,16 @@ def test_own_scores_follow_the_formula_of_self_mm():
     model.centres.copy_(torch.tensor([[[1.0], [-1.0]], [[2.0], [-2.0]]]))  # text, then all together
     model.known.fill_(True)
     outputs = model({"text": Features(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool))})
-    outputs.summaries, outputs.context = torch.tensor([[[0.5]]]), torch.tensor([[[1.0]]])
+    fused = Fused(context=torch.tensor([[[1.0]]]), pooled=torch.tensor([[1.0]]))
+    outputs = replace(outputs, summaries=torch.tensor([[[0.5]]]), fused=fused)
     # text: D+ = 0.25, D- = 2.25, a_s = 8; together: D+ = 1, D- = 9, a_m = 8; equal, so the modality keeps the score
     same_score = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     torch.testing.assert_close(same_score, torch.tensor([[2.0]]), atol=1e-3, rtol=0)
-    outputs.summaries = torch.tensor([[[0.0]]])  # D+ = D- = 1: a_s = 0, y_s = (2 + 0 - 8) / 2 = -3, held at -2
-    held = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
-    torch.testing.assert_close(held, torch.tensor([[-2.0]]), atol=1e-3, rtol=0)
+    outputs = replace(
+        outputs, summaries=torch.tensor([[[0.0]]])
+    )  # D+ = D- = 1: a_s = 0, y_s = (2 + 0 - 8) / 2 = -3, clamped to -2
+    clamped = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
+    torch.testing.assert_close(clamped, torch.tensor([[-2.0]]), atol=1e-3, rtol=0)
     fresh = MultiTask({"text": 3}, {"valence": 1}, width=1, auxiliary_heads=("unimodal",))
     unknown = fresh.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     assert unknown.tolist() == [[2.0]]  # only one side was seen: no border to compare with
@@ -185,7 +168,7 @@ def test_self_labels_give_classes_plain_multi_task_losses():
     model = made("self_mm")
     outputs, data = model(features({s: [True, False] for s in MODALITIES})), batch(2)
     data.labels = {"emotion": Label(torch.tensor([1, 2]), torch.tensor([True, True]))}
-    outputs.unimodal_logits = {"emotion": outputs.unimodal_logits["emotion"]}
+    outputs = replace(outputs, unimodal_logits={"emotion": outputs.unimodal_logits["emotion"]})
     expected = F.cross_entropy(outputs.unimodal_logits["emotion"][0], torch.ones(len(MODALITIES), dtype=torch.long))
     torch.testing.assert_close(SelfLabels()(outputs, data, model), expected)  # the second row has no modality
 
@@ -217,15 +200,15 @@ def test_dialogues_are_items_in_order_of_turns():
     assert dialogues(samples) == [(3, 0), (1,), (2, 4)]
 
 
-def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
-    talk = [
+def test_the_loader_serves_whole_dialogues_and_the_module_passes_them_on(tmp_path):
+    samples = [
         Sample(
             f"{split}{i}", split, text="word " * (i + 1), dialogue=f"{split}{i % 3}", turn=9 - i, labels={"emotion": e}
         )
         for split in ("train", "val")
         for i, e in enumerate(("happy", "sad", "neutral") * 3)
     ]
-    made_of = dataset(talk, tmp_path, unit="dialogue", batch_size=2)
+    made_of = dataset(samples, tmp_path, unit="dialogue", batch_size=2)
     assert made_of.items("val") == [(6, 3, 0), (7, 4, 1), (8, 5, 2)]
     batches = list(made_of.loader("val"))
     assert [len(b) for b in batches] == [6, 3]
@@ -234,17 +217,18 @@ def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
     torch.manual_seed(0)
     gru = DialogueGRU({"text": 8}, {"emotion": 3}, width=8).eval()
     seen = {"text": Features(torch.randn(6, 2, 8), torch.ones(6, 2, dtype=torch.bool))}
-    told = EmotionModule._outputs(SimpleNamespace(model=gru), seen, batches[0])
-    places = (batches[0].group, batches[0].order)
-    torch.testing.assert_close(told.logits["emotion"], gru(seen, items=places).logits["emotion"])
-    assert not torch.allclose(told.logits["emotion"], gru(seen).logits["emotion"])
+    module = SimpleNamespace(model=gru, encode=lambda batch: seen)
+    found = EmotionModule.forward(module, batches[0]).logits["emotion"]
+    items = (batches[0].group, batches[0].order)
+    torch.testing.assert_close(found, gru(seen, items=items).logits["emotion"])
+    assert not torch.allclose(found, gru(seen).logits["emotion"])
     with pytest.raises(ConfigError, match=r"clip, dialogue(.|\n)*dataset.unit"):
-        dataset(talk, tmp_path, unit="scene")
+        dataset(samples, tmp_path, unit="scene")
 
 
 def test_messages():
-    with pytest.raises(ConfigError, match=r"A baseline lacks what an auxiliary_loss requires(.|\n)*unimodal=none"):
-        UtteranceAttention(dict(DIMS), OUTPUTS, auxiliary_heads=("sync",))
+    with pytest.raises(ConfigError, match=r"(?s)lacks a head.*require unimodal.*sync.*loss@losses.sync=none$"):
+        LateFusion(dict(DIMS), OUTPUTS, auxiliary_heads=("sync",))
     with pytest.raises(ConfigError, match="even multiple of num_heads"):
         MulT(dict(DIMS), OUTPUTS, width=15)
     with pytest.raises(ConfigError, match="two directions share the width"):

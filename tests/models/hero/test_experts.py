@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from hero_lightning.errors import FeatureError
-from hero_lightning.models.hero.experts import Expert, absent, statistics
+from hero_lightning.models.base import Shape
+from hero_lightning.models.hero.experts import Expert, ExpertOptions, absent, statistics
 from hero_lightning.types import Features
 
 
 def expert(**settings):
     torch.manual_seed(0)
-    return Expert("au", 5, 32, 3, 2, 4, 0.0, **settings).eval()
+    shape = Shape(width=32, queries=3, layers=2, num_heads=4, dropout=0.0)
+    return Expert("au", 5, shape, ExpertOptions(**({"mlp": ()} | settings))).eval()
 
 
-@pytest.mark.parametrize("settings", [{}, {"mlp": True}, {"position": "learned"}, {"position": "none"}])
+@pytest.mark.parametrize("settings", [{}, {"mlp": ("au",)}, {"position": "learned"}, {"position": "none"}])
 def test_nan_in_padding_does_not_leak(settings):
     model, x = expert(**settings), torch.randn(3, 6, 5)
     mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4, [False] * 6])
@@ -48,7 +50,7 @@ def test_order_of_the_steps_matters_only_with_positions():
     ],
 )
 def test_an_absent_modality_still_reaches_every_parameter(features):
-    model = expert(mlp=True)
+    model = expert(mlp=("au",))
     seen = model(features)
     assert seen.sequence.shape == (2, 1, 32)
     (seen.tokens.sum() + seen.sequence.sum()).backward()
@@ -68,7 +70,7 @@ def test_another_width_is_refused():
         expert()(Features(torch.zeros(1, 2, 6), torch.ones(1, 2, dtype=torch.bool)))
 
 
-def test_overview_is_mean_and_spread_over_real_steps() -> None:
+def test_statistics_are_mean_and_deviation_over_real_steps() -> None:
     x = torch.tensor([[[1.0], [3.0], [0.0]], [[0.0], [0.0], [0.0]]])
     mask = torch.tensor([[True, True, False], [False, False, False]])
     found = statistics(x, mask)

@@ -9,10 +9,19 @@ from hypothesis import strategies as st
 
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.models.hero.fusion import ConcatFusion, MeanFusion
-from hero_lightning.models.hero.hero import Hero
 from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Features
-from tests.models.made import DIMS, batch, everything, features, hero, integration
+from tests.models.made import (
+    MODALITIES,
+    PRESENCE,
+    batch,
+    built,
+    check_invariants,
+    everything,
+    features,
+    hero,
+    integration,
+)
 
 FUSIONS = {
     "dynamic": integration(strategy="dynamic"),
@@ -27,64 +36,18 @@ MODELS = {
     name: hero(fusion=fusion, position="learned" if name == "top-k" else "sinusoidal")
     for name, fusion in FUSIONS.items()
 }
-MODALITIES = tuple(DIMS)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-def presence(rows=3):
-    flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    return st.fixed_dictionaries(dict.fromkeys(MODALITIES, flags))
-
-
-def same(a, b, rows=slice(None)):
-    a, b = everything(a), everything(b)
-    assert a.keys() == b.keys()
-    for key in a:
-        if key == "context" and a[key].shape != b[key].shape:
-            continue  # the bank itself, as long as its padding
-        torch.testing.assert_close(b[key], a[key][rows], atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+@every_model
+@given(present=PRESENCE, pad=st.integers(1, 4))
+@settings(max_examples=8, deadline=None)
+def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, present, pad):
+    check_invariants(MODELS[name], present, pad)
 
 
 @every_model
-@given(present=presence(), pad=st.integers(1, 4))
-@settings(max_examples=6, deadline=None)
-def test_padding_changes_nothing(name, present, pad):
-    with torch.no_grad():
-        plain = MODELS[name](features(present))
-        padded = MODELS[name](features(present, pad=pad, fill=torch.nan))
-    same(plain, padded)
-
-
-@every_model
-@given(present=presence())
-@settings(max_examples=6, deadline=None)
-def test_a_sample_alone_equals_itself_in_a_batch(name, present):
-    model, given_features = MODELS[name], features(present)
-    with torch.no_grad():
-        together = model(given_features)
-        for b in range(3):
-            rows = slice(b, b + 1)
-            alone = {s: Features(f.x[rows], f.mask[rows], f.time[rows]) for s, f in given_features.items()}
-            same(together, model(alone), rows)
-
-
-@every_model
-@given(present=presence())
-@settings(max_examples=6, deadline=None)
-def test_what_an_absent_modality_holds_is_irrelevant(name, present):
-    model, given_features = MODELS[name], features(present)
-    spoilt = {}
-    for s, f in given_features.items():
-        if not f.mask.any() and s != "frame":
-            continue  # a modality no row has need not be given at all
-        noise = torch.where(f.mask.any(1)[:, None, None], f.x, torch.nan)
-        spoilt[s] = Features(noise, f.mask, torch.where(f.mask, f.time, torch.inf))
-    with torch.no_grad():
-        same(model(given_features), model(spoilt))
-
-
-@every_model
-@given(present=presence(), training=st.booleans())
+@given(present=PRESENCE, training=st.booleans())
 @settings(max_examples=8, deadline=None)
 def test_sums_and_finite_gradients(name, present, training):
     model, given_features = MODELS[name].train(training), features(present, fill=torch.nan)
@@ -106,8 +69,8 @@ def test_sums_and_finite_gradients(name, present, training):
     assert outputs.confidence[~some].eq(0).all()
     assert outputs.gate[~(outputs.present | outputs.imputed)].eq(0).all()
     torch.testing.assert_close(outputs.gate.sum(1), some.float())
-    if outputs.attention is not None:
-        torch.testing.assert_close(outputs.attention.sum(1), some.float())
+    if outputs.fused.attention is not None:
+        torch.testing.assert_close(outputs.fused.attention.sum(1), some.float())
         torch.testing.assert_close(outputs.importance.sum(1), some.float())
     for s, weights in outputs.time_attention.items():
         assert weights[~given_features[s].mask].eq(0).all()
@@ -189,7 +152,7 @@ def test_synergy_may_be_left_out_or_compare_another_pair():
     assert other(everyone).sync_logit is not None
 
 
-def test_heads_are_built_only_where_an_objective_reads_them():
+def test_heads_are_built_only_where_a_loss_reads_them():
     model = hero(auxiliary_heads=())
     outputs = model(features({s: [True, True] for s in MODALITIES}))
     assert outputs.sync_logit is None
@@ -201,10 +164,10 @@ def test_heads_are_built_only_where_an_objective_reads_them():
 
 
 def test_time_attention_finds_the_step_that_differs():
-    """After the queries learnt to look for a mark, the marked second weighs most (the stat_pooling could tell it too)."""
+    """After the queries learnt to look for a mark, the marked second weighs most (without stat_pooling, which shows it too)."""
     torch.manual_seed(0)
     sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
-    model = Hero({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, stat_pooling=False)
+    model = built({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, stat_pooling=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     mask = torch.ones(32, 10, dtype=torch.bool)
     for _ in range(50):
@@ -241,18 +204,12 @@ def test_a_batch_without_any_known_modality_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dims": {"video": 3}}, r"(?s)some of frame.*video.*modality"),
-        ({"dims": {}}, r"(?s)some of frame.*none.*modality"),
-        ({"mlp": ["aus"]}, r"(?s)some of frame.*aus.*modality"),
-        ({"outputs": {}}, r"(?s)Task.*tasks"),
-        ({"outputs": {"emotion": 0}}, r"(?s)Task.*tasks"),
-        ({"width": 30, "num_heads": 4}, r"(?s)num_heads=4.*30.*model\.width"),
-        ({"queries": 0}, r"model\.queries"),
-        ({"context_tokens": 0}, r"model\.context_tokens"),
-        ({"dropout": 1.0}, r"model\.dropout"),
-        ({"auxiliary_heads": ["sink"]}, r"(?s)sync, unimodal.*sink.*model\.auxiliary_heads"),
+        ({"mlp": ["aus"]}, r"(?s)Unknown model\.mlp.*frame.*aus"),
+        ({"pair": ["audio", "video"]}, r"(?s)Unknown model\.pair.*frame.*video"),
+        ({"feature_dropout": 1.0}, r"model\.feature_dropout"),
+        ({"auxiliary_heads": ["sink"]}, r"(?s)sync or unimodal.*sink.*losses"),
     ],
 )
 def test_refuses(settings, message):
     with pytest.raises(ConfigError, match=message):
-        Hero(**({"dims": {"audio": 3}, "outputs": {"emotion": 4}, "width": 32, "num_heads": 4} | settings))
+        built({"audio": 3}, {"emotion": 4}, width=32, num_heads=4, **settings)

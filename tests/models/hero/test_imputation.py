@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.imputation import EvidenceImputation
 
 
 def imputation():
     torch.manual_seed(0)
-    return EvidenceImputation(32, 4, 2, 4, 0.0).eval()
+    return EvidenceImputation(Shape(width=32, num_heads=4, dropout=0.0), experts=4).eval()
 
 
 def test_per_sample():

@@ -8,6 +8,7 @@ from benchmarks.bench_fusion_step import copy_blip2
 from torch.nn import functional as F
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.qformer import QFormer
 from hero_lightning.models.layers import EPS
 
@@ -27,7 +28,7 @@ def test_equals_blip2_with_the_same_weights(steps):
     theirs = Blip2QFormerModel(config).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    ours = QFormer(64, 8, 2, 2, 0.1).eval()
+    ours = QFormer(Shape(width=64, queries=8, layers=2, num_heads=2)).eval()
     copy_blip2(theirs, ours)
     memory, mask = torch.randn(3, steps, 64), torch.rand(3, steps) < 0.7
     want = theirs(ours.queries.expand(3, -1, -1), encoder_hidden_states=memory, encoder_attention_mask=mask.long())
@@ -36,7 +37,7 @@ def test_equals_blip2_with_the_same_weights(steps):
 
 
 def test_weights_of_the_last_layer():
-    qformer = QFormer(32, 4, 2, 4, 0.1)
+    qformer = QFormer(Shape(width=32, queries=4, layers=2, num_heads=4))
     mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
     tokens, seen = qformer(torch.randn(2, 6, 32), mask, weights=True)
     assert tokens.shape == (2, 4, 32)

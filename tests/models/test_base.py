@@ -1,0 +1,90 @@
+"""The model protocol: a model of 30 lines trains from the command line; what does not fit is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from hero_lightning.config.instantiate import arguments, make
+from hero_lightning.errors import ConfigError
+from hero_lightning.models.base import FusionModel, Shape
+from hero_lightning.models.hero.hero import Hero
+from tests.helpers import feature_dataset, run
+from tests.models.mean_pool import MeanPool
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_small_model_of_ones_own_trains_from_the_command_line(tmp_path: Path) -> None:
+    dataset, folder = feature_dataset(tmp_path / "data"), tmp_path / "run"
+    done = run(
+        "hero_lightning.train", "model=none", "fusion@model.fusion=none", "loss@losses.sync=none",
+        "loss@losses.unimodal=none", "+model._target_=tests.models.mean_pool.MeanPool", "+model.size=6",
+        "dataset=folder", f"dataset.root={dataset}", "dataset.num_workers=0", "trainer=cpu", "trainer.max_epochs=2",
+        "mixup=clips", "logger=csv", f"hydra.run.dir={folder}", cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    splits = json.loads((folder / "metrics.json").read_text())["splits"]
+    assert all(splits[s]["emotion"]["n"] == 12 for s in ("val", "test"))
+    assert "accuracy" in splits["test"]["emotion"]["metrics"]
+    with (folder / "predictions.csv").open() as file:
+        assert Counter(row["split"] for row in csv.DictReader(file)) == {"val": 12, "test": 12}
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert state["model.project.audio.weight"].shape == (6, 14)
+
+
+def test_options_of_a_group_are_given_flat() -> None:
+    node = {"_target_": "hero_lightning.models.hero.hero.Hero", "width": 32, "num_heads": 4, "standardise": True}
+    given = {"dims": {"audio": 3}, "outputs": {"emotion": 2}}
+    model = make(node, "model", **given)
+    assert model.width == 32
+    assert model.experts["audio"].norm is not None
+    assert {"dropout", "queries", "stat_pooling", "pair"} <= {p.name for p in arguments(Hero)}
+    for change, words in (({"widht": 3}, r"(?s)not known.*width.*model\.widht"), ({"width": 30}, r"model\.width")):
+        with pytest.raises(ConfigError, match=words):
+            make(node | change, "model", **given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dims": {"video": 3}}, r"(?s)Unknown modality.*frame.*video"),
+        ({"dims": {}}, r"(?s)Unknown modality.*none"),
+        ({"outputs": {}}, r"(?s)a Task with outputs.*dataset\.tasks"),
+        ({"outputs": {"emotion": 0}}, r"(?s)a Task with outputs.*dataset\.tasks"),
+        ({"auxiliary_heads": ["sync", "unimodal"]}, r"(?s)no head.*sync, unimodal.*losses\.sync=none loss@losses\.un"),
+    ],
+)
+def test_refuses(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        MeanPool(**({"dims": {"audio": 3}, "outputs": {"emotion": 4}} | settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 30, "num_heads": 4}, r"(?s)num_heads=4.*30.*model\.width"),
+        ({"num_heads": 0}, r"model\.num_heads"),
+        ({"queries": 0}, r"model\.queries"),
+        ({"context_tokens": 0}, r"model\.context_tokens"),
+        ({"dropout": 1.0}, r"model\.dropout"),
+    ],
+)
+def test_a_shape_is_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Shape(**({"width": 32, "num_heads": 4} | settings))
+
+
+def test_what_a_model_need_not_define():
+    bare = FusionModel({"audio": 3, "frame": 2}, {"emotion": 4})
+    assert bare.modalities == ("frame", "audio")
+    with pytest.raises(TypeError, match="does not define forward"):
+        bare({})
+    with pytest.raises(ConfigError, match="no sync head"):
+        bare.match(None, None, None)
+    assert bare.own_scores(None, None, None) is None
