@@ -39,6 +39,8 @@ from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyText
 from hero_lightning.features import Availability, Modality, ModalityEncoder, read_clip
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
+from hero_lightning.models import base
+from hero_lightning.models.hero.experts import ExpertOptions
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.llm.head import LLMHead
 from hero_lightning.types import EncoderInput, Features, Media, ModalityBatch, Row, Sample, StoredFeatures
@@ -364,7 +366,8 @@ def run(args: Any, size: Size, device: str, dtype: torch.dtype, workers: int, ro
     live = modalities_of("realtime emotion_peak", factories, root / "features")
     modules = {name: ModalityEncoder(modality).to(device).eval() for name, modality in live.items()}
     store("realtime emotion_peak", Rows(live, samples), modules, device)
-    hero = Hero({n: m.dim for n, m in modules.items()}, {"emotion": len(LABELS)}, **size.hero).to(device).eval()
+    dims, options = {n: m.dim for n, m in modules.items()}, ExpertOptions()
+    hero = Hero(dims, {"emotion": len(LABELS)}, shape=base.Shape(**size.hero), options=options).to(device).eval()
     result: dict[str, object] = {
         "clips": f"{len(samples)} of {SECONDS} s, {size.picture[0]}x{size.picture[1]}, {FPS} fps",
         "decoder": "H.264 + AAC by PyAV" if HAS_AV else "arrays: no PyAV on this machine",
