@@ -19,7 +19,7 @@ class MeanPool(FusionModel):
         self.heads = nn.ModuleDict({t: nn.Linear(size, n) for t, n in self.outputs.items()})
 
     def forward(self, features, explain=False, items=None):
-        seen = {s: features[s] for s in self.modalities}
+        seen = self.complete(features)
         summaries = torch.stack([self.project[s](masked_mean(f.x, f.mask)) for s, f in seen.items()], dim=1)
         present = torch.stack([f.present for f in seen.values()], dim=1)
         pooled = masked_mean(summaries, present)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from hero_lightning.config.instantiate import arguments, make
-from hero_lightning.errors import ConfigError
-from hero_lightning.models.base import FusionModel, Shape
+from hero_lightning.errors import ConfigError, DataError, FeatureError
+from hero_lightning.models.base import FusionModel
 from hero_lightning.models.hero.hero import Hero
+from hero_lightning.types import Features
 from tests.helpers import feature_dataset, run
 from tests.models.mean_pool import MeanPool
 
@@ -65,19 +66,16 @@ def test_refuses(settings, message):
         MeanPool(**({"dims": {"audio": 3}, "outputs": {"emotion": 4}} | settings))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"width": 30, "num_heads": 4}, r"(?s)num_heads=4.*30.*model\.width"),
-        ({"num_heads": 0}, r"model\.num_heads"),
-        ({"queries": 0}, r"model\.queries"),
-        ({"context_tokens": 0}, r"model\.context_tokens"),
-        ({"dropout": 1.0}, r"model\.dropout"),
-    ],
-)
-def test_a_shape_is_checked(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        Shape(**({"width": 32, "num_heads": 4} | settings))
+def test_features_are_completed():
+    bare = FusionModel({"audio": 3, "frame": 2}, {"emotion": 4})
+    empty = Features(torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool), torch.zeros(2, 0))
+    found = bare.complete({"audio": empty, "text": empty})
+    assert {s: f.x.shape for s, f in found.items()} == {"frame": (2, 1, 2), "audio": (2, 1, 3)}
+    assert not any(f.mask.any() for f in found.values())
+    with pytest.raises(DataError, match=r"(?s)none of the model's modalities.*frame.*audio.*text"):
+        bare.complete({"text": empty})
+    with pytest.raises(FeatureError, match=r"(?s)modality frame.*width 2.*width 3.*modality\.frame"):
+        bare.complete({"frame": empty})
 
 
 def test_what_a_model_need_not_define():

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from hero_lightning.errors import ConfigError
 from hero_lightning.models.base import Shape
 from hero_lightning.models.layers import ABSORB_FROM, Attention, Block, Positions, initialise, masked_mean, sinusoid
 
@@ -109,8 +108,6 @@ def test_positions():
     assert learned(x)[0, 2].equal(learned(x)[0, 4])
     assert not learned(x)[0, 1].equal(learned(x)[0, 2])
     assert sinusoid(torch.arange(3), 8)[0].tolist() == [0.0] * 4 + [1.0] * 4
-    with pytest.raises(ConfigError, match="position"):
-        Positions("rotary", 8)
 
 
 def test_initial_weights_follow_the_width():

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError, in_range, one_of
+from hero_lightning.errors import ConfigError, DataError, FeatureError, in_range, one_of
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.types import MODALITIES, Features
 
@@ -122,6 +122,31 @@ class FusionModel(nn.Module):
             FeatureError: a modality has another width than the model was built for.
         """
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def complete(self, features: Mapping[str, Features]) -> dict[str, Features]:
+        """Features of every modality of `dims`, each with at least one step; what is not given is absent in all rows.
+
+        Raises: see `forward`.
+        """
+        given = next((features[name] for name in self.modalities if name in features), None)
+        if given is None:
+            known = list(self.modalities)
+            raise DataError("The batch has none of the model's modalities.", expected=known, got=list(features))
+        out: dict[str, Features] = {}
+        for name, dim in self.dims.items():
+            found = features.get(name)
+            if found is not None and found.x.shape[-1] != dim:
+                raise FeatureError(
+                    f"Features of modality {name} do not fit the model.",
+                    expected=f"width {dim}",
+                    got=f"width {found.x.shape[-1]}",
+                    where=f"modality.{name}",
+                    hint="use the features the model was trained on, or train it again",
+                )
+            if found is None or not found.x.shape[1]:
+                found = Features(given.x.new_zeros(len(given.x), 1, dim), given.mask.new_zeros(len(given.x), 1))
+            out[name] = found
+        return out
 
     def match(self, outputs: Outputs, donors: Tensor, shift: Tensor) -> Tensor:
         """Match logits [B] of recombined pairs, for the loss `Sync`; a model that offers `sync` defines it.

@@ -247,3 +247,11 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the steps that count: [B, T, d], [B, T] (bool or weights) -> [B, d]; zero where none does."""
     share = mask.to(x.dtype)
     return (share[..., None] * x).sum(dim=1) / share.sum(dim=1, keepdim=True).clamp(min=EPS)
+
+
+def statistics(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean and standard deviation over the real steps: x [B, T, D], zero where masked, mask [B, T] -> [B, 2 D]."""
+    n = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = x.sum(dim=1) / n
+    away = torch.where(mask[..., None], x - mean[:, None], 0.0)
+    return torch.cat([mean, (away.square().sum(dim=1) / n + EPS).sqrt()], dim=-1)

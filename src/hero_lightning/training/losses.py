@@ -35,7 +35,7 @@ class AuxiliaryLoss:
     requires: ClassVar[tuple[str, ...]] = ()
     mixable: ClassVar[bool] = True
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float = 1.0) -> None:
         in_range(f"losses.{type(self).__name__}.weight", weight, "[0, inf)")
         self.weight = float(weight)
 
@@ -176,9 +176,6 @@ class SelfLabels(AuxiliaryLoss):
 
     requires = ("unimodal",)
     mixable = False  # it makes labels for one clip
-
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
 
     def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Mean over the labelled rows of every Task, mean over Tasks."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hero_lightning.config import build, instantiate
 from hero_lightning.config.cli import CONF
-from hero_lightning.errors import ConfigError, DataError, FeatureError
+from hero_lightning.errors import ConfigError
 from hero_lightning.models.baselines.pooled import (
     EarlyFusion,
     GatedFusion,
@@ -233,10 +233,6 @@ def test_messages():
         MulT(dict(DIMS), OUTPUTS, width=15)
     with pytest.raises(ConfigError, match="two directions share the width"):
         DialogueGRU(dict(DIMS), OUTPUTS, width=15)
-    with pytest.raises(DataError, match="none of the model's modalities"):
-        MODELS["linear"]({})
-    with pytest.raises(FeatureError, match="width 6"):
-        MODELS["linear"]({"frame": Features(torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))})
 
 
 @pytest.mark.parametrize("option", OPTIONS)

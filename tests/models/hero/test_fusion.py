@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hero_lightning.errors import ConfigError
 from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.evidence import Evidence, build_bank
 from hero_lightning.models.hero.fusion import ConcatFusion, EvidenceIntegration, Fusion, MeanFusion
@@ -120,8 +119,6 @@ def test_mean_weighs_by_confidence():
     torch.testing.assert_close(fused.pooled[1], want)
 
 
-def test_refuses():
-    with pytest.raises(ConfigError, match=r"(?s)Unknown model\.fusion\.source.*qformer, sequence.*tokens"):
-        EvidenceIntegration(SHAPE, EXPERTS, source="tokens")
+def test_a_fusion_defines_forward():
     with pytest.raises(TypeError, match="Fusion does not define forward"):
         Fusion(8)(evidence())

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.fusion import ConcatFusion, MeanFusion
 from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Features
@@ -196,20 +196,26 @@ def test_bf16_autocast(name):
     torch.testing.assert_close(outputs.gate.sum(1), torch.tensor([1.0, 1.0, 0.0]))
 
 
-def test_a_batch_without_any_known_modality_is_refused():
-    with pytest.raises(DataError, match=r"(?s)none of the model's modalities.*audio.*frame"):
-        hero(("audio",))(features({"frame": [True]}))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"width": 30}, r"(?s)num_heads=4.*30.*model\.width"),
+        ({"num_heads": 0}, r"model\.num_heads"),
+        ({"queries": 0}, r"model\.queries"),
+        ({"context_tokens": 0}, r"model\.context_tokens"),
+        ({"dropout": 1.0}, r"model\.dropout"),
+        ({"feature_dropout": 1.0}, r"model\.feature_dropout"),
+        ({"position": "rotary"}, r"(?s)Unknown model\.position.*learned.*rotary"),
         ({"mlp": ["aus"]}, r"(?s)Unknown model\.mlp.*frame.*aus"),
         ({"pair": ["audio", "video"]}, r"(?s)Unknown model\.pair.*frame.*video"),
-        ({"feature_dropout": 1.0}, r"model\.feature_dropout"),
         ({"auxiliary_heads": ["sink"]}, r"(?s)sync or unimodal.*sink.*losses"),
+        ({"fusion": integration(source="tokens")}, r"(?s)Unknown model\.fusion\.source.*qformer, sequence.*tokens"),
+        ({"fusion": integration(strategy="video")}, r"(?s)model\.fusion\.strategy.*dynamic, audio, concat.*video"),
+        ({"fusion": integration(temperature=0.0)}, r"(?s)model\.fusion\.temperature.*\[0\.05, 20\]"),
+        ({"fusion": integration(top_k=0)}, r"(?s)model\.fusion\.top_k.*\[1, inf\)"),
+        ({"modalities": ("text",), "fusion": integration(strategy="audio")}, r"(?s)without an audio.*fusion\.strategy"),
     ],
 )
 def test_refuses(settings, message):
     with pytest.raises(ConfigError, match=message):
-        built({"audio": 3}, {"emotion": 4}, width=32, num_heads=4, **settings)
+        hero(**settings)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hero_lightning.models.base import FusionModel
-from hero_lightning.models.hero.experts import absent, check_width, size_of, statistics
-from hero_lightning.models.layers import EPS, Standardise
+from hero_lightning.models.layers import EPS, Standardise, statistics
 from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.types import Features
 
@@ -68,13 +67,7 @@ class Baseline(FusionModel):
         return {t: head(pooled) for t, head in self.heads.items()}, {}
 
     def forward(self, features: Mapping[str, Features], explain: bool = False, items: Items = None) -> Outputs:
-        rows, device = size_of(features, self.modalities)
-        steps: Steps = {}
-        for s, dim in self.dims.items():
-            f = features.get(s)
-            f = absent(rows, dim, device) if f is None or not f.x.shape[1] else f
-            check_width(s, f, dim)
-            steps[s] = self.norms[s](f.x, f.mask), f.mask
+        steps = {s: (self.norms[s](f.x, f.mask), f.mask) for s, f in self.complete(features).items()}
         present = torch.stack([mask.any(dim=1) for _, mask in steps.values()], dim=1)
         pooled, summaries, weights = self._fuse(steps, present, items)
         logits, unimodal_logits = self._predict(pooled, summaries, weights)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hero_lightning.errors import one_of
 from hero_lightning.models.base import FusionModel, Shape
 from hero_lightning.models.hero.evidence import Evidence
-from hero_lightning.models.hero.experts import Expert, ExpertOptions, Observation, absent, size_of
+from hero_lightning.models.hero.experts import Expert, ExpertOptions, Observation
 from hero_lightning.models.hero.fusion import EvidenceIntegration, Fusion
 from hero_lightning.models.hero.imputation import EvidenceImputation
 from hero_lightning.models.hero.synergy import Synergy
@@ -86,11 +86,7 @@ class Hero(FusionModel):
     def forward(
         self, features: Mapping[str, Features], explain: bool = False, items: tuple[Tensor, Tensor] | None = None
     ) -> Outputs:
-        rows, device = size_of(features, self.modalities)
-        observed: dict[str, Observation] = {
-            s: expert(features[s] if s in features else absent(rows, self.dims[s], device), explain)
-            for s, expert in self.experts.items()
-        }
+        observed = {s: self.experts[s](f, explain) for s, f in self.complete(features).items()}
         evidence = self._evidence(observed)
         fused: Fused = self.fusion(evidence)
         return Outputs(
@@ -105,28 +101,16 @@ class Hero(FusionModel):
             sync_logit=None if self.sync is None else self.sync(evidence.tokens[SYNERGY][:, 0]).squeeze(-1),
             tokens=evidence.tokens,
             sequences=evidence.sequences,
-            times=_times(observed),
+            times={s: o.time for s, o in observed.items() if o.time is not None},
             time_attention=_time_attention(observed, fused, self.fusion.source) if explain else {},
         )
 
     def match(self, outputs: Outputs, donors: Tensor, shift: Tensor) -> Tensor:
         if self.sync is None or self.synergy is None:
             return super().match(outputs, donors, shift)
-        token = self._compare(self.synergy, outputs.sequences, outputs.times, donors, shift)
-        return self.sync(token).squeeze(-1)
-
-    def _compare(
-        self,
-        synergy: Synergy,
-        sequences: Mapping[str, tuple[Tensor, Tensor]],
-        times: Mapping[str, Tensor],
-        donors: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor:
-        """The synergy token [B, d] of sound and movement."""
-        sound, movement = self.pair
-        clock = (times.get(sound), times.get(movement))
-        return synergy(sequences[sound], sequences[movement], clock, donors, shift)
+        sound, movement = (outputs.sequences[s] for s in self.pair)
+        clock = (outputs.times.get(self.pair[0]), outputs.times.get(self.pair[1]))
+        return self.sync(self.synergy(sound, movement, clock, donors, shift)).squeeze(-1)
 
     def _evidence(self, observed: Mapping[str, Observation]) -> Evidence:
         """Adds the synergy expert and infers the summaries of missing ones."""
@@ -134,8 +118,9 @@ class Hero(FusionModel):
         sequences = {s: (o.sequence, o.mask) for s, o in observed.items()}
         summary, there = [o.summary for o in observed.values()], [o.present for o in observed.values()]
         if self.synergy is not None:
-            both = observed[self.pair[0]].present & observed[self.pair[1]].present
-            token = self._compare(self.synergy, sequences, _times(observed))
+            sound, movement = (observed[s] for s in self.pair)
+            both = sound.present & movement.present
+            token = self.synergy(*(sequences[s] for s in self.pair), (sound.time, movement.time))
             summary.append(torch.where(both[:, None], token, 0.0))
             there.append(both)
             tokens[SYNERGY] = summary[-1][:, None]
@@ -154,11 +139,6 @@ def _heads(outputs: Mapping[str, int], width: int) -> nn.ModuleDict:
     return nn.ModuleDict(
         {t: nn.Sequential(nn.LayerNorm(width, eps=EPS), nn.Linear(width, n)) for t, n in outputs.items()}
     )
-
-
-def _times(observed: Mapping[str, Observation]) -> dict[str, Tensor]:
-    """Seconds of the sequences, where known."""
-    return {s: o.time for s, o in observed.items() if o.time is not None}
 
 
 def _time_attention(observed: Mapping[str, Observation], fused: Fused, source: str) -> dict[str, Tensor]:
