@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from hero_lightning.models.hero.fusion import EvidenceIntegration
 from hero_lightning.models.hero.hero import Hero
+from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Batch, Features, Label, Sample
 
 DIMS = {"frame": 6, "motion": 5, "audio": 7, "au": 4, "text": 6}
 
 
+SIZES = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
 MODALITIES = tuple(DIMS)
 PRESENCE = st.fixed_dictionaries(dict.fromkeys(MODALITIES, st.lists(st.booleans(), min_size=3, max_size=3)))
 """Modality -> whether each of three rows has it."""
@@ -85,6 +87,32 @@ def batch(rows, seed=0, conflict=(), ids=None, group=None, labelled=True):
         ],
         measures=[{} for _ in range(rows)],
     )
+
+
+def total_loss(model, outputs):
+    """All auxiliary losses of HERO and the squared logits."""
+    data = batch(len(outputs.present))
+    terms = [term(outputs, data, model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0))]
+    return sum([*terms, *(v.float().square().sum() for v in outputs.logits.values())])
+
+
+def check_gradients(model, loss):
+    """Every parameter is in the graph of a loss, with finite gradients; returns the names of those that are zero."""
+    model.zero_grad()
+    loss.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{key} got no gradient"
+        assert parameter.grad.isfinite().all(), key
+    return {key for key, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0}
+
+
+def descend(model, loss, steps, lr=3e-3):
+    """Trains a model; `loss` draws a batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
 
 
 def everything(outputs):

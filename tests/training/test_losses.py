@@ -14,7 +14,7 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.training.losses import AuxiliaryLoss, GateEntropy, Sync, UnimodalLoss, partners
 from hero_lightning.types import Batch, Features, Label
-from tests.models.made import MODALITIES, batch, built, features, hero
+from tests.models.made import MODALITIES, SIZES, batch, built, descend, features, hero
 
 
 @given(
@@ -109,21 +109,16 @@ def test_sync_without_a_synergy_expert_is_zero():
 def test_sync_learns_who_belongs_together():
     """Sound and movement share a hidden course; the head must tell own pairs from swapped ones on new clips."""
     torch.manual_seed(0)
-    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "dropout": 0.0}
-    model = built({"motion": 4, "audio": 6}, {"emotion": 2}, auxiliary_heads=("sync",), imputation=False, **sizes)
+    options = {"auxiliary_heads": ("sync",), "imputation": False, "dropout": 0.0}
+    model = built({"motion": 4, "audio": 6}, {"emotion": 2}, **SIZES, **options)
     to_sound, to_movement = torch.randn(3, 6), torch.randn(3, 4)
-    optimizer, auxiliary_loss = torch.optim.AdamW(model.parameters(), lr=3e-3), Sync(1.0)
 
     def clips(rows):
         course = torch.randn(rows, 1, 3).expand(-1, 8, -1) + 0.3 * torch.randn(rows, 8, 3)
         mask = torch.ones(rows, 8, dtype=torch.bool)
         return {"audio": Features(course @ to_sound, mask), "motion": Features(course @ to_movement, mask)}
 
-    for _ in range(100):
-        loss = auxiliary_loss(model(clips(16)), batch(16), model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    descend(model, lambda: Sync(1.0)(model(clips(16)), batch(16), model), 100)
     with torch.no_grad():
         outputs = model(clips(64))
         swapped = model.match(outputs, torch.arange(64).roll(1), torch.zeros(64, dtype=torch.long))
@@ -230,10 +225,9 @@ def test_the_gate_learns_to_follow_the_informative_modality():
     """One of three modalities of noise carries the class of each clip; on new clips the gate must put it first."""
     torch.manual_seed(0)
     modalities, rows, classes = ("frame", "audio", "text"), 32, 4
-    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "imputation": False}
-    model = built(dict.fromkeys(modalities, 16), {"emotion": classes}, auxiliary_heads=("unimodal",), **sizes)
+    options = {"auxiliary_heads": ("unimodal",), "imputation": False}
+    model = built(dict.fromkeys(modalities, 16), {"emotion": classes}, **SIZES, **options)
     cue = torch.randn(3, classes, 16)
-    optimizer, unimodal = torch.optim.AdamW(model.parameters(), lr=3e-3), UnimodalLoss(0.5)
 
     def clips(rows):
         label, where = torch.randint(0, classes, (rows,)), torch.randint(0, 3, (rows,))
@@ -243,14 +237,13 @@ def test_the_gate_learns_to_follow_the_informative_modality():
         mask = torch.ones(rows, 5, dtype=torch.bool)
         return {name: Features(x[s], mask) for s, name in enumerate(modalities)}, label, where
 
-    for _ in range(120):
+    def loss():
         given_features, label, _ = clips(rows)
         outputs = model(given_features)
         data = Batch(label, label, label, {}, {"emotion": Label(label, torch.ones(rows, dtype=torch.bool))}, [], [])
-        loss = F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * unimodal(outputs, data, model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        return F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * UnimodalLoss(0.5)(outputs, data, model)
+
+    descend(model, loss, 120)
     with torch.no_grad():
         given_features, label, where = clips(300)
         outputs = model.eval()(given_features)

@@ -31,7 +31,7 @@ from hero_lightning.training.losses import SelfLabels
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Features, Label, Sample, dialogues
 from tests.datasets.datasets import dataset
-from tests.models.made import DIMS, MODALITIES, PRESENCE, batch, check_invariants, features
+from tests.models.made import DIMS, MODALITIES, PRESENCE, batch, check_gradients, check_invariants, descend, features
 
 OUTPUTS = {"emotion": 4, "valence": 1}
 SMALL = {"width": 16, "dropout": 0.1}
@@ -78,16 +78,12 @@ def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, p
 @settings(max_examples=4, deadline=None)
 def test_every_parameter_is_in_the_graph_and_gradients_are_finite(name, present):
     model = MODELS[name].train()
-    model.zero_grad()
     outputs = model(features(present, fill=torch.nan))
     loss = sum(v.square().sum() for v in outputs.logits.values())
     if "auxiliary_heads" in KINDS[name][1]:
         loss = loss + SelfLabels()(outputs, batch(3), model)
-    loss.backward()
+    check_gradients(model, loss)
     model.eval()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{key} got no gradient"
-        assert parameter.grad.isfinite().all(), key
     if outputs.gate is not None:
         assert outputs.gate[~outputs.present].eq(0).all()
 
@@ -103,25 +99,16 @@ def test_it_learns_a_toy_task(name):
     x = {s: torch.randn(64, 3, n) + 3.0 * (2 * y[:, None, None] - 1) for s, n in (("audio", 4), ("text", 3))}
     mask = {"audio": flags[:, None].expand(-1, 3), "text": torch.ones(64, 3, dtype=torch.bool)}
     given_features = {s: Features(x[s], mask[s]) for s in x}
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
-        loss = F.cross_entropy(model(given_features).logits["emotion"], y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    descend(model, lambda: F.cross_entropy(model(given_features).logits["emotion"], y), 40, lr=1e-2)
     right = (model.eval()(given_features).logits["emotion"].argmax(1) == y).float().mean()
     assert right == 0.5 if name == "majority" else right > 0.95
 
 
 def test_majority_learns_the_class_shares():
     model = Majority({"text": 3}, {"emotion": 3})
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     y = torch.tensor([0, 0, 0, 1])
     seen = {"text": Features(torch.randn(4, 2, 3), torch.ones(4, 2, dtype=torch.bool))}
-    for _ in range(300):
-        optimizer.zero_grad()
-        F.cross_entropy(model(seen).logits["emotion"], y).backward()
-        optimizer.step()
+    descend(model, lambda: F.cross_entropy(model(seen).logits["emotion"], y), 300, lr=0.1)
     shares = model(seen).logits["emotion"][0].softmax(0)
     torch.testing.assert_close(shares[:2], torch.tensor([0.75, 0.25]), atol=0.02, rtol=0)
 

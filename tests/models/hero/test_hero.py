@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 
 from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.fusion import ConcatFusion, MeanFusion
-from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Features
 from tests.models.made import (
     MODALITIES,
     PRESENCE,
-    batch,
+    SIZES,
     built,
+    check_gradients,
     check_invariants,
+    descend,
     everything,
     features,
     hero,
     integration,
+    total_loss,
 )
 
 FUSIONS = {
@@ -52,12 +54,8 @@ def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, p
 def test_sums_and_finite_gradients(name, present, training):
     model, given_features = MODELS[name].train(training), features(present, fill=torch.nan)
     kept = {s: (f.x.clone(), f.mask.clone(), f.time.clone()) for s, f in given_features.items()}
-    model.zero_grad()
-    outputs, data = model(given_features, explain=True), batch(3)
-    terms = [Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0)]
-    loss = sum(term(outputs, data, model) for term in terms)
-    loss = loss + sum(v.square().sum() for v in outputs.logits.values())
-    loss.backward()
+    outputs = model(given_features, explain=True)
+    check_gradients(model, total_loss(model, outputs))
     model.eval()
     there = torch.tensor([present[s] for s in MODALITIES]).T
     assert outputs.experts == (*MODALITIES, "synergy")
@@ -76,9 +74,6 @@ def test_sums_and_finite_gradients(name, present, training):
         assert weights[~given_features[s].mask].eq(0).all()
         torch.testing.assert_close(weights.sum(1), torch.tensor(present[s]).float())
     assert all(v.isfinite().all() for v in everything(outputs).values())
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{key} got no gradient"
-        assert parameter.grad.isfinite().all(), key
     for s, (x, mask, time) in kept.items():
         f = given_features[s]
         assert torch.equal(f.x.nan_to_num(7), x.nan_to_num(7))
@@ -86,17 +81,13 @@ def test_sums_and_finite_gradients(name, present, training):
         assert torch.equal(f.time.nan_to_num(7), time.nan_to_num(7))
 
 
-def test_every_parameter_gets_a_gradient_that_is_not_zero():
+@every_model
+def test_every_parameter_gets_a_gradient_that_is_not_zero(name):
     present = {s: [True, True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
-    for name, model in MODELS.items():
-        model.train().zero_grad()
-        outputs, data = model(features(present)), batch(4)
-        loss = sum(term(outputs, data, model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0)))
-        (loss + sum(v.square().sum() for v in outputs.logits.values())).backward()
-        model.eval()
-        idle = {k for k, p in model.named_parameters() if not p.grad.abs().sum() > 0}
-        # the missing token only keeps the graph whole; the last learnt positions were not reached by short clips
-        assert not {k for k in idle if not k.endswith(".missing")}, name
+    model = MODELS[name].train()
+    idle = check_gradients(model, total_loss(model, model(features(present))))
+    model.eval()
+    assert all(key.endswith(".missing") for key in idle)  # the missing token only keeps the graph whole
 
 
 @pytest.mark.parametrize("gone", MODALITIES)
@@ -157,28 +148,26 @@ def test_heads_are_built_only_where_a_loss_reads_them():
     outputs = model(features({s: [True, True] for s in MODALITIES}))
     assert outputs.sync_logit is None
     assert not outputs.unimodal_logits
-    sum(v.sum() for v in outputs.logits.values()).backward()
-    assert all(p.grad is not None for p in model.parameters())
+    check_gradients(model, sum(v.sum() for v in outputs.logits.values()))
     with pytest.raises(ConfigError, match=r"(?s)no sync head.*model\.auxiliary_heads"):
         model.match(outputs, torch.tensor([1, 0]), torch.zeros(2, dtype=torch.long))
 
 
 def test_time_attention_finds_the_step_that_differs():
-    """After the queries learnt to look for a mark, the marked second weighs most (without stat_pooling, which shows it too)."""
+    """After the queries learnt to find a mark, the marked step weighs most (no stat_pooling, which shows it too)."""
     torch.manual_seed(0)
-    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
-    model = built({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, stat_pooling=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    mask = torch.ones(32, 10, dtype=torch.bool)
-    for _ in range(50):
+    model, hits = built({"audio": 8}, {"emotion": 2}, **SIZES, dropout=0.0, stat_pooling=False), []
+
+    def loss():
         at, label = torch.randint(0, 10, (32,)), torch.randint(0, 2, (32,))
         x = 0.3 * torch.randn(32, 10, 8)
         x[torch.arange(32), at, label] += 4
-        outputs = model({"audio": Features(x, mask)}, explain=True)
-        torch.nn.functional.cross_entropy(outputs.logits["emotion"], label).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert (outputs.time_attention["audio"].argmax(1) == at).float().mean() > 0.8
+        outputs = model({"audio": Features(x, torch.ones(32, 10, dtype=torch.bool))}, explain=True)
+        hits.append((outputs.time_attention["audio"].argmax(1) == at).float().mean())
+        return torch.nn.functional.cross_entropy(outputs.logits["emotion"], label)
+
+    descend(model, loss, 50)
+    assert hits[-1] > 0.8
 
 
 @pytest.mark.parametrize("name", ["dynamic", "concat", "mean"])
@@ -187,12 +176,9 @@ def test_bf16_autocast(name):
     present = {s: [True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(features(present))
-        loss = sum(term(outputs, batch(3), model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0)))
-        loss = loss + sum(v.float().square().sum() for v in outputs.logits.values())
-    model.zero_grad()
-    loss.backward()
+        loss = total_loss(model, outputs)
+    check_gradients(model, loss)
     model.eval()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     torch.testing.assert_close(outputs.gate.sum(1), torch.tensor([1.0, 1.0, 0.0]))
 
 

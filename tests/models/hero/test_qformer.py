@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from benchmarks.bench_fusion_step import copy_blip2
+from benchmarks.bench_fusion_step import blip2, copy_blip2
 from torch.nn import functional as F
-from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.qformer import QFormer
@@ -16,16 +15,7 @@ from hero_lightning.models.layers import EPS
 @pytest.mark.parametrize("steps", [7, 200])
 def test_equals_blip2_with_the_same_weights(steps):
     torch.manual_seed(0)
-    config = Blip2QFormerConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=256,
-        encoder_hidden_size=64,
-        cross_attention_frequency=1,
-        layer_norm_eps=EPS,
-    )
-    theirs = Blip2QFormerModel(config).eval()
+    theirs = blip2(64, 2, 2).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     ours = QFormer(Shape(width=64, queries=8, layers=2, num_heads=2)).eval()
