@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from hypothesis import strategies as st
 
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.fusion import EvidenceIntegration
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
@@ -16,6 +17,7 @@ from hero_lightning.types import Batch, Features, Label, Sample
 DIMS = {"frame": 6, "motion": 5, "audio": 7, "au": 4, "text": 6}
 
 
+SHAPE = Shape(width=32, queries=3, layers=2, num_heads=4, context_tokens=6, dropout=0.0)
 SIZES = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
 MODALITIES = tuple(DIMS)
 PRESENCE = st.fixed_dictionaries(dict.fromkeys(MODALITIES, st.lists(st.booleans(), min_size=3, max_size=3)))

@@ -9,23 +9,47 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from hero_lightning.config.instantiate import arguments, make
 from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.models.base import FusionModel
 from hero_lightning.models.hero.hero import Hero
+from hero_lightning.models.layers import masked_mean
+from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.types import Features
 from tests.helpers import feature_dataset, run
-from tests.models.mean_pool import MeanPool
 
 ROOT = Path(__file__).parents[2]
+
+
+class MeanPool(FusionModel):
+    """The smallest model: mean over time and modalities, then a linear head per Task."""
+
+    def __init__(self, dims, outputs, auxiliary_heads=(), size=8):
+        super().__init__(dims, outputs, auxiliary_heads)
+        self.project = nn.ModuleDict({s: nn.Linear(d, size) for s, d in self.dims.items()})
+        self.heads = nn.ModuleDict({t: nn.Linear(size, n) for t, n in self.outputs.items()})
+
+    def forward(self, features, explain=False, items=None):
+        seen = self.complete(features)
+        summaries = torch.stack([self.project[s](masked_mean(f.x, f.mask)) for s, f in seen.items()], dim=1)
+        present = torch.stack([f.present for f in seen.values()], dim=1)
+        pooled = masked_mean(summaries, present)
+        return Outputs(
+            logits={t: head(pooled) for t, head in self.heads.items()},
+            experts=self.modalities,
+            summaries=summaries,
+            present=present,
+            fused=Fused(context=pooled[:, None], pooled=pooled),
+        )
 
 
 def test_a_small_model_of_ones_own_trains_from_the_command_line(tmp_path: Path) -> None:
     dataset, folder = feature_dataset(tmp_path / "data"), tmp_path / "run"
     done = run(
         "hero_lightning.train", "model=none", "fusion@model.fusion=none", "loss@losses.sync=none",
-        "loss@losses.unimodal=none", "+model._target_=tests.models.mean_pool.MeanPool", "+model.size=6",
+        "loss@losses.unimodal=none", "+model._target_=tests.models.test_base.MeanPool", "+model.size=6",
         "dataset=folder", f"dataset.root={dataset}", "dataset.num_workers=0", "trainer=cpu", "trainer.max_epochs=2",
         "mixup=clips", "logger=csv", f"hydra.run.dir={folder}", cwd=ROOT,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hero_lightning.training import checkpoint
 from hero_lightning.training.augment import Mixup, ModalityDropout, between, keep_one, mixed
 from hero_lightning.types import Batch, Features, Label
 from tests.helpers import feature_dataset, train_in_process
+from tests.models.made import batch
 
 
 def modalities(present: torch.Tensor) -> dict[str, Features]:
@@ -58,32 +60,30 @@ def test_values_are_checked(options: dict) -> None:
 
 def made(rows: int = 6) -> tuple[dict[str, Features], Batch]:
     x = torch.arange(rows, dtype=torch.float32)[:, None, None].expand(-1, 2, 3)
-    label = Label(torch.arange(rows), torch.ones(rows, dtype=torch.bool))
-    place = torch.arange(rows)
-    batch = Batch(place, place, place * 0, {}, {"emotion": label}, [None] * rows, [{}] * rows)  # type: ignore[list-item]
-    return {"au": Features(x, torch.ones(rows, 2, dtype=torch.bool))}, batch
+    labels = {"emotion": Label(torch.arange(rows), torch.ones(rows, dtype=torch.bool))}
+    return {"au": Features(x, torch.ones(rows, 2, dtype=torch.bool))}, replace(batch(rows), labels=labels)
 
 
 def test_features_and_labels_are_mixed_with_the_same_partner() -> None:
     torch.manual_seed(0)
-    features, batch = made()
-    found, partners, share = Mixup(1.0)(features, batch)
+    features, own = made()
+    found, partners, share = Mixup(1.0)(features, own)
     other = partners.labels["emotion"].value
     assert 0.5 <= share < 1
     assert sorted(other.tolist()) == list(range(6)) != other.tolist()
     expected = share * torch.arange(6.0) + (1 - share) * other
     torch.testing.assert_close(found["au"].x, expected[:, None, None].expand(-1, 2, 3))
     assert torch.equal(features["au"].x[:, 0, 0], torch.arange(6.0))  # nothing is changed in place
-    assert partners.index is batch.index
+    assert partners.index is own.index
 
 
 def test_shares_follow_the_beta_distribution() -> None:
     torch.manual_seed(0)
-    features, batch = made(2)
-    shares = torch.tensor([Mixup(0.4)(features, batch)[2] for _ in range(2000)])
+    features, own = made(2)
+    shares = torch.tensor([Mixup(0.4)(features, own)[2] for _ in range(2000)])
     # E max(s, 1 - s) = 1/2 + E|s - 1/2|, which is 0.3398 for Beta(0.4, 0.4) (numerical integral)
     assert shares.mean() == pytest.approx(0.5 + 0.3398, abs=0.01)
-    assert Mixup(0.0)(features, batch) == (features, batch, 1.0)
+    assert Mixup(0.0)(features, own) == (features, own, 1.0)
 
 
 def test_a_step_only_one_clip_has_is_taken_as_it_is() -> None:

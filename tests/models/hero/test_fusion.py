@@ -7,13 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.evidence import Evidence, build_bank
-from hero_lightning.models.hero.fusion import ConcatFusion, EvidenceIntegration, Fusion, MeanFusion
+from hero_lightning.models.hero.fusion import EvidenceIntegration, Fusion, MeanFusion
+from tests.models.made import SHAPE
 
 EXPERTS = ("frame", "audio", "synergy")
-SHAPE = Shape(width=32, num_heads=4, dropout=0.0, context_tokens=6)
-FUSIONS = (EvidenceIntegration, ConcatFusion, MeanFusion)
 
 
 def evidence(confidence=((1.0, 1.0, 1.0), (1.0, 0.4, 0.0), (0.0, 0.0, 0.0))):
@@ -65,21 +63,6 @@ def test_an_imputed_expert_shows_one_token(source):
     assert bank.bias[0].eq(0).all()
     assert not bank.mask[1, -1]  # synergy is neither present nor imputed
     assert not bank.mask[2].any()
-
-
-@pytest.mark.parametrize("kind", FUSIONS)
-def test_one_interface(kind):
-    torch.manual_seed(0)
-    fusion = kind(SHAPE, EXPERTS)
-    seen = evidence()
-    fused = fusion(seen)
-    assert fused.pooled.shape == (3, fusion.pooled)
-    assert fused.context.shape[::2] == (3, 32)
-    assert fused.context_mask is None or fused.context_mask.shape == fused.context.shape[:2]
-    assert fused.gate.shape == (3, 3)
-    torch.testing.assert_close(fused.gate.sum(1), torch.tensor([1.0, 1.0, 0.0]))
-    assert fused.pooled.isfinite().all()
-    assert fused.context.isfinite().all()
 
 
 @pytest.mark.parametrize("source", ["qformer", "sequence"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.errors import ConfigError
@@ -34,10 +34,8 @@ FUSIONS = {
     "concat": ConcatFusion,
     "mean": MeanFusion,
 }
-MODELS = {
-    name: hero(fusion=fusion, position="learned" if name == "top-k" else "sinusoidal")
-    for name, fusion in FUSIONS.items()
-}
+POSITIONS = {"top-k": "learned", "mean": "none"}
+MODELS = {name: hero(fusion=fusion, position=POSITIONS.get(name, "sinusoidal")) for name, fusion in FUSIONS.items()}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -50,6 +48,7 @@ def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, p
 
 @every_model
 @given(present=PRESENCE, training=st.booleans())
+@example(present=dict.fromkeys(MODALITIES, [False] * 3), training=True)
 @settings(max_examples=8, deadline=None)
 def test_sums_and_finite_gradients(name, present, training):
     model, given_features = MODELS[name].train(training), features(present, fill=torch.nan)
@@ -67,6 +66,9 @@ def test_sums_and_finite_gradients(name, present, training):
     assert outputs.confidence[~some].eq(0).all()
     assert outputs.gate[~(outputs.present | outputs.imputed)].eq(0).all()
     torch.testing.assert_close(outputs.gate.sum(1), some.float())
+    for s in MODALITIES:
+        assert outputs.tokens[s][~torch.tensor(present[s])].eq(0).all()
+    assert outputs.context_mask is None or outputs.context_mask.shape == outputs.context.shape[:2]
     if outputs.fused.attention is not None:
         torch.testing.assert_close(outputs.fused.attention.sum(1), some.float())
         torch.testing.assert_close(outputs.importance.sum(1), some.float())
@@ -118,22 +120,18 @@ def test_segments_carry_the_content_of_their_modality():
     assert a.segments == tuple((s, 3 * i, 3 * i + 3) for i, s in enumerate(MODALITIES))
 
 
-def test_confidence_lowers_and_raises_an_imputed_expert_s_gate():
-    model, gates = hero(), []
+def test_the_gate_of_an_imputed_expert_follows_its_confidence():
+    model, given_features, gates = hero(), features({s: [s != "text"] for s in MODALITIES}), []
+    text = (*MODALITIES, "synergy").index("text")
     for bias in (-4.0, 0.0, 4.0):
-        with torch.no_grad():
-            model.imputation.sure[2].bias.fill_(bias)
-            outputs = model(features({s: [s != "text"] for s in MODALITIES}))
-        gates.append(outputs.gate[0, outputs.experts.index("text")].item())
-        assert not outputs.present[0, outputs.experts.index("text")]
-    assert gates == sorted(gates)
-    assert gates[0] < gates[-1]
-
-
-def test_without_imputation_a_missing_expert_has_no_gate():
-    outputs = hero(imputation=False)(features({s: [s != "text"] for s in MODALITIES}))
-    assert outputs.gate[0, outputs.experts.index("text")] == 0
-    assert not outputs.imputed.any()
+        torch.nn.init.constant_(model.imputation.sure[2].bias, bias)
+        outputs = model(given_features)
+        gates.append(outputs.gate[0, text].item())
+        assert not outputs.present[0, text]
+    assert gates[0] < gates[1] < gates[2]
+    without = hero(imputation=False)(given_features)
+    assert without.gate[0, text] == 0
+    assert not without.imputed.any()
 
 
 def test_synergy_may_be_left_out_or_compare_another_pair():

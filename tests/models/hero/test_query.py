@@ -1,4 +1,4 @@
-"""The gate: sums, masks, fallbacks, temperature, top-k, confidence."""
+"""Summaries before fusion: the gate (sums, masks, fallbacks, temperature, top-k, confidence) and imputation."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.evidence import Evidence
+from hero_lightning.models.hero.imputation import EvidenceImputation
 from hero_lightning.models.hero.query import AdaptiveQuery
+from tests.models.made import SHAPE
 
 EXPERTS = ("frame", "audio", "text", "synergy")
-SHAPE = Shape(width=32, num_heads=4, dropout=0.0)
 STRATEGIES = ("dynamic", "audio", "concat")
 
 
-def evidence(confidence, seed=0, experts=EXPERTS):
+def evidence(confidence):
     confidence = torch.tensor(confidence, dtype=torch.float)
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     summaries = torch.randn(*confidence.shape, 32, generator=g) * (confidence > 0)[..., None]
-    return Evidence(experts, summaries, confidence == 1, confidence, {}, {})
+    return Evidence(EXPERTS, summaries, confidence == 1, confidence, {}, {})
 
 
 def query(strategy="dynamic", **settings):
@@ -107,3 +107,39 @@ def test_concat_keeps_the_slots():
     moved.summaries[0, 1] = one.summaries[0, 0]
     assert not torch.allclose(model(one)[0], model(moved)[0], atol=1e-3)
     assert model(evidence([[1.0, 1.0, 0.0, 0.0]]))[1].tolist() == [[0.5, 0.5, 0, 0]]
+
+
+def imputation():
+    torch.manual_seed(0)
+    return EvidenceImputation(SHAPE, experts=4).eval()
+
+
+def test_imputation_is_per_sample():
+    model, summaries = imputation(), torch.randn(3, 4, 32)
+    present = torch.tensor([[True, True, False, True], [True, False, False, False], [False] * 4])
+    kept = summaries.clone()
+    inferred, confidence = model(summaries, present)
+    assert summaries.equal(kept)
+    assert inferred.shape == (3, 4, 32)
+    assert ((confidence > 0) & (confidence < 1)).all()
+    assert inferred.isfinite().all()
+    for b in range(3):
+        alone, sure = model(summaries[b : b + 1], present[b : b + 1])
+        torch.testing.assert_close(alone[0], inferred[b], atol=1e-5, rtol=0)
+        torch.testing.assert_close(sure[0], confidence[b], atol=1e-6, rtol=0)
+
+
+def test_only_present_experts_are_read():
+    model, summaries = imputation(), torch.randn(2, 4, 32)
+    present = torch.tensor([[True, True, False, True], [False, False, True, False]])
+    inferred, _ = model(summaries, present)
+    other = torch.where(present[..., None], summaries, torch.randn(2, 4, 32))
+    torch.testing.assert_close(model(other, present)[0][present], inferred[present], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(other, present)[0][~present], inferred[~present], atol=1e-5, rtol=0)
+    changed = torch.where(present[..., None], torch.randn(2, 4, 32), summaries)
+    assert not torch.allclose(model(changed, present)[0][0, 2], inferred[0, 2], atol=1e-3)
+
+
+def test_imputed_slots_differ():
+    inferred, _ = imputation()(torch.randn(1, 4, 32), torch.tensor([[True, False, False, False]]))
+    assert not torch.allclose(inferred[0, 1], inferred[0, 2], atol=1e-4)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.synergy import Synergy, moments, resample
+from tests.models.made import SHAPE
 
 
 def prefix(lengths, total):
@@ -72,7 +72,7 @@ def test_any_clock_gives_places_inside_the_sequence(first, second):
 
 def pair(seed=0):
     torch.manual_seed(seed)
-    model = Synergy(Shape(width=32, num_heads=4, dropout=0.0)).eval()
+    model = Synergy(SHAPE).eval()
     sound, movement = torch.randn(3, 9, 32), torch.randn(3, 6, 32)
     return model, (sound, prefix([9, 5, 7], 9)), (movement, prefix([6, 6, 3], 6))
 
