@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,12 +47,12 @@ def sync(present, auxiliary_loss=None, **labels):
     recorder = Recorder(model)
     loss = (auxiliary_loss or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
     (slope,) = torch.autograd.grad(loss, outputs.sync_logit, retain_graph=True)
-    return loss, recorder, slope, model
+    return loss, recorder, slope
 
 
 def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
     present = {s: [True, True, s != "audio", True, s != "motion"] for s in MODALITIES}
-    loss, seen, slope, _ = sync(present, ids=["a", "a", "b", "c", "d"], group=[0, 1, 2, 3, 4])
+    loss, seen, slope = sync(present, ids=["a", "a", "b", "c", "d"], group=[0, 1, 2, 3, 4])
     assert seen.shift.eq(0).all()
     # row 0 passes over row 1 (same clip) and row 2 (no sound)
     assert seen.donors[[0, 1, 3]].tolist() == [3, 3, 4]
@@ -61,24 +62,17 @@ def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
 
 
 def test_conflict_clips_are_no_match():
-    _, _, slope, _ = sync({s: [True] * 3 for s in MODALITIES}, conflict=(1,))
-    assert slope[1] == 0
-    assert slope[0] < 0
+    _, _, slope = sync({s: [True] * 3 for s in MODALITIES}, conflict=(1,))
+    assert slope[0] < slope[1] == 0
 
 
-def test_one_clip_is_rotated_against_itself():
-    _, seen, slope, model = sync({s: [True] for s in MODALITIES})
-    steps = model.moments
-    assert seen.donors.tolist() == [0]
-    assert steps / 4 < seen.shift.item() < 3 * steps / 4
-    assert slope.item() == pytest.approx(-0.25)
-
-
-def test_rotation_on_request():
+@pytest.mark.parametrize("rows", [1, 6])
+def test_one_clip_or_all_on_request_are_rotated_against_themselves(rows):
     torch.manual_seed(0)
-    _, seen, _, model = sync({s: [True] * 6 for s in MODALITIES}, Sync(1.0, shifted=1.0))
-    assert seen.donors.tolist() == list(range(6))
-    assert (seen.shift > model.moments // 4).all()
+    _, seen, slope = sync({s: [True] * rows for s in MODALITIES}, Sync(1.0, shifted=float(rows > 1)))
+    assert seen.donors.tolist() == list(range(rows))
+    assert ((seen.shift > seen.moments / 4) & (seen.shift < 3 * seen.moments / 4)).all()
+    torch.testing.assert_close(slope, torch.full((rows,), -0.25 / rows))
 
 
 @pytest.mark.parametrize("case", ["no sound", "too short", "conflict", "views of one clip", "no synergy"])
@@ -86,9 +80,8 @@ def test_without_pairs_the_loss_is_a_connected_zero(case):
     rows = 2 if case == "views of one clip" else 1
     model = hero(("frame", "text") if case == "no synergy" else MODALITIES)
     present = {s: [case != "no sound" or s != "audio"] * rows for s in MODALITIES}
-    outputs = model(
-        features(present, lengths={s: [6 if case in ("no sound", "conflict") else 3] * rows for s in MODALITIES})
-    )
+    length = 6 if case in ("no sound", "conflict") else 3
+    outputs = model(features(present, lengths={s: [length] * rows for s in MODALITIES}))
     data = batch(rows, conflict=range(rows) if case == "conflict" else (), ids=["a"] * rows)
     loss = Sync(1.0)(outputs, data, model)
     assert loss.item() == 0
@@ -112,30 +105,21 @@ def test_sync_learns_who_belongs_together():
     with torch.no_grad():
         outputs = model(clips(64))
         swapped = model.match(outputs, torch.arange(64).roll(1), torch.zeros(64, dtype=torch.long))
-    # AUC of own pairs over swapped ones
-    assert (outputs.sync_logit[:, None] > swapped[None]).float().mean() > 0.8
+    assert (outputs.sync_logit[:, None] > swapped[None]).float().mean() > 0.8  # AUC of own pairs over swapped ones
 
 
-def unimodal_case(gate, logits, label, present=None):
-    gate, logits = torch.tensor(gate), torch.tensor(logits)
+def unimodal_case(gate, logits, label, present=None, labelled=True):
+    """Outputs of one clip with these gate weights [E], logits [E, C] and label, and its batch."""
+    gate, logits = torch.tensor([gate]).requires_grad_(), torch.tensor([logits]).requires_grad_()
     experts = ("frame", "audio", "synergy")[: gate.shape[1]]
-    here = torch.ones_like(gate, dtype=torch.bool) if present is None else torch.tensor(present)
-    outputs = Outputs(
-        logits={},
-        experts=experts,
-        summaries=torch.zeros(*gate.shape, 2),
-        present=here,
-        fused=Fused(torch.zeros(len(gate), 1, 2), torch.zeros(len(gate), 2), gate.requires_grad_()),
-        unimodal_logits={"emotion": logits.requires_grad_()},
-    )
-    data = batch(len(gate))
-    data.labels["emotion"] = label
-    return outputs, data
+    here = torch.ones_like(gate, dtype=torch.bool) if present is None else torch.tensor([present])
+    fused = Fused(torch.zeros(1, 1, 2), torch.zeros(1, 2), gate)
+    outputs = Outputs({}, experts, torch.zeros(*gate.shape, 2), here, fused, unimodal_logits={"emotion": logits})
+    return outputs, replace(batch(1), labels={"emotion": Label(torch.tensor([label]), torch.tensor([labelled]))})
 
 
 def test_unimodal_loss_is_the_likelihood_of_the_mixture():
-    logits = [[[2.0, 0.0], [0.0, 0.0], [9.0, -9.0]]]
-    outputs, data = unimodal_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
+    outputs, data = unimodal_case([0.3, 0.3, 0.4], [[2.0, 0.0], [0.0, 0.0], [9.0, -9.0]], 0)
     own = outputs.unimodal_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
     loss = UnimodalLoss(1.0, alone=0.0)(outputs, data, None)
     # synergy does not take part: its gate weight costs likelihood
@@ -146,21 +130,16 @@ def test_unimodal_loss_is_the_likelihood_of_the_mixture():
     assert slope[0] < slope[1] < slope[2] == 0  # the expert with the cue gains most, synergy nothing
 
 
-@pytest.mark.parametrize("kind", ["score", "set"])
-def test_unimodal_loss_on_other_labels_prefers_the_better_expert(kind):
-    if kind == "score":
-        logits, label = [[[1.0], [-1.0]]], Label(torch.tensor([1.0]), torch.tensor([True]))
-    else:
-        logits, label = [[[3.0, -3.0], [0.0, 0.0]]], Label(torch.tensor([[1.0, 0.0]]), torch.tensor([True]))
-    outputs, data = unimodal_case([[0.5, 0.5]], logits, label)
+@pytest.mark.parametrize(("logits", "label"), [([[1.0], [-1.0]], 1.0), ([[3.0, -3.0], [0.0, 0.0]], [1.0, 0.0])])
+def test_unimodal_loss_on_scores_and_sets_prefers_the_better_expert(logits, label):
+    outputs, data = unimodal_case([0.5, 0.5], logits, label)
     UnimodalLoss(1.0)(outputs, data, None).backward()
     assert outputs.gate.grad[0, 0] < outputs.gate.grad[0, 1] < 0
 
 
 def test_unimodal_loss_is_a_connected_zero_without_labels_or_modalities():
-    for mask, present in (([False], [[True, True]]), ([True], [[False, False]])):
-        label = Label(torch.tensor([0]), torch.tensor(mask))
-        outputs, data = unimodal_case([[0.5, 0.5]], [[[2.0, 0.0], [0.0, 1.0]]], label, present)
+    for labelled, present in ((False, [True, True]), (True, [False, False])):
+        outputs, data = unimodal_case([0.5, 0.5], [[2.0, 0.0], [0.0, 1.0]], 0, present, labelled)
         loss = UnimodalLoss(1.0)(outputs, data, None)
         assert loss.item() == 0
         loss.backward()
@@ -173,9 +152,7 @@ def test_unimodal_loss_is_a_connected_zero_without_labels_or_modalities():
 
 def test_entropy_floor():
     def floor(gate, present, ratio=0.5):
-        outputs, data = unimodal_case(
-            [gate], [[[0.0]] * len(gate)], Label(torch.zeros(1), torch.ones(1).bool()), [present]
-        )
+        outputs, data = unimodal_case(gate, [[0.0]] * len(gate), 0.0, present)
         loss = GateEntropy(1.0, ratio)(outputs, data, None)
         loss.backward()
         assert outputs.gate.grad.isfinite().all()
@@ -237,6 +214,5 @@ def test_the_gate_learns_to_follow_the_informative_modality():
     with torch.no_grad():
         given_features, label, where = clips(300)
         outputs = model.eval()(given_features)
-    first = (outputs.gate.argmax(1) == where).float().mean()
-    assert first > 0.8
+    assert (outputs.gate.argmax(1) == where).float().mean() > 0.8
     assert (outputs.logits["emotion"].argmax(1) == label).float().mean() > 0.8
