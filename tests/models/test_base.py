@@ -90,8 +90,13 @@ def test_refuses(settings, message):
         MeanPool(**({"dims": {"audio": 3}, "outputs": {"emotion": 4}} | settings))
 
 
-def test_features_are_completed():
+def test_what_the_base_class_does():
     bare = FusionModel({"audio": 3, "frame": 2}, {"emotion": 4})
+    with pytest.raises(TypeError, match="does not define forward"):
+        bare({})
+    with pytest.raises(ConfigError, match="no sync head"):
+        bare.match(None, None, None)
+    assert bare.own_scores(None, None, None) is None
     empty = Features(torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool), torch.zeros(2, 0))
     found = bare.complete({"audio": empty, "text": empty})
     assert {s: f.x.shape for s, f in found.items()} == {"frame": (2, 1, 2), "audio": (2, 1, 3)}
@@ -100,13 +105,3 @@ def test_features_are_completed():
         bare.complete({"text": empty})
     with pytest.raises(FeatureError, match=r"(?s)modality frame.*width 2.*width 3.*modality\.frame"):
         bare.complete({"frame": empty})
-
-
-def test_what_a_model_need_not_define():
-    bare = FusionModel({"audio": 3, "frame": 2}, {"emotion": 4})
-    assert bare.modalities == ("frame", "audio")
-    with pytest.raises(TypeError, match="does not define forward"):
-        bare({})
-    with pytest.raises(ConfigError, match="no sync head"):
-        bare.match(None, None, None)
-    assert bare.own_scores(None, None, None) is None

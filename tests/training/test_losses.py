@@ -40,12 +40,12 @@ class Recorder:
         return self.model.match(outputs, donors, shift)
 
 
-def sync(present, auxiliary_loss=None, **labels):
+def sync(present, term=None, **labels):
     model = hero()
     outputs = model(features(present, lengths={s: [6] * len(present["audio"]) for s in MODALITIES}))
     outputs.sync_logit = torch.zeros(len(present["audio"]), requires_grad=True)
     recorder = Recorder(model)
-    loss = (auxiliary_loss or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
+    loss = (term or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
     (slope,) = torch.autograd.grad(loss, outputs.sync_logit, retain_graph=True)
     return loss, recorder, slope
 

@@ -64,7 +64,7 @@ class FusionModel(nn.Module):
 
     Attributes:
         offers: auxiliary heads that the class can build.
-        groups: constructor arguments that are dataclasses; a config holds their fields beside the other options.
+        groups: constructor arguments that are dataclasses; a config has their fields among its other options.
         dims: the argument, in canonical order of the modalities.
         modalities: names of `dims`.
         auxiliary_heads: those built. A model whose modalities do not allow one removes it, and the losses that require

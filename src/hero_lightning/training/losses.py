@@ -1,4 +1,4 @@
-"""Auxiliary losses: named loss terms beside the Tasks' own losses.
+"""Auxiliary losses: named loss terms in addition to those of the Tasks.
 
 Data flow: Outputs + Batch (+ the model, which computes further logits or labels) -> scalar; the training step sums
 weight * loss.

@@ -1,4 +1,4 @@
-"""Token bank, panoramic attention, and the fusions of one interface."""
+"""The token bank, panoramic attention and the fusions."""
 
 from __future__ import annotations
 

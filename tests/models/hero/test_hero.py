@@ -10,27 +10,15 @@ from hypothesis import strategies as st
 from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.fusion import ConcatFusion, MeanFusion
 from hero_lightning.types import Features
-from tests.models.made import (
-    MODALITIES,
-    PRESENCE,
-    SIZES,
-    built,
-    check_gradients,
-    check_invariants,
-    descend,
-    everything,
-    features,
-    hero,
-    integration,
-    total_loss,
-)
+from tests.models import made
+from tests.models.made import MODALITIES, PRESENCE, SIZES, features, hero
 
 FUSIONS = {
-    "dynamic": integration(strategy="dynamic"),
-    "audio": integration(strategy="audio"),
-    "concat slots": integration(strategy="concat"),
-    "sequence bank": integration(source="sequence", include_synergy=True),
-    "top-k": integration(top_k=2, learnable_temperature=True, temperature=0.5),
+    "dynamic": made.integration(strategy="dynamic"),
+    "audio": made.integration(strategy="audio"),
+    "concat slots": made.integration(strategy="concat"),
+    "sequence bank": made.integration(source="sequence", include_synergy=True),
+    "top-k": made.integration(top_k=2, learnable_temperature=True, temperature=0.5),
     "concat": ConcatFusion,
     "mean": MeanFusion,
 }
@@ -43,7 +31,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 @given(present=PRESENCE, pad=st.integers(1, 4))
 @settings(max_examples=8, deadline=None)
 def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, present, pad):
-    check_invariants(MODELS[name], present, pad)
+    made.check_invariants(MODELS[name], present, pad)
 
 
 @every_model
@@ -54,7 +42,7 @@ def test_sums_and_finite_gradients(name, present, training):
     model, given_features = MODELS[name].train(training), features(present, fill=torch.nan)
     kept = {s: (f.x.clone(), f.mask.clone(), f.time.clone()) for s, f in given_features.items()}
     outputs = model(given_features, explain=True)
-    check_gradients(model, total_loss(model, outputs))
+    made.check_gradients(model, made.total_loss(model, outputs))
     model.eval()
     there = torch.tensor([present[s] for s in MODALITIES]).T
     assert outputs.experts == (*MODALITIES, "synergy")
@@ -75,7 +63,7 @@ def test_sums_and_finite_gradients(name, present, training):
     for s, weights in outputs.time_attention.items():
         assert weights[~given_features[s].mask].eq(0).all()
         torch.testing.assert_close(weights.sum(1), torch.tensor(present[s]).float())
-    assert all(v.isfinite().all() for v in everything(outputs).values())
+    assert all(v.isfinite().all() for v in made.everything(outputs).values())
     for s, (x, mask, time) in kept.items():
         f = given_features[s]
         assert torch.equal(f.x.nan_to_num(7), x.nan_to_num(7))
@@ -87,7 +75,7 @@ def test_sums_and_finite_gradients(name, present, training):
 def test_every_parameter_gets_a_gradient_that_is_not_zero(name):
     present = {s: [True, True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
     model = MODELS[name].train()
-    idle = check_gradients(model, total_loss(model, model(features(present))))
+    idle = made.check_gradients(model, made.total_loss(model, model(features(present))))
     model.eval()
     assert all(key.endswith(".missing") for key in idle)  # the missing token only keeps the graph whole
 
@@ -146,7 +134,7 @@ def test_heads_are_built_only_where_a_loss_reads_them():
     outputs = model(features({s: [True, True] for s in MODALITIES}))
     assert outputs.sync_logit is None
     assert not outputs.unimodal_logits
-    check_gradients(model, sum(v.sum() for v in outputs.logits.values()))
+    made.check_gradients(model, sum(v.sum() for v in outputs.logits.values()))
     with pytest.raises(ConfigError, match=r"(?s)no sync head.*model\.auxiliary_heads"):
         model.match(outputs, torch.tensor([1, 0]), torch.zeros(2, dtype=torch.long))
 
@@ -154,7 +142,7 @@ def test_heads_are_built_only_where_a_loss_reads_them():
 def test_time_attention_finds_the_step_that_differs():
     """After the queries learnt to find a mark, the marked step weighs most (no stat_pooling, which shows it too)."""
     torch.manual_seed(0)
-    model, hits = built({"audio": 8}, {"emotion": 2}, **SIZES, dropout=0.0, stat_pooling=False), []
+    model, hits = made.built({"audio": 8}, {"emotion": 2}, **SIZES, dropout=0.0, stat_pooling=False), []
 
     def loss():
         at, label = torch.randint(0, 10, (32,)), torch.randint(0, 2, (32,))
@@ -164,7 +152,7 @@ def test_time_attention_finds_the_step_that_differs():
         hits.append((outputs.time_attention["audio"].argmax(1) == at).float().mean())
         return torch.nn.functional.cross_entropy(outputs.logits["emotion"], label)
 
-    descend(model, loss, 50)
+    made.descend(model, loss, 50)
     assert hits[-1] > 0.8
 
 
@@ -174,8 +162,8 @@ def test_bf16_autocast(name):
     present = {s: [True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(features(present))
-        loss = total_loss(model, outputs)
-    check_gradients(model, loss)
+        loss = made.total_loss(model, outputs)
+    made.check_gradients(model, loss)
     model.eval()
     torch.testing.assert_close(outputs.gate.sum(1), torch.tensor([1.0, 1.0, 0.0]))
 
@@ -193,11 +181,17 @@ def test_bf16_autocast(name):
         ({"mlp": ["aus"]}, r"(?s)Unknown model\.mlp.*frame.*aus"),
         ({"pair": ["audio", "video"]}, r"(?s)Unknown model\.pair.*frame.*video"),
         ({"auxiliary_heads": ["sink"]}, r"(?s)sync or unimodal.*sink.*losses"),
-        ({"fusion": integration(source="tokens")}, r"(?s)Unknown model\.fusion\.source.*qformer, sequence.*tokens"),
-        ({"fusion": integration(strategy="video")}, r"(?s)model\.fusion\.strategy.*dynamic, audio, concat.*video"),
-        ({"fusion": integration(temperature=0.0)}, r"(?s)model\.fusion\.temperature.*\[0\.05, 20\]"),
-        ({"fusion": integration(top_k=0)}, r"(?s)model\.fusion\.top_k.*\[1, inf\)"),
-        ({"modalities": ("text",), "fusion": integration(strategy="audio")}, r"(?s)without an audio.*fusion\.strategy"),
+        (
+            {"fusion": made.integration(source="tokens")},
+            r"(?s)Unknown model\.fusion\.source.*qformer, sequence.*tokens",
+        ),
+        ({"fusion": made.integration(strategy="video")}, r"(?s)model\.fusion\.strategy.*dynamic, audio, concat.*video"),
+        ({"fusion": made.integration(temperature=0.0)}, r"(?s)model\.fusion\.temperature.*\[0\.05, 20\]"),
+        ({"fusion": made.integration(top_k=0)}, r"(?s)model\.fusion\.top_k.*\[1, inf\)"),
+        (
+            {"modalities": ("text",), "fusion": made.integration(strategy="audio")},
+            r"(?s)without an audio.*fusion\.strategy",
+        ),
     ],
 )
 def test_refuses(settings, message):
