@@ -67,7 +67,7 @@ class EmotionModule(pl.LightningModule):
         optimizer: AdamWWithCosine,
         reasoner: Reasoner | None = None,
         train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
-        augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class EmotionModule(pl.LightningModule):
         self.encoders = nn.ModuleDict({n: ModalityEncoder(m, model.dims[n]) for n, m in modalities.items()})
         self.model, self.reasoner = model, reasoner
         self.tasks, self.auxiliary_losses = dict(tasks), dict(auxiliary_losses)
-        self.optimizer, self.seed, self.augmentation = optimizer, seed, augmentation
+        self.optimizer, self.seed, self.augmentation = optimizer, seed, augmentation or Augmentation()
         self.main = next(iter(self.tasks.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
         self.facts = {**describe(modalities, self.tasks, model.dims), **known, **(facts or {})}
