@@ -127,7 +127,7 @@ def everything(outputs):
 
 
 def same(a, b, rows=slice(None)):
-    """Asserts that `b` is `a` at some rows."""
+    """Asserts that `b` equals some rows of `a`."""
     a, b = everything(a), everything(b)
     assert a.keys() == b.keys()
     for key in a:

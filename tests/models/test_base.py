@@ -45,7 +45,7 @@ class MeanPool(FusionModel):
         )
 
 
-def test_a_small_model_of_ones_own_trains_from_the_command_line(tmp_path: Path) -> None:
+def test_a_custom_model_trains_from_the_command_line(tmp_path: Path) -> None:
     dataset, folder = feature_dataset(tmp_path / "data"), tmp_path / "run"
     done = run(
         "hero_lightning.train", "model=none", "fusion@model.fusion=none", "loss@losses.sync=none",

@@ -63,7 +63,7 @@ MODELS = {name: made(name) for name in KINDS}
 @every_kind
 @given(present=PRESENCE, pad=st.integers(1, 4))
 @settings(max_examples=6, deadline=None)
-def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, present, pad):
+def test_padding_other_rows_and_absent_content_change_nothing(name, present, pad):
     check_invariants(MODELS[name], present, pad)
 
 

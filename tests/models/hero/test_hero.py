@@ -30,7 +30,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 @every_model
 @given(present=PRESENCE, pad=st.integers(1, 4))
 @settings(max_examples=8, deadline=None)
-def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, present, pad):
+def test_padding_other_rows_and_absent_content_change_nothing(name, present, pad):
     made.check_invariants(MODELS[name], present, pad)
 
 
