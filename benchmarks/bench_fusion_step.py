@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hero_lightning.models.base import Shape
+from hero_lightning.models.hero.experts import ExpertOptions
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.hero.qformer import QFormer
 from hero_lightning.models.layers import EPS
@@ -157,7 +159,7 @@ def equality(device: str) -> float:
     """Largest difference between a Blip2QFormerModel and our Q-Former with its weights, over masked inputs."""
     width, layers, heads = SIZES["width"], SIZES["layers"], SIZES["num_heads"]
     theirs = blip2(width, layers, heads).to(device).eval()
-    ours = QFormer(width, SIZES["queries"], layers, heads, 0.1).to(device).eval()
+    ours = QFormer(Shape(**SIZES)).to(device).eval()
     copy_blip2(theirs, ours)
     worst = 0.0
     for steps, _ in STEPS.values():
@@ -198,7 +200,10 @@ def main() -> None:
     features = {s: Features(f.x.to(args.device), f.mask.to(args.device)) for s, f in features.items()}
     label = torch.randint(0, CLASSES, (BATCH,), device=args.device)
     dims = {s: d for s, (_, d) in STEPS.items()}
-    models = {"ours": Hero(dims, {"emotion": CLASSES}, **SIZES), "baseline": Baseline(**SIZES)}
+    models = {
+        "ours": Hero(dims, {"emotion": CLASSES}, shape=Shape(**SIZES), options=ExpertOptions()),
+        "baseline": Baseline(**SIZES),
+    }
     models = {name: m.to(args.device).train() for name, m in models.items()}
     millions = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in models.items()}
     result: dict[str, object] = {"parameters_million": millions, "qformer_difference": difference, "batch": BATCH}

@@ -39,6 +39,8 @@ from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyText
 from hero_lightning.features import Modality, ModalityEncoder, read_clip
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
+from hero_lightning.models import base
+from hero_lightning.models.hero.experts import ExpertOptions
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.llm.head import LLMHead
 from hero_lightning.types import EncoderInput, Features, Media, ModalityBatch, Row, Sample, StoredFeatures
@@ -319,7 +321,8 @@ def build(args: Any, size: Size, root: Path) -> tuple[dict[str, Pipeline], dict[
     realtime = modalities_of("realtime emotion_peak", factories, root / "features")
     modules = {name: ModalityEncoder(modality).to(device).eval() for name, modality in realtime.items()}
     extract(Rows(realtime, samples), modules, device)
-    hero = Hero({n: m.dim for n, m in modules.items()}, {"emotion": len(LABELS)}, **size.hero).to(device).eval()
+    dims, options = {n: m.dim for n, m in modules.items()}, ExpertOptions()
+    hero = Hero(dims, {"emotion": len(LABELS)}, shape=base.Shape(**size.hero), options=options).to(device).eval()
     # A single process on a CPU shared with others is timed by its own CPU time.
     cpu_time = device == "cpu" and args.workers == 0
     now = time.process_time if cpu_time else time.perf_counter

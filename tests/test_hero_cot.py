@@ -164,7 +164,7 @@ def test_what_does_not_fit_together_is_refused(overrides: list[str], words: str,
     cfg = composed("train", tmp_path, *overrides)
     main = build.dataset(cfg).tasks
     with pytest.raises(ConfigError, match=words):
-        build.reasoner(cfg, next(iter(main.values())))
+        build.reasoner(cfg, next(iter(main.values())), model=None)
 
 
 def test_a_stored_language_model_is_checked_as_the_rest(demo: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def train(cfg: Any) -> float | None:
         batches = dataset.loader("train")
         reasoner.prepare(((s, m) for b in batches for s, m in zip(b.samples, b.measures, strict=True)), lm)
 
-    module = build.module(cfg, dataset.modalities, dataset.tasks, dataset.dims, prepare)
-    module.facts |= {"config": OmegaConf.to_yaml(config), "dataset": str(dataset.name)}
+    facts = {"config": OmegaConf.to_yaml(config), "dataset": str(dataset.name)}
+    module = build.module(cfg, dataset.modalities, dataset.tasks, dataset.dims, prepare, facts)
     if cfg.init_from:
         source = checkpoint.find(cfg.init_from)
         state = checkpoint.load(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable, first_of_each
-from hero_lightning.models.outputs import Outputs
+from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.types import Label
 
 
@@ -23,11 +24,14 @@ def outputs(n: int, experts: tuple[str, ...] = ("text", "audio", "synergy")) -> 
         experts=experts,
         summaries=torch.zeros(n, len(experts), 2),
         present=present,
-        context=torch.zeros(n, 1, 2),
-        gate=torch.arange(n)[:, None].expand(-1, len(experts)) / 10,
+        fused=Fused(
+            context=torch.zeros(n, 1, 2),
+            pooled=torch.zeros(n, 2),
+            gate=torch.arange(n)[:, None].expand(-1, len(experts)) / 10,
+            importance=torch.ones(n, 2) / 2,
+            segments=(("text", 0, 4), ("audio", 4, 8)),
+        ),
         imputed=~present,
-        importance=torch.ones(n, 2) / 2,
-        segments=(("text", 0, 4), ("audio", 4, 8)),
         sync_logit=torch.zeros(n),
     )
 
@@ -87,7 +91,7 @@ def test_columns_of_explanations() -> None:
 
 def test_a_model_without_gate_has_presence_only() -> None:
     bare = outputs(2, ("text",))
-    bare.gate = bare.imputed = bare.importance = bare.sync_logit = None
+    bare = replace(bare, fused=Fused(bare.context, bare.context[:, 0]), imputed=None, sync_logit=None)
     table = ExplanationTable()
     table.update(torch.tensor([0, 1]), bare)
     assert list(table.compute().numbers) == ["present_text"]
