@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.encoders.tiny import TinyText
 from hero_lightning.types import Features
+from tests.tiny_encoders import TinyText
 
 
 class Counting(TinyText):
