@@ -128,7 +128,9 @@ def test_transcripts_are_kept_as_text(folder, samples, tmp_path, caplog, monkeyp
     assert {s.id: s.text for s in other}["loud"] == "anew"
 
 
-@pytest.mark.parametrize(("options", "said"), [({"dtype": "int8"}, "float32"), ({"silence": 0}, "0 to 1")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"dtype": "int8"}, "float32"), ({"silence": 0}, "asr.silence is out of range")]
+)
 def test_wrong_options(options, said):
     with pytest.raises(ConfigError, match=said):
         Transcriber("openai/whisper-base", **options)

@@ -60,7 +60,8 @@ class PretrainedEncoder(Encoder):
         self.where = f"modality.{self.modality}.encoder"
         one_of(f"{self.where}.trainable", trainable, ("frozen", "lora", "full"))
         one_of(f"{self.where}.dtype", dtype, DTYPES)
-        self._at_least(1, layers=len(layers))
+        if not layers:
+            raise self._wrong("No hidden layer is chosen.", "at least one", list(layers), "layers")
         self.source = Pretrained(name, f"{self.where}.name", revision, f"encoder@{self.where}={self.instead}")
         self.dtype, self.layers, self.lora = dtype, tuple(layers), lora or Lora()
         self.adapt, self.trainable = trainable, trainable != "frozen"
