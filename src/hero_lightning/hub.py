@@ -72,7 +72,7 @@ class Pretrained:
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             raise ConfigError(
                 f"The pretrained model {self.name} cannot be loaded.",
-                expected="a model of the Hugging Face hub, or a folder with its config, weights and preprocessing files",
+                expected="a hub id, or a folder with config, weights, tokenizer and preprocessing files",
                 got=cause(error),
                 where=self.where,
                 hint=self._hint(download=isinstance(error, OSError) and not local),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 from hypothesis import given
@@ -168,8 +168,8 @@ def test_no_wording_of_ours_is_an_emotion() -> None:
 
 
 def test_statistics_survive_a_checkpoint(statistics: MeasureStatistics) -> None:
-    state = statistics.to_dict()
-    back = MeasureStatistics.from_dict(json.loads(json.dumps(state)))
+    state = asdict(statistics)
+    back = MeasureStatistics(**json.loads(json.dumps(state)))
     assert back.usual("audio", "pitch_hz", "Low") == statistics.usual("audio", "pitch_hz", "Low")
     assert set(state["speakers"]["Low"]["audio"]) == {"pitch_hz"}
     assert not state["speakers"]["Rare"]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from hero_lightning.encoders.base import Material, averaged, per_step
 from hero_lightning.encoders.pretrained import PretrainedEncoder
+from hero_lightning.errors import in_range
 from hero_lightning.media.types import ActionUnits
 from hero_lightning.types import AU_NAMES, Features
 
@@ -41,7 +42,7 @@ class AuWords(PretrainedEncoder):
         self, name: str, max_steps: int = 8, threshold: float = 0.5, dtype: str = "float32", revision: str | None = None
     ) -> None:
         super().__init__(name, dtype=dtype, revision=revision)
-        self._at_least(1, max_steps=max_steps)
+        in_range(f"{self.where}.max_steps", max_steps, "[1, inf)")
         self.max_steps, self.threshold = max_steps, threshold
         self.options.update(max_steps=max_steps, threshold=threshold)
 

@@ -31,7 +31,7 @@ class Encoder(nn.Module):
 
     Attributes:
         takes: raw material it reads: frames, audio, text or table.
-        version: raised when a change of code changes the features of the same options, so that they are extracted again.
+        version: raised when the code changes the features of the same options, so that they are extracted again.
         alone: True if clips must be encoded one by one (outputs of audio models with group norm change with padding).
         dim: width D of its features.
         trainable: whether it owns parameters that learn.
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         return {"class": type(self).__name__, "version": self.version, **self.options}
 
     def load(self) -> None:
-        """Builds or reads the weights; called once, in the process that calls `forward`. A weight-free encoder has none."""
+        """Builds or reads the weights, if there are any; called once, in the process that calls `forward`."""
 
     def preprocess(self, material: Any) -> dict[str, Tensor]:
         """One clip's raw material -> encoder inputs without a batch axis. Runs in the loader's worker."""

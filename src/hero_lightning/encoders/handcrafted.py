@@ -1,7 +1,7 @@
 """Weight-free encoders: fixed formulas that need no download and run on one core.
 
-Data flow: Frames -> FrameHog, FrameDifference; Waveform -> LogMelProsody; Utterance -> HashedWords; ActionUnits -> AuValues.
-All values are scaled by constants to about unit size. Nothing is fitted: a clip has the same features in any batch.
+Data flow: Frames -> FrameHog, FrameDifference; Waveform -> LogMelProsody; Utterance -> HashedWords; ActionUnits ->
+AuValues. All values are scaled by constants to about unit size; a clip has the same features in any batch.
 
 Shapes: B clips, T steps, N all real steps of a batch, S side of a picture, K cells per side, D = `dim`.
 """
@@ -60,7 +60,18 @@ def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
     return right, down
 
 
-class FrameHog(Encoder):
+class _Formula(Encoder):
+    """A formula per step: x [B, T, ...] -> Features [B, T, D]."""
+
+    def forward(self, inputs: dict[str, Tensor]) -> Features:
+        """See the class."""
+        return Features(per_step(inputs["x"], inputs["x_mask"], self._formula), inputs["x_mask"], inputs.get("time"))
+
+    def _formula(self, x: Tensor) -> Tensor:
+        return x
+
+
+class FrameHog(_Formula):
     """Histograms of oriented gradients plus a coarse colour grid, per picture. For frame and face.
 
     Args:
@@ -76,22 +87,14 @@ class FrameHog(Encoder):
         super().__init__()
         _at_least(self, 1, size=size, cells=cells, bins=bins, grid=grid)
         if size % cells or size % grid:
-            raise ConfigError(
-                "Cells must tile the picture.",
-                expected=f"divisors of size={size}",
-                got=f"cells={cells} grid={grid}",
-                where="FrameHog.cells",
-            )
+            got, expected = f"cells={cells} grid={grid}", f"divisors of size={size}"
+            raise ConfigError("Cells must tile the picture.", expected=expected, got=got, where="FrameHog.cells")
         self.size, self.cells, self.bins, self.grid = size, cells, bins, grid
         self.dim = cells * cells * bins + 3 * grid * grid
 
     def preprocess(self, material: Frames) -> dict[str, Tensor]:
         """Frames -> x [T, 3, S, S] uint8, time [T]."""
         return {"x": _resized(material.pixels, self.size), "time": material.time.float()}
-
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, 3, S, S] -> Features [B, T, D]."""
-        return Features(per_step(inputs["x"], inputs["x_mask"], self._formula), inputs["x_mask"], inputs["time"])
 
     def _formula(self, pictures: Tensor) -> Tensor:
         """[N, 3, S, S] uint8 -> [N, D]."""
@@ -115,7 +118,7 @@ class FrameHog(Encoder):
         return torch.cat([(cells / (around + 0.005**2).sqrt()).flatten(1) * 2, colour], dim=1)
 
 
-class FrameDifference(Encoder):
+class FrameDifference(_Formula):
     """Place, direction and amount of the change from one picture to the next. For motion.
 
     Pictures are sorted by time and repeated ones left out, so T pictures give T - 1 steps at most.
@@ -131,12 +134,8 @@ class FrameDifference(Encoder):
         super().__init__()
         _at_least(self, 2, size=size, cells=cells)
         if size % cells or cells % 2:
-            raise ConfigError(
-                "Cells must tile the picture.",
-                expected=f"an even divisor of size={size}",
-                got=cells,
-                where="FrameDifference.cells",
-            )
+            expected, where = f"an even divisor of size={size}", "FrameDifference.cells"
+            raise ConfigError("Cells must tile the picture.", expected=expected, got=cells, where=where)
         self.size, self.cells = size, cells
         self.dim = 2 * cells * cells + 2 * (cells // 2) ** 2 + 3
 
@@ -149,10 +148,6 @@ class FrameDifference(Encoder):
         grey = torch.einsum("tchw,c->thw", small, small.new_tensor(LUMA)).round().byte()
         time = time[fresh]
         return {"x": torch.stack([grey[:-1], grey[1:]], dim=1), "time": (time[:-1] + time[1:]) / 2}
-
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, 2, S, S] -> Features [B, T, D]."""
-        return Features(per_step(inputs["x"], inputs["x_mask"], self._formula), inputs["x_mask"], inputs["time"])
 
     def _formula(self, pairs: Tensor) -> Tensor:
         """[N, 2, S, S] uint8 -> [N, D]."""
@@ -250,7 +245,7 @@ def mel_filters(bands: int, size: int, rate: int, low: float = 60.0, high: float
     return filters / filters.sum(dim=0).clamp(min=0.1)  # a band without a point stays 0
 
 
-class HashedWords(Encoder):
+class HashedWords(_Formula):
     """A fixed pseudo-random code of signs per word, plus half of one per pair of neighbours. For text.
 
     Codes are BLAKE2 digests: the same on every machine, without a vocabulary. Previous turns come first, each after a
@@ -270,9 +265,8 @@ class HashedWords(Encoder):
         super().__init__()
         _at_least(self, 1, dim=dim, max_words=max_words)
         if dim % 8 or dim > 512:
-            raise ConfigError(
-                "A code is made of whole bytes.", expected="a multiple of 8 up to 512", got=dim, where="HashedWords.dim"
-            )
+            problem, expected = "A code is made of whole bytes.", "a multiple of 8 up to 512"
+            raise ConfigError(problem, expected=expected, got=dim, where="HashedWords.dim")
         self.dim, self.max_words, self.pairs = dim, max_words, pairs
         self.options["pairs"] = pairs
 
@@ -298,12 +292,8 @@ class HashedWords(Encoder):
         bits = torch.frombuffer(bytearray(digest), dtype=torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
         return bits.flatten().float() * 2 - 1
 
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, D] -> Features [B, T, D]."""
-        return Features(inputs["x"], inputs["x_mask"])
 
-
-class AuValues(Encoder):
+class AuValues(_Formula):
     """The 35 action units of OpenFace: intensities (0..5) divided by 5, presences 0 or 1. For au.
 
     Args:
@@ -325,7 +315,3 @@ class AuValues(Encoder):
         scale = torch.tensor([5.0 if name.endswith("_r") else 1.0 for name in material.names])
         steps = averaged(torch.cat([material.x / scale, material.time[:, None]], dim=1), self.max_steps)  # [T, 36]
         return {"x": steps[:, :-1].contiguous(), "time": steps[:, -1].contiguous()}
-
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, 35] -> Features [B, T, 35]."""
-        return Features(inputs["x"], inputs["x_mask"], inputs["time"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
-from hero_lightning.errors import one_of
+from hero_lightning.errors import in_range, one_of
 from hero_lightning.hub import Lora
 from hero_lightning.media.types import Frames
 from hero_lightning.types import Features, pad
@@ -60,7 +60,7 @@ class ImageEncoder(PretrainedEncoder):
     ) -> None:
         super().__init__(name, trainable, (-1,), dtype, revision, lora)
         one_of(f"{self.where}.pooling", pooling, ("cls", "mean", "projected", "tokens"))
-        self._at_least(1, size=1 if size is None else size)
+        in_range(f"{self.where}.size", 1 if size is None else size, "[1, inf)")
         self.pooling, self.size = pooling, size
         self.options.update(pooling=pooling, size=size)
 

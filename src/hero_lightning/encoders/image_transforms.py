@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, cause
 
 MODES = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of resampling filters, as preprocessor_config.json names them."""
@@ -58,7 +58,7 @@ class Preparation:
             raise ConfigError(
                 "The preprocessing of this model is not supported.",
                 expected="size as a number, {height, width} or {shortest_edge}; resample 2 or 3; image_mean, image_std",
-                got=dict(settings),
+                got=f"{cause(error)} in {dict(settings)}",
                 where=where,
             ) from error
 

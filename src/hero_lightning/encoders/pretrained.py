@@ -1,4 +1,4 @@
-"""What all encoders with pretrained weights share: where the weights come from, what of them learns, which layers are read.
+"""Base class of encoders with pretrained weights: loading, fine-tuning, choice of hidden layers.
 
 Data flow: hub id or folder -> config (width, index time) -> load (weights, checked) -> hidden states of chosen layers.
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.encoders.image_transforms import Preparation
-from hero_lightning.errors import ConfigError, in_range, one_of
+from hero_lightning.errors import ConfigError, one_of
 from hero_lightning.hub import DTYPES, Lora, Pretrained
 from hero_lightning.types import pad
 
@@ -70,10 +70,6 @@ class PretrainedEncoder(Encoder):
 
     def _wrong(self, problem: str, expected: object, got: object, key: str) -> ConfigError:
         return ConfigError(problem, expected=expected, got=got, where=f"{self.where}.{key}")
-
-    def _at_least(self, floor: int, **values: int) -> None:
-        for key, value in values.items():
-            in_range(f"{self.where}.{key}", value, f"[{floor}, inf)")
 
     @cached_property
     def _whole(self) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
-from hero_lightning.errors import one_of
+from hero_lightning.errors import in_range, one_of
 from hero_lightning.hub import Lora
 from hero_lightning.media.types import Utterance
 from hero_lightning.types import Features, pad
@@ -48,7 +48,7 @@ class TextEncoder(PretrainedEncoder):
     ) -> None:
         super().__init__(name, trainable, layers, dtype, revision, lora)
         one_of(f"{self.where}.pooling", pooling, ("tokens", "turns"))
-        self._at_least(3, max_length=max_length)
+        in_range(f"{self.where}.max_length", max_length, "[3, inf)")
         self.pooling, self.max_length = pooling, max_length
         self.options.update(pooling=pooling, max_length=max_length)
 
@@ -105,10 +105,8 @@ class TextEncoder(PretrainedEncoder):
         return Features(x, real.to(x.device))
 
     def _vectors(self, segments: list[Tensor]) -> list[Tensor]:
-        """Token ids of S segments -> their vectors [L, D]. Clips of one dialogue share turns: each text is read once."""
+        """Token ids of S segments -> their vectors [L, D]. A turn that clips of one dialogue share is read once."""
         texts = {tuple(ids.tolist()): ids for ids in segments}
-        hidden = self._by_length(
-            list(texts.values()), lambda ids, mask: self._hidden(input_ids=ids, attention_mask=mask.long())
-        )
+        hidden = self._by_length(list(texts.values()), lambda x, m: self._hidden(input_ids=x, attention_mask=m.long()))
         found = {key: h[: len(key)] for key, h in zip(texts, hidden, strict=True)}
         return [found[tuple(ids.tolist())] for ids in segments]

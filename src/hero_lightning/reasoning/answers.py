@@ -171,7 +171,7 @@ _FENCE = re.compile(r"\s*```\w*\s*$")
 
 
 def _repaired(text: str) -> Any:
-    """Value of JSON with trailing commas, single quotes, line breaks or quotes in strings, or a missing end; or None."""
+    """JSON with trailing commas, single quotes, line breaks or quotes in strings, or without an end; else None."""
     out: list[str] = []
     closers: list[str] = []
     cuts: list[tuple[int, list[str]]] = []  # commas and the open brackets there: where an unfinished rest may be cut

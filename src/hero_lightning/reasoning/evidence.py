@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from hero_lightning.errors import in_range, one_of
 from hero_lightning.types import AU_NAMES as MUSCLES
@@ -58,6 +58,8 @@ NOTABLE, VERY = 0.5, 1.5
 """Standard deviations from the mean at which a measure is mentioned, and called `very` low or high."""
 ACTIVE, STRONG = 1.0, 3.0
 """Lowest OpenFace intensity (0..5) of an active muscle, and of a strongly active one."""
+SPEAKER_CLIPS = 8
+"""Fewest clips of a speaker with statistics of their own."""
 _UNIT = re.compile(r"AU0*(\d+)(_max|_mean|_r|_c)?")
 _TAG = re.compile(r"<([^<>\s]{1,40})>")
 _WORDS = {word: modality for modality, word in CHANNELS.items() if modality != SYNERGY}
@@ -139,6 +141,7 @@ Usual = tuple[float, float, str]
 """Mean, standard deviation, and whose: `speaker` or `dataset`."""
 
 
+@dataclass(frozen=True, slots=True)
 class MeasureStatistics:
     """Mean and standard deviation of every measure over the train split, and per speaker with enough clips.
 
@@ -147,31 +150,22 @@ class MeasureStatistics:
         speakers: speaker -> the same.
     """
 
-    MIN_CLIPS = 8
-    """Fewest clips of a speaker with statistics of their own."""
-
-    def __init__(
-        self,
-        dataset: Mapping[str, Mapping[str, Normal]] | None = None,
-        speakers: Mapping[str, Mapping[str, Mapping[str, Normal]]] | None = None,
-    ) -> None:
-        self.dataset, self.speakers = dataset or {}, speakers or {}
+    dataset: Mapping[str, Mapping[str, Normal]] = field(default_factory=dict)
+    speakers: Mapping[str, Mapping[str, Mapping[str, Normal]]] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, views: Iterable[ClipView]) -> MeasureStatistics:
         """Statistics of the clips of a train split."""
-        everyone: dict[str, dict[str, list[float]]] = {}
-        by_speaker: dict[str, dict[str, dict[str, list[float]]]] = {}
+        tables: dict[str | None, dict[str, dict[str, list[float]]]] = {None: {}}  # of a speaker; None = of all clips
         for view in views:
-            tables = [everyone]
-            if view.speaker is not None:
-                tables.append(by_speaker.setdefault(view.speaker, {}))
-            for modality, measures in view.measures.items():
-                for name, value in measures.items():
-                    if math.isfinite(value):
-                        for table in tables:
+            for speaker in {None, view.speaker}:
+                table = tables.setdefault(speaker, {})
+                for modality, measures in view.measures.items():
+                    for name, value in measures.items():
+                        if math.isfinite(value):
                             table.setdefault(modality, {}).setdefault(name, []).append(value)
-        return cls(_normals(everyone, 2), {who: _normals(table, cls.MIN_CLIPS) for who, table in by_speaker.items()})
+        dataset = _normals(tables.pop(None), 2)
+        return cls(dataset, {who: _normals(table, SPEAKER_CLIPS) for who, table in tables.items() if who is not None})
 
     def usual(self, modality: str, name: str, speaker: str | None) -> Usual | None:
         """Statistics of a measure: the speaker's, else the dataset's, else None."""
@@ -180,15 +174,6 @@ class MeasureStatistics:
             if std > 1e-6 * (1 + abs(mean)):
                 return mean, std, whose
         return None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Builtins for a checkpoint."""
-        return {"dataset": self.dataset, "speakers": self.speakers}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> MeasureStatistics:
-        """The inverse of `to_dict`."""
-        return cls(state["dataset"], state["speakers"])
 
 
 def _normals(table: Mapping[str, Mapping[str, list[float]]], least: int) -> dict[str, dict[str, Normal]]:

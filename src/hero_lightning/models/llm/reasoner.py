@@ -168,7 +168,7 @@ class Reasoner(nn.Module):
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
         """Restores `state` from a checkpoint; the caller loads the trained weights afterwards."""
-        self._adapt(MeasureStatistics.from_dict(state["statistics"]), state["caption"], state["mode"])
+        self._adapt(MeasureStatistics(**state["statistics"]), state["caption"], state["mode"])
         if self.decoder is not None:
             self.decoder.restore(state["decoder"])
         self.llm.load((), folder)
@@ -177,7 +177,7 @@ class Reasoner(nn.Module):
     def state(self) -> dict[str, Any]:
         """The first argument of `restore`, as builtins."""
         return {
-            "statistics": self.evidence.statistics.to_dict(),
+            "statistics": asdict(self.evidence.statistics),
             "caption": self.prompt.caption,
             "mode": self.mode,
             "decoder": None if self.decoder is None else self.decoder.state(),
