@@ -32,7 +32,6 @@ class Encoder(nn.Module):
     Attributes:
         takes: raw material it reads: frames, audio, text or table.
         version: raised when the code changes the features of the same options, so that they are extracted again.
-        alone: True if clips must be encoded one by one (outputs of audio models with group norm change with padding).
         dim: width D of its features.
         trainable: whether it owns parameters that learn.
         options: constructor values that determine the features, as builtins.
@@ -40,7 +39,6 @@ class Encoder(nn.Module):
 
     takes: ClassVar[Material]
     version: ClassVar[int] = 1
-    alone: ClassVar[bool] = False
     dim: int
     trainable: bool = False
     options: dict[str, Any]
@@ -74,20 +72,7 @@ class Encoder(nn.Module):
     def encode(self, inputs: dict[str, Tensor]) -> Features:
         """`forward`, without gradients where the encoder is frozen."""
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self._one_by_one(inputs) if self.alone else self(inputs)
-
-    def _one_by_one(self, inputs: dict[str, Tensor]) -> Features:
-        keys = [k for k in inputs if not k.endswith("_mask")]
-        parts: list[Features] = []
-        for b in range(inputs[keys[0]].shape[0]):
-            one: dict[str, Tensor] = {}
-            for key in keys:
-                mask = inputs[f"{key}_mask"][b]
-                one[key], one[f"{key}_mask"] = inputs[key][b, mask][None], mask[mask][None]
-            parts.append(self(one))
-        x, mask = pad([p.x[0, p.mask[0]] for p in parts])
-        clocks = [p.time[0, p.mask[0]] for p in parts if p.time is not None]
-        return Features(x, mask.to(x.device), pad(clocks)[0] if len(clocks) == len(parts) else None)
+            return self(inputs)
 
     def train(self, mode: bool = True) -> Encoder:
         """Sets the mode; a frozen encoder stays in eval mode, without dropout."""

@@ -36,6 +36,7 @@ class PretrainedEncoder(Encoder):
         modality, instead: for messages: the modality of the config node, and a weight-free encoder of that modality.
         reads: model_type -> class of transformers; empty = whatever AutoModel makes of it.
         group: rows N that a frozen network reads together, so that memory does not grow with the batch.
+        alone: True if rows are read one by one, because the outputs of the network change with padding.
         spare: parts of the names of tensors that are never read; a checkpoint may lack them.
         size: picture side in pixels; None = the checkpoint's.
     """
@@ -44,6 +45,7 @@ class PretrainedEncoder(Encoder):
     instead: ClassVar[str]
     reads: ClassVar[dict[str, str]] = {}
     group: ClassVar[int] = 32
+    alone: ClassVar[bool] = False
     spare: tuple[str, ...] = ("pooler",)
     size: int | None = None
 
@@ -124,10 +126,10 @@ class PretrainedEncoder(Encoder):
         self.network = self._read(self.reads.get(self.config.model_type, "AutoModel"))
         if self.adapt == "lora":
             self.lora.add(self.network, f"{self.where}.lora")
-            return
         for name, parameter in self.network.named_parameters():
-            # What nothing reads would never get a gradient.
-            parameter.requires_grad_(self.adapt == "full" and not any(part in name for part in self.spare))
+            # Layers that are not read would never get a gradient.
+            unread = any(part in name for part in self.spare)
+            parameter.requires_grad_(parameter.requires_grad and self.trainable and not unread)
 
     def _read(self, kind: str, **options: Any) -> Any:
         """The network, a class of transformers. Always with a dtype: the default is the checkpoint's."""

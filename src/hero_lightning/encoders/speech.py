@@ -45,15 +45,16 @@ class SpeechEncoder(PretrainedEncoder):
 
     @property
     def alone(self) -> bool:  # type: ignore[override]
-        """See Encoder."""
+        """See PretrainedEncoder."""
         return getattr(self.config, "feat_extract_norm", None) == "group" or self.config.model_type == "data2vec-audio"
 
     def _part(self, whole: Any) -> Any:
-        inert = {"q_proj", "k_proj", "v_proj", "out_proj"} & set(self.lora.targets)
+        targets = self.lora.targets
+        inert = isinstance(targets, str) or {"q_proj", "k_proj", "v_proj", "out_proj"} & set(targets)
         if whole.model_type == "wavlm" and self.adapt == "lora" and inert:
             # It passes the weights of these layers to F.multi_head_attention_forward.
             problem, expected = "WavLM's attention ignores LoRA.", "intermediate_dense, output_dense"
-            raise self._wrong(problem, expected, self.lora.targets, "lora.targets")
+            raise self._wrong(problem, expected, targets, "lora.targets")
         # Training here has none of the randomness of pretraining: no masked spans, no dropped layers.
         whole.update({"mask_time_prob": 0.0, "mask_feature_prob": 0.0, "layerdrop": 0.0})
         return whole
