@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from hero_lightning.encoders.au_text import AuWords
 from hero_lightning.encoders.image import ImageEncoder
 from hero_lightning.encoders.speech import SpeechEncoder, WhisperEncoder
+from hero_lightning.encoders.text import TextEncoder
 from hero_lightning.encoders.video import VideoEncoder
 from hero_lightning.errors import ConfigError
 from hero_lightning.features.device import ModalityEncoder
@@ -217,7 +218,7 @@ def test_another_shape_and_a_broken_file(folders, tmp_path):
         ImageEncoder(str(folder)).load()
 
 
-@pytest.mark.parametrize("kind", [ImageEncoder, VideoEncoder, SpeechEncoder, WhisperEncoder, AuWords])
+@pytest.mark.parametrize("kind", [ImageEncoder, VideoEncoder, SpeechEncoder, WhisperEncoder, AuWords, TextEncoder])
 def test_a_missing_model_is_named_with_the_remedy(monkeypatch, kind):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError) as info:

@@ -195,18 +195,6 @@ def test_it_travels_to_a_worker_with_its_tokenizer(folder):
     assert torch.equal(before["ids"], after["ids"])
 
 
-@pytest.mark.parametrize("name", ["/nowhere/at/all", "no-such-organisation/no-such-model"])
-def test_a_missing_model_is_named_with_the_remedy(monkeypatch, name):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError) as info:
-        TextEncoder(name).load()
-    text = str(info.value)
-    for part in (name, "modality.text.encoder.name=FOLDER", "encoder@modality.text.encoder=words", "got:"):
-        assert part in text
-    with pytest.raises(ConfigError):
-        _ = TextEncoder(name).dim
-
-
 def test_missing_tensors_are_an_error_but_not_the_poolers(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -222,11 +210,8 @@ def test_missing_tensors_are_an_error_but_not_the_poolers(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trainable": "maybe"}, "frozen, lora, full"),
         ({"pooling": "max"}, "tokens, turns"),
-        ({"dtype": "int8"}, "float32, bfloat16, float16"),
         ({"max_length": 2}, "max_length is out of range"),
-        ({"layers": ()}, "No hidden layer is chosen"),
     ],
 )
 def test_wrong_options(options, message):

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.errors import ConfigError
+from hero_lightning.models.llm.small_lm import learn_bpe
 from hero_lightning.reasoning.answer_targets import AnswerWriter
 from hero_lightning.reasoning.evidence import (
     EXPERTS,
@@ -169,22 +169,7 @@ def test_wrong_settings_are_refused(options: dict, message: str) -> None:
         PromptBuilder(**options)
 
 
-VOCABULARY = (
-    "you",
-    "know",
-    "what",
-    "really",
-    "think",
-    "we",
-    "should",
-    "go",
-    "home",
-    "now",
-    "because",
-    "she",
-    "said",
-    "fine",
-)
+VOCABULARY = "you know what really think we should go home now because she said fine".split()
 
 
 def rich_clips(count: int) -> list[ClipView]:
@@ -206,24 +191,11 @@ def rich_clips(count: int) -> list[ClipView]:
     ]
 
 
-def byte_pair_counter(texts: list[str], size: int) -> Callable[[str], int]:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    )
-    return lambda text: len(tokenizer.encode(text).ids)
-
-
 def test_compact_prompts_stay_under_300_tokens_of_a_small_tokenizer() -> None:
     clips = rich_clips(80)
     writer = TemplateWriter(MeasureStatistics.fit(clips), phrasing=Phrasing(numbers=False))
     builder = PromptBuilder("cot", ("neutral", "joy", "sadness", "anger", "surprise", "fear"), 3, "compact")
     weights = {name: 1 / 7 for name in EXPERTS}
     prompts = [builder.build(v, writer.write(v, weights, EXPERTS, {}, 0.4)).text() for v in clips]
-    count = byte_pair_counter(prompts[:60], 2048)
-    assert max(count(p) for p in prompts[60:]) <= 300
+    tokenizer = learn_bpe(prompts[:60], 2048, [])
+    assert max(len(tokenizer.encode(p).ids) for p in prompts[60:]) <= 300
