@@ -90,8 +90,8 @@ def adapted(net: Any, caplog: pytest.LogCaptureFixture, **settings: Any) -> tupl
             "Phi3",
             LLAMA,
             {"o_proj", "down_proj"},
-            "adapts o_proj (2), down_proj (2) of Phi3ForCausalLM; it has no q_proj, k_proj, v_proj, gate_proj, up_proj, "
-            "and its other linear layers are gate_up_proj, lm_head, qkv_proj",
+            "adapts o_proj (2), down_proj (2) of Phi3ForCausalLM; it has no q_proj, k_proj, v_proj, gate_proj, up_proj"
+            ", and its other linear layers are gate_up_proj, lm_head, qkv_proj",
         ),
         ("GPT2", ("c_attn",), {"c_attn"}, "adapts c_attn (2)"),
         ("GPT2", "all-linear", {"c_attn", "c_proj", "c_fc"}, ""),
@@ -122,8 +122,9 @@ def test_lora_says_which_layers_it_adapts(
     ],
 )
 def test_lora_without_an_attention_layer_lists_what_can_be_adapted(kind: str, targets: Any, names: str) -> None:
+    net = network(kind)
     with pytest.raises(ConfigError, match="has no layer named") as caught:
-        Lora(targets=targets).add(network(kind), "llm.lora")
+        Lora(targets=targets).add(net, "llm.lora")
     assert names in caught.value.details["expected"]
     assert caught.value.details["where"] == "llm.lora.targets"
     assert "llm.lora.targets=all-linear" in caught.value.details["hint"]
@@ -134,12 +135,14 @@ def test_an_error_of_peft_keeps_its_cause(monkeypatch: pytest.MonkeyPatch) -> No
         raise ValueError("The version of PEFT you are using is not compatible, please use a version >= 9")
 
     monkeypatch.setattr("peft.inject_adapter_in_model", fail)
+    net = network("Llama")
     with pytest.raises(ConfigError, match="use a version >= 9") as caught:
-        Lora().add(network("Llama"), "llm.lora")
+        Lora().add(net, "llm.lora")
     assert "q_proj" not in str(caught.value)
-    with pytest.raises(ConfigError, match="LoRA cannot be added"):  # peft itself: a regular expression without a match
-        monkeypatch.undo()
-        Lora(targets="no_such_layer").add(network("Llama"), "llm.lora")
+    monkeypatch.undo()
+    pattern, net = Lora(targets="no_such_layer"), network("Llama")  # a regular expression, which peft checks itself
+    with pytest.raises(ConfigError, match="LoRA cannot be added"):
+        pattern.add(net, "llm.lora")
 
 
 @pytest.mark.parametrize(("key", "value"), [("r", 0), ("alpha", 0.0), ("dropout", 1.0)])

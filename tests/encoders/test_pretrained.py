@@ -244,6 +244,7 @@ def test_no_preprocessing_file(folders, tmp_path):
         ("hubert_large", "hubert_large", {"layers": (-4,)}, "There is no such layer"),
         ("dinov2", "dinov2", {"pooling": "projected"}, "Only CLIP has a projection"),
         ("wavlm_large", "wavlm_large", {"trainable": "lora"}, "intermediate_dense, output_dense"),
+        ("wavlm_large", "wavlm_large", {"trainable": "lora", "lora": Lora(targets="all-linear")}, "ignores LoRA"),
     ],
 )
 def test_what_does_not_fit_is_said_at_index_time(folders, option, other, more, message):

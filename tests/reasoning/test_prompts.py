@@ -169,7 +169,7 @@ def test_wrong_settings_are_refused(options: dict, message: str) -> None:
         PromptBuilder(**options)
 
 
-VOCABULARY = "you know what really think we should go home now because she said fine".split()
+VOCABULARY = ["you", "know", "what", "really", "think", "we", "should", "go", "home", "now", "because", "she", "fine"]
 
 
 def rich_clips(count: int) -> list[ClipView]:

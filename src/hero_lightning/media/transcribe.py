@@ -100,14 +100,14 @@ class Transcriber:
 
         network = self.parts[0]
         settings = network.generation_config
-        heard = network.get_encoder()(mel.to(self.device, network.dtype)).last_hidden_state  # [W, P, D]
-        start = torch.full((len(heard), 1), settings.decoder_start_token_id, device=heard.device)
-        first = network(encoder_outputs=BaseModelOutput(heard), decoder_input_ids=start).logits[:, -1]
+        encoded = network.get_encoder()(mel.to(self.device, network.dtype)).last_hidden_state  # [W, P, D]
+        start = torch.full((len(encoded), 1), settings.decoder_start_token_id, device=encoded.device)
+        first = network(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=start).logits[:, -1]
         # The id of the no-speech token is one below that of the no-timestamps token.
         empty = first.float().softmax(dim=-1)[:, settings.no_timestamps_token_id - 1]
-        heard = heard[empty < self.silence]
+        encoded = encoded[empty < self.silence]
         language = {"language": self.language, "task": "transcribe"} if settings.is_multilingual else {}
-        return network.generate(encoder_outputs=BaseModelOutput(heard), **language).tolist() if len(heard) else []
+        return network.generate(encoder_outputs=BaseModelOutput(encoded), **language).tolist() if len(encoded) else []
 
 
 def cut(x: Tensor, longest: int) -> list[Tensor]:

@@ -192,7 +192,7 @@ class Phrasing:
     """Describes the measures of a modality in words.
 
     Args:
-        numbers: write the numbers beside the words.
+        numbers: whether the numbers are written, too.
         phrases: most measures per modality, the most unusual first.
         quote: characters of the transcript that are quoted.
     """

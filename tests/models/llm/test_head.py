@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hero_lightning.errors import DataError
+from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.hub import Lora
 from hero_lightning.models.llm import splice
 from hero_lightning.models.llm.head import IGNORED, LLMHead
@@ -130,6 +130,10 @@ def test_exactly_one_bos_and_a_placeholder_that_needs_no_embedding(
 def test_a_template_without_system_role_gets_the_role_from_the_user() -> None:
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
     assert splice.render(word_tokenizer(WORDS, template=refuses), prompt("one")).startswith("user Name the emotion.")
+    broken = word_tokenizer(WORDS, template="{{ raise_exception('needs version 9') }}")
+    with pytest.raises(ConfigError, match="with and without a system role") as caught:
+        splice.render(broken, prompt("one"))
+    assert "needs version 9" in caught.value.details["got"]
 
 
 @pytest.mark.parametrize(("words", "context", "got"), [("one", False, 0), (f"one {CONTEXT} two", True, 2)])
