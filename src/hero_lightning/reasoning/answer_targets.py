@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hero_lightning.errors import DataError, in_range, one_of
@@ -46,6 +46,7 @@ class TargetAnswer:
     source: Source
 
 
+@dataclass(frozen=True, slots=True)
 class AnswerWriter:
     """Writes target answers.
 
@@ -58,24 +59,22 @@ class AnswerWriter:
         quote: whether templates quote the transcript; a small model cannot copy it.
     """
 
-    def __init__(
-        self,
-        mode: Mode = "cot",
-        weights: Mapping[str, float] | None = None,
-        template_weight: float = 0.5,
-        targets: Literal["reasoning", "label"] = "reasoning",
-        cues: int = 3,
-        quote: bool = True,
-    ) -> None:
-        one_of("reasoner.answer.mode", mode, KEYS)
-        one_of("reasoner.answer.targets", targets, ("reasoning", "label"))
-        in_range("reasoner.answer.cues", cues, "[1, inf)")
-        in_range("reasoner.answer.template_weight", template_weight, "[0, inf)")
-        for key, weight in (weights or {}).items():
+    mode: Mode = "cot"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    template_weight: float = 0.5
+    targets: Literal["reasoning", "label"] = "reasoning"
+    cues: int = 3
+    quote: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("reasoner.answer.mode", self.mode, KEYS)
+        one_of("reasoner.answer.targets", self.targets, ("reasoning", "label"))
+        in_range("reasoner.answer.cues", self.cues, "[1, inf)")
+        in_range("reasoner.answer.template_weight", self.template_weight, "[0, inf)")
+        for key, weight in self.weights.items():
             one_of("reasoner.answer.weights", key, WEIGHTS)
             in_range(f"reasoner.answer.weights.{key}", weight, "[0, inf)")
-        self.mode, self.targets, self.cues, self.quote = mode, targets, cues, quote
-        self.weights, self.template_weight = WEIGHTS | dict(weights or {}), template_weight
+        object.__setattr__(self, "weights", WEIGHTS | dict(self.weights))
 
     def mode_for(self, descriptions: Mapping[str, str] | None) -> Mode:
         """The mode of prompt and answer in the training on a clip."""
@@ -110,13 +109,13 @@ class AnswerWriter:
             pieces.append((("{" if k == 0 else ", ") + f'"{key}": ', self.weights["punctuation"]))
             pieces += self._quoted(value, weight)
         pieces.append(("}", self.weights["punctuation"]))
-        spans: list[Span] = []
-        for text, weight in pieces:
-            start = spans[-1][1] if spans else 0
-            if text:
-                spans.append((start, start + len(text), weight))
+        text, spans = "", []
+        for piece, weight in pieces:
+            if piece:
+                spans.append((len(text), len(text) + len(piece), weight))
+                text += piece
         source: Source = "template" if templated else "label" if tuple(keys) == KEYS["label"] else "description"
-        return TargetAnswer("".join(text for text, _ in pieces), tuple(spans), source)
+        return TargetAnswer(text, tuple(spans), source)
 
     def scoring_answer(self, label: str) -> str:
         """The label answer of a class, identical to the one in training."""
