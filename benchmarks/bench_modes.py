@@ -32,10 +32,10 @@ import numpy as np
 import torch
 from benchmarks.common import write
 from benchmarks.gpu import LABELS, SHAPES, Shape, answer, clips, language_model
+from tests.tiny_encoders import TinyAudio, TinyFrames, TinyText
 from torch.utils.data import DataLoader
 
 from hero_lightning.encoders.handcrafted import HashedWords
-from hero_lightning.encoders.tiny import TinyAudio, TinyFrames, TinyText
 from hero_lightning.features import Modality, ModalityEncoder, read_clip
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform

@@ -25,8 +25,8 @@ import torch
 from benchmarks.common import write
 from torch import Tensor
 
+from hero_lightning.hub import Lora
 from hero_lightning.models.llm.head import LLMHead
-from hero_lightning.models.llm.pretrained import Lora
 from hero_lightning.models.llm.small_lm import SmallLM
 from hero_lightning.models.llm.splice import prompt_ids
 from hero_lightning.reasoning.answer_targets import TargetAnswer

@@ -50,7 +50,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         "dataset.clips=36",
         "evidence_decoder=transformer",
         "trainer.max_epochs=2",
-        "reasoner.explain_val=2",
+        "reasoner.generation.explain_val=2",
         "logger=csv",
         "trainer.log_every_n_steps=1",
     ]

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 import torch
 
-from hero_lightning.encoders.tiny import TinyFrames, TinyText
 from hero_lightning.errors import ConfigError, DataError, FeatureError
 from hero_lightning.features import extraction, manifest, read
 from hero_lightning.features.extraction import fill
@@ -22,6 +21,7 @@ from hero_lightning.features.source import Availability
 from hero_lightning.media.frame_samplers import EmotionPeak, HeadTail, Uniform
 from hero_lightning.types import Media, Sample
 from tests.features.conftest import ALL, make, tree
+from tests.tiny_encoders import TinyFrames, TinyText
 
 
 def bound(root, **modalities) -> dict[str, Modality]:

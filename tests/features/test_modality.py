@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hero_lightning.encoders.handcrafted import FrameHog, HashedWords, LogMelProsody
-from hero_lightning.encoders.tiny import TinyText
 from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.foreign.hero_npy import NpyDict
@@ -18,6 +17,7 @@ from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import HeadTail, Uniform
 from hero_lightning.types import EncoderInput, Media, Sample, StoredFeatures
 from tests.features.conftest import make
+from tests.tiny_encoders import TinyText
 
 
 @pytest.mark.parametrize(

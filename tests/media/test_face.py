@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from hero_lightning.encoders.tiny import TinyFrames
 from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.features import Modality
 from hero_lightning.media.clip import ClipReader
@@ -31,6 +30,7 @@ from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.media.types import Frames
 from hero_lightning.types import Media, Sample
 from tests.media_helpers import write_au_csv, write_clip
+from tests.tiny_encoders import TinyFrames
 
 
 class Bright(Detector):

@@ -80,5 +80,5 @@ def test_a_local_language_model(tmp_path: Path) -> None:
     assert found == LocalLLM(str(tmp_path), batch_size=3, max_new_tokens=3)(texts)  # greedy, padding is masked
     assert len(found) == 3
     assert all(isinstance(labels, list) for labels in found)
-    with pytest.raises(ConfigError, match="extractor's model cannot be read"):
+    with pytest.raises(ConfigError, match=r"does not exist[\s\S]*extractor\.name=FOLDER"):
         LocalLLM(str(tmp_path / "nothing"))(["a"])

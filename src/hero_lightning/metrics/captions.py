@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.text import rouge_score
 from torchmetrics.text import BLEUScore
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.hub import Pretrained
 
 GRAMS = 4
 SIGMA = 6.0
@@ -111,13 +111,8 @@ class SentenceVectors:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit vectors [N, D]."""
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            tokenizer, model = AutoTokenizer.from_pretrained(self.name), AutoModel.from_pretrained(self.name).eval()
-        except (OSError, ValueError) as error:
-            got = str(error).splitlines()[0]
-            raise ConfigError("The sentence encoder cannot be read.", got=got, where="sentence_encoder") from error
+        source = Pretrained(self.name, "sentence_encoder", instead="sentence_encoder=null")
+        tokenizer, model = source.tokenizer(), source.network("AutoModel", "float32", spare=("pooler",)).eval()
         out = []
         with torch.inference_mode():
             for start in range(0, len(texts), self.batch_size):

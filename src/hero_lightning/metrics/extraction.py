@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from hero_lightning.errors import ConfigError, in_range
+from hero_lightning.errors import in_range
+from hero_lightning.hub import Pretrained
 from hero_lightning.metrics.wheels import Wheels
 
 STOP = frozenset((
@@ -101,16 +101,13 @@ class LocalLLM:
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
         """Labels of the generated answers; an answer that is no list gives none."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.name, padding_side="left")
-            model: Any = AutoModelForCausalLM.from_pretrained(self.name, dtype="auto")
-        except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise ConfigError("The extractor's model cannot be read.", got=first, where="extractor.name") from error
-        model.to(device).eval()
+        source = Pretrained(
+            self.name, "extractor.name", instead="extractor._target_=hero_lightning.metrics.extraction.Lexicon"
+        )
+        tokenizer = source.tokenizer(padding_side="left")
+        model = source.network("AutoModelForCausalLM", "auto").to(device).eval()
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         out: list[list[str]] = []
         for start in range(0, len(texts), self.batch_size):
