@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_json, read_record, to_record
+from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_record, to_record
+from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.array_source import sequence
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS

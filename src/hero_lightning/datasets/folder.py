@@ -19,6 +19,7 @@ from typing import Any
 from hero_lightning.data.availability import Entry
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.splits import SPLIT_NAMES, check_unique
+from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import DataError
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
 from hero_lightning.types import Media, Sample, Turn
@@ -122,32 +123,6 @@ class FolderDataModule(EmotionDataModule):
         with ThreadPoolExecutor(8) as pool:
             said = dict(zip((s.id for s in bare), pool.map(source.transcript, bare), strict=True))
         return [replace(s, text=_text(said[s.id])) if said.get(s.id) else s for s in samples]
-
-
-def read_json(path: Path, form: str = "", kind: type = object, inner: type = object) -> Any:
-    """A JSON file; DataError with line and column where it is not legal JSON, or where it has another form.
-
-    `kind` is the type of the whole, which then must not be empty, `inner` of every value, `form` both in words.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError("The file is not UTF-8.", got=error, where=path, hint="save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        line = error.doc.split("\n")[error.lineno - 1].strip()
-        comment = "#" in line or "//" in line
-        raise DataError(
-            f"The file is not legal JSON: {error.msg}.",
-            expected="JSON without comments" if comment else "JSON",
-            got=line[:100] or "nothing",
-            where=f"{path}, line {error.lineno}, column {error.colno}",
-            hint="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
-        ) from error
-    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    fits = isinstance(content, kind) and all(isinstance(v, inner) for v in values)
-    if kind is not object and not (fits and values):
-        raise DataError(f"{path.name} has another form.", expected=form, got=str(content)[:100], where=path)
-    return content
 
 
 def read_record(

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import read_json
 from hero_lightning.datasets.mer import clip_maker, read_words
-from hero_lightning.datasets.readers import TRANSCRIPTS, label_file
+from hero_lightning.datasets.readers import TRANSCRIPTS, label_file, read_json
 from hero_lightning.errors import DataError
 from hero_lightning.types import Sample
 

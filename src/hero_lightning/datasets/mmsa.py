@@ -106,7 +106,7 @@ class MmsaDataModule(EmotionDataModule):
     def _from_normal(self, path: Path) -> Iterator[Sample]:
         for found in read_normal_form(path):
             video, _, clip = found.name.rpartition("_")
-            yield self.sample(video, clip, found.split, found.words.get(self.language), found.val)
+            yield self.sample(video, clip, found.split, found.texts.get(self.language), found.val)
 
     def _from_pickle(self, path: Path) -> Iterator[Sample]:
         keys = ("id", "raw_text", "regression_labels")

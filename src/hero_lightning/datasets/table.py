@@ -77,7 +77,7 @@ class TableDataModule(EmotionDataModule):
     def _npz(self, path: Path) -> Iterator[tuple[str, Sample]]:
         for row in read_normal_form(path):
             labels = {"emotion": row.emo, "valence": row.val}
-            cells = {"id": row.name, "split": row.split, "text": row.words.get("english", "")}
+            cells = {"id": row.name, "split": row.split, "text": row.texts.get("english", "")}
             s = self._sample(cells, f"{path}, {row.name}")
             s.labels = {k: v for k, v in labels.items() if v is not None}
             yield str(path), s

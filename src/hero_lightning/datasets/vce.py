@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import read_json
-from hero_lightning.datasets.readers import label_file
+from hero_lightning.datasets.readers import label_file, read_json
 from hero_lightning.errors import DataError
 from hero_lightning.types import Media, Sample
 

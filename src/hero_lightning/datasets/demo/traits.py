@@ -1,0 +1,88 @@
+"""How each emotion looks, moves, sounds and speaks in the demo dataset.
+
+Data flow: traits.yaml -> TRAITS[emotion], read by truth (valence), picture, voice, generate (units) and words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+
+@dataclass(frozen=True)
+class Face:
+    """A facial expression; 0 is neutral, 1 the full change.
+
+    Attributes:
+        smile: mouth corners up (down where negative).
+        wide, gape: mouth width, mouth opening.
+        raised: brows up.
+        frown: inner ends of the brows down (up where negative).
+        eyes: eye opening.
+    """
+
+    smile: float = 0.0
+    wide: float = 0.0
+    gape: float = 0.0
+    raised: float = 0.0
+    frown: float = 0.0
+    eyes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A manner of speaking, relative to the speaker's neutral voice.
+
+    Attributes:
+        pitch: factor on the fundamental frequency.
+        glide: semitones from the start to the end of a syllable.
+        level: dB.
+        tilt: dB per octave above 500 Hz; more is brighter.
+        length: factor on a syllable's length.
+        tremor: semitones of an 8 Hz vibrato.
+        breath: share of breath noise.
+    """
+
+    pitch: float = 1.0
+    glide: float = -1.0
+    level: float = 0.0
+    tilt: float = -6.0
+    length: float = 1.0
+    tremor: float = 0.0
+    breath: float = 0.03
+
+
+@dataclass(frozen=True)
+class Traits:
+    """One emotion.
+
+    Attributes:
+        valence: score at full intensity, -1..1.
+        scene: place [x, y], shape and colour of the object on the wall; None = no object.
+        hands: stroke [x, y] of the hand at the left and at the right of the picture, and how much both tremble.
+        units: action unit -> intensity at its peak, after the usual FACS tables.
+        words: what a text about it contains.
+        seen: modality -> what an observer writes.
+    """
+
+    valence: float
+    scene: Sequence[Any] | None
+    face: Face
+    hands: Sequence[Any]
+    units: Mapping[int, float]
+    voice: Voice
+    words: Sequence[str]
+    seen: Mapping[str, str]
+
+
+WORDING: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("traits.yaml")))
+"""The rest of the table: names (of modalities), unreadable (modality -> what an observer writes), topics, phrases."""
+TRAITS = {
+    emotion: Traits(**{**row, "face": Face(**row["face"]), "voice": Voice(**row["voice"])})
+    for emotion, row in WORDING.pop("emotions").items()
+}
+EMOTIONS = tuple(TRAITS)
