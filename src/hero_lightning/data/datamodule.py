@@ -317,7 +317,9 @@ class EmotionDataModule(LightningDataModule):
             samples = [s for rows in self.index.samples.values() for s in rows]
             log.info(
                 "%s",
-                fill(missing, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True),
+                fill(
+                    missing, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
+                ),
             )
             self._index = None
 
@@ -374,7 +376,14 @@ class EmotionDataModule(LightningDataModule):
                 steps = [sum(m.length(s) or 0 for m in modalities.values()) for s in samples]
                 lengths = [sum(steps[i] for i in item) for item in items]
             sampler = EpochBatchSampler(
-                len(items), batch_size, seed=seed, classes=classes, ratios=ratios, lengths=lengths, rank=rank, world=world
+                len(items),
+                batch_size,
+                seed=seed,
+                classes=classes,
+                ratios=ratios,
+                lengths=lengths,
+                rank=rank,
+                world=world,
             )
         else:
             sampler = EvalBatchSampler(len(items), batch_size, rank=rank, world=world)
