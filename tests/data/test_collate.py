@@ -16,7 +16,7 @@ from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.tasks import ScoreTask
 from hero_lightning.types import Media, Sample
-from tests.datasets.datasets import WIDTHS, dataset, folder, talk, three_splits, write_folder
+from tests.datasets.small_datasets import WIDTHS, dataset, folder, talk, three_splits, write_folder
 from tests.media_helpers import write_clip
 
 

@@ -13,7 +13,7 @@ from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask, ScoreTask, Task
 from hero_lightning.types import Sample
-from tests.datasets.datasets import EMOTIONS, dataset, folder, talk, three_splits, words, write_folder
+from tests.datasets.small_datasets import EMOTIONS, dataset, folder, talk, three_splits, words, write_folder
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_labels_of_another_dataset_are_mapped():
 
 def test_official_class_order_unless_configured(monkeypatch):
     monkeypatch.setattr(
-        "tests.datasets.datasets.ListDataset.class_orders", {"emotion": ("sad", "fear", "neutral", "happy")}
+        "tests.datasets.small_datasets.ListDataset.class_orders", {"emotion": ("sad", "fear", "neutral", "happy")}
     )
     assert dataset(three_splits()).index.classes["emotion"] == ["sad", "fear", "neutral", "happy"]
     own = {"emotion": ClassTask("emotion", ["neutral", "happy", "sad"])}
@@ -170,7 +170,7 @@ def test_without_train_classes_must_be_known():
 
 
 def test_official_counts_are_compared(monkeypatch):
-    monkeypatch.setattr("tests.datasets.datasets.ListDataset.official_counts", {"train": 12, "val": 6, "test9": 1})
+    monkeypatch.setattr("tests.datasets.small_datasets.ListDataset.official_counts", {"train": 12, "val": 6, "test9": 1})
     assert dataset(three_splits()).index.notes == ["list val has 5 samples; the official count is 6"]
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.datasets.folder import read_json
+from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.safe_pickle import write_npydict
 from hero_lightning.tasks import ClassTask, ScoreTask
-from tests.datasets.datasets import EMOTIONS, WIDTHS, features, folder, words, write_folder
+from tests.datasets.small_datasets import EMOTIONS, WIDTHS, by_id, features, folder, sizes, words, write_folder
 
 
 def records(n=12, **each):
@@ -26,15 +25,11 @@ def records(n=12, **each):
     ]
 
 
-def by_id(data):
-    return {s.id: s for rows in data.index.samples.values() for s in rows}
-
-
 def test_widths_classes_and_seeded_splits(tmp_path):
     data = folder(write_folder(tmp_path, 40))
     assert data.dims == {"frame": WIDTHS["clip"], "audio": WIDTHS["hubert"]}
     assert data.index.classes == {"emotion": sorted(EMOTIONS)}
-    assert Counter({k: len(v) for k, v in data.index.samples.items()}) == {"train": 32, "val": 4, "test": 4}
+    assert sizes(data) == {"train": 32, "val": 4, "test": 4}
     assert "single samples" in data.index.split_origin["test"]
 
 
@@ -142,17 +137,17 @@ def test_the_plans_splits_file_repeats_the_splits(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem", "details"),
     [
-        ('[{"video_id": "a"}, # the first\n]', "not legal JSON", ["line 1", "delete the comment"]),
-        ('[\n  {"video_id": "a"},  // one\n]', "not legal JSON", ["line 2", "delete the comment"]),
-        ('[{"video_id": "a", "emotion": "sad"},]', "not legal JSON", ["line 1, column", "json.tool"]),
-        ("", "not legal JSON", ["got:      nothing"]),
-        ("[\n", "not legal JSON", ["line 2"]),
+        ('[{"video_id": "a"}, # the first\n]', "not valid JSON", ["line 1", "delete the comment"]),
+        ('[\n  {"video_id": "a"},  // one\n]', "not valid JSON", ["line 2", "delete the comment"]),
+        ('[{"video_id": "a", "emotion": "sad"},]', "not valid JSON", ["line 1, column", "json.tool"]),
+        ("", "not valid JSON", ["got:      nothing"]),
+        ("[\n", "not valid JSON", ["line 2"]),
         ("[]", "labels.json has another form", ["[]"]),
         ('{"a": {"emotion": "sad"}}', "labels.json has another form", ["sad"]),
         ('["a"]', "A record is not an object", ["record 1", "got:      a"]),
         ('[{"emotion": "sad"}]', "lacks 'video_id'", ["record 1", "got:      emotion"]),
         ('[{"video_id": "", "emotion": "sad"}]', "lacks 'video_id'", ["record 1"]),
-        ('[{"video_id": "a", "emotion": "sad"}, {"video_id": "b"}]', "lacks 'emotion'", ["record 2", "null says"]),
+        ('[{"video_id": "a", "emotion": "sad"}, {"video_id": "b"}]', "lacks 'emotion'", ["record 2", "null marks"]),
         ('[{"video_id": 7, "emotion": "a"}, {"video_id": "7", "emotion": "b"}]', "'7' occurs twice", ["record 1 and"]),
     ],
 )

@@ -17,8 +17,8 @@ from hero_lightning.errors import DataError
 from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.tasks import ClassTask
-from tests.datasets.datasets import words
-from tests.datasets.datasets_a import write_normal
+from tests.datasets.official_trees import write_normal
+from tests.datasets.small_datasets import sizes, words
 from tests.media_helpers import write_clip
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
@@ -81,13 +81,13 @@ def test_rows(tmp_path, place):
 
 def test_without_test_it_trains_and_validates(root):
     data = meld(root)
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 60, "val": 4}
+    assert sizes(data) == {"train": 60, "val": 4}
     assert data.test_dataloader() == []
 
 
 def test_dev_serves_as_test(root):
     data = meld(root, test_from="dev")
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 54, "val": 6, "test": 4}
+    assert sizes(data) == {"train": 54, "val": 6, "test": 4}
     assert {s.id[:5] for s in data.index.samples["test"]} == {"val_d"}
     dialogues = [{s.dialogue for s in data.index.samples[k]} for k in ("train", "val")]
     assert len(dialogues[1]) == 2
@@ -99,7 +99,7 @@ def test_dev_serves_as_test(root):
 def test_only_dev(tmp_path):
     write_csv(tmp_path, "dev", {0: range(4)})
     data = meld(tmp_path)
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"val": 4}
+    assert sizes(data) == {"val": 4}
 
 
 def test_clips(root):
@@ -142,7 +142,7 @@ def test_clips_the_release_broke_keep_their_words(tmp_path):
             write_clip(folder / f"{name}.mp4", seconds=0.5)
     for policy in ("error", "skip", "mask"):
         data = meld(tmp_path, modalities=media_modalities(), missing=policy)
-        assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 3, "val": 3}
+        assert sizes(data) == {"train": 3, "val": 3}
         assert {(e.id, e.modality, e.reason) for e in data.index.ledger} == {
             (i, s, KNOWN) for i in ("train_dia125_utt3", "val_dia110_utt7") for s in ("frame", "audio")
         }
@@ -157,7 +157,7 @@ def test_mertools_form(tmp_path):
     write_normal(tmp_path / "label.npz", {n: f"It’s {n}" for n in names}, **tables)
     (tmp_path / "subvideo").mkdir()
     data = meld(tmp_path)
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 8, "val": 8}
+    assert sizes(data) == {"train": 8, "val": 8}
     second = data.index.samples["train"][1]
     assert (second.id, second.text, second.dialogue, second.turn) == (names[1], f"It's {names[1]}", "train_dia0", 2)
     assert [t.text for t in second.turns] == [f"It's {names[0]}"]
@@ -172,17 +172,6 @@ def test_mertools_form(tmp_path):
 # ---- bad label files
 
 
-def test_missing_root_and_files(tmp_path):
-    for root, problem in ((tmp_path / "nowhere", "meld folder is missing"), (tmp_path, "No label file of meld")):
-        with pytest.raises(DataError, match=problem) as caught:
-            meld(root).build_index()
-        message = str(caught.value)
-        assert "train_sent_emo.csv or dev_sent_emo.csv" in message
-        assert "docs/data/meld.md" in message
-        assert "paths.data=" in message
-        assert "dataset.root=" in message
-
-
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -190,7 +179,7 @@ def test_missing_root_and_files(tmp_path):
         (HEADER + "\n", "has no rows"),
         ("Utterance,Speaker\nHi,Joey\n", "lacks a column"),
         (HEADER + "\n1,Hi,Joey,joy\n", "another number of cells"),
-        (HEADER + "\n1,Hi,Joey,joy,positive,x,0,1,1,a,b\n", "no number of dialogue or utterance"),
+        (HEADER + "\n1,Hi,Joey,joy,positive,x,0,1,1,a,b\n", "Dialogue_ID or Utterance_ID is not a number"),
     ],
 )
 def test_bad_label_files(tmp_path, text, problem):

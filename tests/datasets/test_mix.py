@@ -11,7 +11,7 @@ from hero_lightning.datasets.mix import MixDataModule
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import Task
-from tests.datasets.datasets import dataset, folder, talk, words, write_folder
+from tests.datasets.small_datasets import dataset, folder, talk, words, write_folder
 from tests.datasets.test_meld import write_csv
 from tests.helpers import train_in_process
 

@@ -6,7 +6,8 @@ import pytest
 
 from hero_lightning.datasets.ovmerd import label_set
 from hero_lightning.errors import DataError
-from tests.datasets.datasets_b import bare, build, mercaption, table
+from tests.datasets.official_trees import bare, build, mercaption, write_table
+from tests.datasets.small_datasets import by_id, sizes
 
 
 @pytest.mark.parametrize(
@@ -28,12 +29,12 @@ def test_the_scored_set(tmp_path):
     data = bare("ovmerd_plus", tmp_path / "none", part="test")
     assert data.label_files == {"ovlabel.csv": 532}
     data = build("ovmerd_plus", tmp_path / "c")
-    clips = {s.id: s for rows in data.index.samples.values() for s in rows}
+    clips = by_id(data)
     assert clips["ov_0000"].labels == {"openset": ["happy", "excited"]}
     assert clips["ov_0000"].text is None
     assert clips["ov_0001"].text == "said ov_0001"
     assert clips["ov_0002"].labels == {}, "an empty set is no label, and never neutral"
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 9, "val": 1, "test": 2}
+    assert sizes(data) == {"train": 9, "val": 1, "test": 2}
     assert "1 clips have an empty label set and count as unlabelled" in data.index.notes
     assert [(e.id, e.kind) for e in data.index.ledger] == [("ov_0002", "unknown")]
     assert "ovmerd_plus train has 12 samples; the official count is 532" in data.index.notes
@@ -59,14 +60,11 @@ def test_training_sets_have_reasons(tmp_path):
     assert (
         "mercaption_plus train has 14 samples; the official count is 332" in build("mercaption_plus", root).index.notes
     )
-    table(root / "own.csv", "name,openset", [("ov_0001", "happy")])
+    write_table(root / "own.csv", "name,openset", [("ov_0001", "happy")])
     assert bare("mercaption_plus", root, labels="own.csv").official() == {}
 
 
-def test_bad_files(tmp_path):
-    with pytest.raises(DataError, match="No label file of ovmerd_plus") as caught:
-        bare("ovmerd_plus", tmp_path).build_index()
-    assert "ovlabel.csv" in str(caught.value)
-    table(tmp_path / "ovlabel.csv", "name,labels", [("a", "b")])
+def test_a_missing_column(tmp_path):
+    write_table(tmp_path / "ovlabel.csv", "name,labels", [("a", "b")])
     with pytest.raises(DataError, match="lacks a column"):
         bare("ovmerd_plus", tmp_path).build_index()

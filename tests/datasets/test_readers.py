@@ -8,7 +8,7 @@ import pytest
 from hero_lightning.datasets.readers import label_file, media_in, read_normal_form
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.tables import read_csv
-from tests.datasets.datasets_a import write, write_normal
+from tests.datasets.official_trees import write, write_normal
 
 
 def test_normal_form(tmp_path):
@@ -21,10 +21,10 @@ def test_normal_form(tmp_path):
     )
     rows = {r.name: r for r in read_normal_form(path)}
     assert rows["a"][:4] == ("train", "a", "sad", None), "-10 says that there is none"
-    assert rows["a"].words == {"chinese": "说 it's me", "english": "it's me"}
+    assert rows["a"].texts == {"chinese": "说 it's me", "english": "it's me"}
     assert rows["b"].val == -1.5
-    assert rows["b"].words == {"chinese": "说"}
-    assert (rows["c"].split, rows["c"].val, rows["c"].words) == ("val", None, {})
+    assert rows["b"].texts == {"chinese": "说"}
+    assert (rows["c"].split, rows["c"].val, rows["c"].texts) == ("val", None, {})
 
 
 @pytest.mark.parametrize("table", [{"a": {"val": 1.0}}, {"a": 3}])

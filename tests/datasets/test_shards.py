@@ -28,7 +28,7 @@ from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Media, Sample
-from tests.datasets.datasets import EMOTIONS, dataset, folder, write_folder
+from tests.datasets.small_datasets import EMOTIONS, dataset, folder, write_folder
 from tests.helpers import in_process
 from tests.media_helpers import write_clip
 
@@ -160,7 +160,7 @@ def test_refusals(tmp_path):
         read_index(tmp_path)
     foreign(tmp_path / "a.tar", x__json=b"{}")
     foreign(tmp_path / "b.tar", x__json=b"{}")
-    with pytest.raises(DataError, match="two places"):
+    with pytest.raises(DataError, match="occurs twice"):
         read_index(tmp_path)
     foreign(tmp_path / "b.tar", y__json=b"{}", z__mp4=bytes(9000))
     (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:5000])

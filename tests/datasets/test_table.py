@@ -11,7 +11,7 @@ from hero_lightning.features.foreign.tables import CsvTable, NpyFolder
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask, MultilabelTask, ScoreTask
 from hero_lightning.types import Media
-from tests.datasets.datasets import words
+from tests.datasets.small_datasets import words
 from tests.helpers import train_in_process
 from tests.media_helpers import write_clip
 
@@ -89,9 +89,9 @@ def test_npz_of_mertools(tmp_path):
     [
         (["label,text", "sad,hi"], r"lacks a column[\s\S]*id"),
         (["id,label", "a,sad", "a,sad"], "'a' occurs twice"),
-        (["id,label", ",sad"], "makes no clip"),
-        (["id,path,start,end", "a,a.mp4,2,1"], "makes no clip"),
-        (["id,path,start,end", "a,a.mp4,2,"], "makes no clip"),
+        (["id,label", ",sad"], "is not a clip"),
+        (["id,path,start,end", "a,a.mp4,2,1"], "is not a clip"),
+        (["id,path,start,end", "a,a.mp4,2,"], "is not a clip"),
         (["id,path,start,end", "a,a.mp4,soon,3"], r"time cannot be read[\s\S]*line 2"),
         (["id,label", "a"], "another number of cells"),
     ],
@@ -108,7 +108,7 @@ def test_what_is_asked_for_but_not_there(tmp_path):
     write(tmp_path, "id,label", "a,sad")
     with pytest.raises(DataError, match=r"lacks a column[\s\S]*Answer"):
         table(tmp_path, columns={"emotion": "Answer"}).samples()
-    with pytest.raises(ConfigError, match="clips names no clip"):
+    with pytest.raises(ConfigError, match="clips has no"):
         table(tmp_path, clips="video.mp4")
     write(tmp_path, "id,label,text,valence", *(f"{k},{'ab'[k % 2]},hi,high" for k in range(9)))
     with pytest.raises(DataError, match=r"no number for task valence"):

@@ -1,4 +1,4 @@
-"""V2V: comparisons as items, clusters that no split cuts, groups end to end; `spec/vce_v2v.md` 11 T9, T14, T15, T16."""
+"""V2V: comparisons as items, clusters that no split cuts, groups end to end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hero_lightning.media.frame_samplers import Consecutive, Uniform
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.metrics.table import PredictionTable
 from hero_lightning.types import Sample
-from tests.datasets.datasets_b import V2V, bare, build, v2v
+from tests.datasets.official_trees import V2V, bare, build, v2v
 
 # ---- reading and splitting
 
@@ -42,7 +42,7 @@ def test_clusters():
     assert found == {"a": "a", "b": "a", "c": "a", "d": "a", "x": "x", "y": "x"}
 
 
-def test_t14_no_video_is_shared(tmp_path):
+def test_no_video_is_shared(tmp_path):
     for seed in range(6):
         data = build("v2v", tmp_path / "c", split_seed=seed)
         ids = {k: {s.id for s in rows} for k, rows in data.index.samples.items()}
@@ -113,7 +113,7 @@ def score(data, split, utility, batches=None):
     return task.metrics(found.prediction, found.label)
 
 
-def test_t8_every_comparison_is_scored(tmp_path):
+def test_every_comparison_is_scored(tmp_path):
     pairs = [[f"{2 * k:05d}", f"{2 * k + 1:05d}"] for k in range(50_000 // 2, 50_000 // 2 + 13)]
     data = build("v2v", v2v(tmp_path / "c", test=pairs))
     task, (batch, *rest) = data.tasks["preference"], list(data.loader("test"))
@@ -133,7 +133,7 @@ def test_metrics_look_comparisons_up(tmp_path):
     assert found["pair_accuracy"] == pytest.approx(8 / 9)
 
 
-def test_t15_a_comparison_without_its_video_is_wrong(tmp_path):
+def test_a_comparison_without_its_video_is_wrong(tmp_path):
     root = tmp_path / "c"
     data = build("v2v", root)
     (root / "features" / "50024.npy").write_bytes(b"broken")
@@ -148,7 +148,7 @@ def test_t15_a_comparison_without_its_video_is_wrong(tmp_path):
     assert not any("00005" in item for item in ids_of(data, "train")), "a pair without its partner teaches nothing"
 
 
-def test_t16_repeated_samples_count_once(tmp_path):
+def test_repeated_samples_count_once(tmp_path):
     data = build("v2v", tmp_path / "c")
     utility = {s.id: float(k) for k, s in enumerate(data.index.samples["test"])}
     batches = list(data.loader("test"))
@@ -156,7 +156,7 @@ def test_t16_repeated_samples_count_once(tmp_path):
     assert score(data, "test", utility, again) == score(data, "test", utility)
 
 
-# ---- T9: which frames
+# ---- frame sampling as in the reference
 
 
 def frames(sampler, count):
@@ -176,6 +176,6 @@ def frames(sampler, count):
         (Consecutive(16, stride=4), 1, [0] * 16),
     ],
 )
-def test_t9_frame_indices(sampler, count, indices):
+def test_frame_indices(sampler, count, indices):
     assert frames(sampler, count) == indices
     assert sampler.identity() != Uniform(16).identity()

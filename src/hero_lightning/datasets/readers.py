@@ -20,6 +20,8 @@ from hero_lightning.features.foreign.tables import read_csv
 from hero_lightning.types import Media, Sample
 
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "–": "-", "—": "-", "\xa0": " "})
+PAGES = {"mercaption_plus": "ovmerd_plus", "simsv2": "sims"}
+"""Page in docs/data of datasets that have none of their own."""
 TRANSCRIPTS = ("transcription-engchi-polish.csv", "transcription_merge.csv", "subtitle_chieng.csv")
 """MERTools' transcripts: name, chinese, english."""
 ABSENT = -10.0
@@ -38,7 +40,7 @@ def label_file(root: Path | str, names: Sequence[str], dataset: str) -> Path:
         return path
     raise DataError(
         f"No label file of {dataset} was found." if Path(root).is_dir() else f"The {dataset} folder is missing.",
-        expected=" or ".join(names) + f", see docs/data/{dataset}.md",
+        expected=" or ".join(names) + f", see docs/data/{PAGES.get(dataset, dataset)}.md",
         where=root,
         hint="paths.data=FOLDER_THAT_CONTAINS_THE_DATASET, or dataset.root=FOLDER",
     )
@@ -123,7 +125,7 @@ def score_of(cell: str | None, place: str) -> float | None:
     try:
         value = float(cell or "nan") if (cell or "").strip().lower() not in ("", "none") else ABSENT
     except ValueError:
-        raise DataError("A score is no number.", expected="a number, or nothing", got=cell, where=place) from None
+        raise DataError("A score is not a number.", expected="a number, or nothing", got=cell, where=place) from None
     return None if value == ABSENT or math.isnan(value) else value
 
 

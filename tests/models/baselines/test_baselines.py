@@ -28,7 +28,7 @@ from hero_lightning.models.layers import Standardise
 from hero_lightning.training.losses import SelfLabels
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Features, Label, Sample, dialogues
-from tests.datasets.datasets import dataset
+from tests.datasets.small_datasets import dataset
 from tests.models.made import DIMS, batch, everything, features
 
 MODALITIES = tuple(DIMS)
