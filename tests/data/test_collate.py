@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from functools import partial
+from multiprocessing import active_children
 
 import pytest
 import pytorch_lightning as pl
@@ -75,11 +77,11 @@ def test_tensors_move_and_the_rest_is_shared(tmp_path):
 
 
 def media_dataset(tmp_path, **options):
-    """Two clips with picture and sound; the second is cut off behind its header once the index is made."""
+    """Clips with picture and sound; s1 is damaged once the index is built."""
     given = three_splits()
-    for s in (given[0], given[1]):
-        path = write_clip(tmp_path / f"{s.id}.mp4", seconds=1.0)
-        s.video = Media(path)
+    clip = write_clip(tmp_path / "clip.mp4", seconds=1.0)
+    for s in given:
+        s.video = Media(shutil.copy(clip, tmp_path / "s1.mp4") if s.id == "s1" else clip)
     modalities = {
         "frame": Modality("frame", "realtime", partial(FrameHog), sampler=Uniform(2)),
         "audio": Modality("audio", "realtime", partial(LogMelProsody)),
@@ -95,8 +97,8 @@ def test_a_clip_that_fails_to_decode_loses_only_its_media(tmp_path):
     data.index.write(tmp_path / "run")
     before = len(data.index.ledger)
     batch = next(iter(data.loader("train")))
-    assert batch.modalities["frame"].input_rows.tolist() == [0]
-    assert batch.modalities["audio"].input_rows.tolist() == [0]
+    assert batch.modalities["frame"].input_rows.tolist() == [0, 2, 3]
+    assert batch.modalities["audio"].input_rows.tolist() == [0, 2, 3]
     assert batch.modalities["text"].input_rows.tolist() == [0, 1, 2, 3]
     assert batch.ids[1] == "s1", "another sample in its place"
     failed = data.index.ledger[before:]
@@ -107,18 +109,32 @@ def test_a_clip_that_fails_to_decode_loses_only_its_media(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_clip_that_fails_to_decode_is_one_clear_error(tmp_path, workers):
-    data = media_dataset(tmp_path, num_workers=workers)
-    data.missing = "error"
+    data = media_dataset(tmp_path, num_workers=workers, missing="error")
     with pytest.raises(DataError, match="Modality frame of s1 cannot be read") as caught:
         list(data.loader("train"))
     assert "Traceback" not in str(caught.value)
     assert "dataset.missing=mask" in str(caught.value)
+    assert not active_children()
+
+
+def test_worker_processes_end_with_the_loader(tmp_path):
+    data = folder(write_folder(tmp_path), num_workers=2)
+    loader = data.loader("train")
+    first, *rest = [batch.ids for batch in loader]
+    unfinished = iter(loader)
+    assert next(unfinished).ids == first
+    assert len(active_children()) == 2, "one pass after the other uses the same processes"
+    data.teardown()
+    assert not active_children()
+    assert [batch.ids for batch in loader] == [first, *rest]
+    loader.close()
+    assert not active_children()
 
 
 def test_loader_parts_travel_to_workers(tmp_path):
     data = folder(write_folder(tmp_path))
-    loader = data.loader("train").loader
-    again = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
+    loader = data.loader("train")
+    again = pickle.loads(pickle.dumps((loader.dataset, loader.collate)))
     item = again[0][(0, 1)]
     assert item.samples == [data.index.samples["train"][1]]
     assert isinstance(item.samples[0], Sample)

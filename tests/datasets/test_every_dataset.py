@@ -115,6 +115,10 @@ WRONG = {
 }
 
 
+SEEN = {"vce": "frame", "v2v": "frame"}
+"""The modality of datasets without texts."""
+
+
 @pytest.fixture(autouse=True)
 def h5py(monkeypatch):
     stand_in_h5py(monkeypatch)
@@ -123,7 +127,7 @@ def h5py(monkeypatch):
 def configured(name, *overrides):
     """The data module of conf/dataset."""
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
-        return dataset(compose("train", [f"dataset={name}", "modalities=[text]", *overrides]))
+        return dataset(compose("train", [f"dataset={name}", f"modalities=[{SEEN.get(name, 'text')}]", *overrides]))
 
 
 def source(root):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hero_lightning.datasets.readers import label_file, media_in, read_normal_form
+from hero_lightning.datasets.folder import read_record
+from hero_lightning.datasets.mosei import read_csd
+from hero_lightning.datasets.readers import label_file, media_in, read_json, read_normal_form
+from hero_lightning.datasets.shards import read_index
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.tables import read_csv
-from tests.datasets.official_trees import write, write_normal
+from tests.datasets.official_trees import stand_in_h5py, write, write_normal
 
 
 def test_normal_form(tmp_path):
@@ -55,6 +58,34 @@ def test_csv_faults_name_their_line(tmp_path):
     assert "x.csv, line 3" in str(caught.value)
     with pytest.raises(DataError, match="lacks a column"):
         list(read_csv(path, ("name", "score"), "DATASET"))
+
+
+@pytest.mark.parametrize(
+    ("target", "call"),
+    [
+        ("hero_lightning.datasets.folder.Media", lambda root: read_record({"video_id": "a", "video": "a.mp4"}, "x")),
+        ("hero_lightning.datasets.shards.tarfile.open", lambda root: read_index(root)),
+        ("h5py.File", lambda root: read_csd(root / "a.csd")),
+    ],
+)
+def test_the_cause_of_another_library_is_shown(tmp_path, monkeypatch, target, call):
+    def fails(*_, **__):
+        raise ValueError("needs version 9")
+
+    stand_in_h5py(monkeypatch)
+    write(tmp_path / "a.tar", "")
+    monkeypatch.setattr(target, fails)
+    with pytest.raises(DataError, match="got: +ValueError: needs version 9"):
+        call(tmp_path)
+
+
+def test_errors_of_json_other_than_its_syntax_pass(tmp_path, monkeypatch):
+    def fails(_):
+        raise ValueError("needs version 9")
+
+    monkeypatch.setattr("hero_lightning.datasets.readers.json.loads", fails)
+    with pytest.raises(ValueError, match="needs version 9"):
+        read_json(write(tmp_path / "a.json", "{}"))
 
 
 def test_label_file(tmp_path):
