@@ -92,7 +92,7 @@ def test_dev_serves_as_test(root):
     dialogues = [{s.dialogue for s in data.index.samples[k]} for k in ("train", "val")]
     assert len(dialogues[1]) == 2
     assert not dialogues[0] & dialogues[1]
-    assert "for want of a test part" in data.index.split_origin["test"]
+    assert "because it has no test split" in data.index.split_origin["test"]
     assert "0.1 of train by whole dialogues" in data.index.split_origin["val"]
 
 

@@ -30,7 +30,7 @@ def test_participant_overlap_raises(tmp_path):
     root = mind_wandering(tmp_path / "c")
     path = root / "labels.csv"
     path.write_text(path.read_text().replace("p1_c0,NonMW,2,P01", "p1_c0,NonMW,2,P00"))
-    with pytest.raises(DataError, match="speakers stand in more than one") as caught:
+    with pytest.raises(DataError, match="speakers are in more than one") as caught:
         bare("mind_wandering", root).build_index()
     assert "P00 in" in str(caught.value)
 

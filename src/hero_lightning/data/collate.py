@@ -9,7 +9,8 @@ Legend: B rows of a batch = samples of all its items; group and order point back
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +28,11 @@ from hero_lightning.types import Batch, Features, Label, ModalityBatch, Row, Sam
 
 @dataclass(slots=True)
 class Item:
-    """One drawn item: row numbers in the split, samples, their rows by modality, and failures.
+    """One drawn item; failures are modalities that cannot be read although the index says that they are available.
 
-    A failure is a modality that cannot be read although it was available when the dataset was indexed.
+    Attributes:
+        index: row numbers of the samples in the split.
+        rows: modality -> row, of every sample.
     """
 
     index: tuple[int, ...]
@@ -42,7 +45,6 @@ class MovableBatch(Batch):
     """A Batch with its own `to`; Lightning's recursive transfer would enter every Sample and fail there."""
 
     def to(self, device: torch.device) -> MovableBatch:
-        """The batch on a device."""
         return to_device(self, device)
 
 
@@ -130,35 +132,27 @@ class Collate:
         return Loaded(batch, [f for item in items for f in item.failures])
 
 
-def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> MovableBatch:
-    """The batch with every tensor replaced by function(tensor); everything else is shared."""
-
-    def maybe(x: Tensor | None) -> Tensor | None:
-        return None if x is None else function(x)
-
-    modalities = {}
-    for name, s in batch.modalities.items():
-        stored = s.stored and Features(function(s.stored.x), function(s.stored.mask), maybe(s.stored.time))
-        inputs = None if s.inputs is None else {key: function(x) for key, x in s.inputs.items()}
-        modalities[name] = ModalityBatch(s.size, stored, maybe(s.stored_rows), inputs, maybe(s.input_rows))
-    labels = {name: Label(function(y.value), function(y.mask)) for name, y in batch.labels.items()}
-    index, group, order = function(batch.index), function(batch.group), function(batch.order)
-    return MovableBatch(index, group, order, modalities, labels, batch.samples, batch.measures)
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A batch or part of one with every tensor replaced by function(tensor); everything else is shared."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(part, function) for key, part in value.items()}
+    if isinstance(value, (Batch, ModalityBatch, Features, Label)):
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
+    return value
 
 
-def to_device(batch: Batch, device: torch.device) -> MovableBatch:
+def to_device(batch: MovableBatch, device: torch.device) -> MovableBatch:
     """The batch on a device; copies to a GPU are asynchronous."""
     return map_tensors(batch, lambda x: x.to(device, non_blocking=device.type == "cuda"))
 
 
 class BatchLoader:
-    """An iterable of Batches for Lightning: resumes inside an epoch and reports clips that cannot be decoded.
+    """An iterable of Batches for Lightning that resumes inside an epoch.
 
     Lightning requests an iterator before it sets the epoch, so nothing is drawn before the first batch is requested.
-
-    Args:
-        index: its ledger records what cannot be decoded.
-        missing: `dataset.missing`; under `error` a clip that cannot be decoded is a DataError.
+    What cannot be decoded is recorded in the index; it is a DataError where `missing` is error.
     """
 
     def __init__(
@@ -197,7 +191,7 @@ class BatchLoader:
             )
         for loaded in self._loader:
             if loaded.failures and self.missing == "error":
-                self._loader = None  # see close
+                self._loader = None  # its processes end with it
                 first = loaded.failures[0]
                 raise DataError(
                     f"Modality {first.modality} of {first.id} cannot be read.",
@@ -211,12 +205,9 @@ class BatchLoader:
             yield loaded.batch
 
     def close(self) -> None:
-        """Ends the worker processes; the next pass starts new ones.
-
-        Worker processes end when nothing refers to the DataLoader and its iterator any more; an unfinished pass does.
-        """
+        """Ends the worker processes; the next pass starts new ones."""
         if self._pass is not None:
-            self._pass.close()
+            self._pass.close()  # an unfinished pass refers to the DataLoader's iterator, with which the processes end
         self._loader = self._pass = None
 
     def state_dict(self) -> dict[str, int]:

@@ -57,16 +57,15 @@ class EmotionDataModule(LightningDataModule):
         unit: what an item is: clip, or dialogue (all its turns in order; batch_size then counts dialogues).
         missing: policy for a clip that lacks a modality: error, skip (left out), mask (kept without it).
         unknown_label: policy for a label outside the class list: error, or drop (counted).
-        label_map: class names of this dataset -> class names of the Tasks (for a model of another dataset); names that
-            are neither mapped nor known are then dropped and counted.
+        label_map: class names of this dataset -> those of the Tasks (of a model of another dataset); unknown labels are
+            then dropped and counted.
         val_fraction: share of train that becomes validation where the dataset has none.
         test_fraction: the same for test; 0 = no test split.
         test_from: split that serves as test where the dataset has none, e.g. dev; validation then comes from train.
         split_seed: decides such splits; separate from `seed`, so that runs of several seeds share their splits.
         limit: only the first `limit` samples of every split.
         use_splits: only these are indexed and served (evaluation); None = all.
-        choices: setting of the subclass -> its possible values.
-        ranges: number of the subclass -> its interval, see `in_range`.
+        choices, ranges: setting of the subclass -> its possible values, or its interval (see `in_range`).
         class_orders: official class order by Task, used where the config gives none.
         official_counts: official number of samples by split.
         known_broken: ids whose media are broken in the official release.
@@ -229,11 +228,8 @@ class EmotionDataModule(LightningDataModule):
             if task.prior is None and train:
                 task.fit(values)
             if not task.outputs:
-                raise self._wrong(
-                    f"The classes of task {name} are unknown.",
-                    expected="a train split to take them from, or a list",
-                    hint=f"dataset.tasks.{name}.classes=[...]",
-                )
+                problem, hint = f"The classes of task {name} are unknown.", f"dataset.tasks.{name}.classes=[...]"
+                raise self._wrong(problem, expected="a train split to take them from, or a list", hint=hint)
             kept[name] = task
         if not kept:
             found = sorted({k for s in train for k in s.labels})
@@ -272,12 +268,9 @@ class EmotionDataModule(LightningDataModule):
             notes.append(f"modality {name} is left out: no clip has it ({reason})")
             log.warning(notes[-1])
         if len(gone) == len(self.modalities):
-            raise self._wrong(
-                "No modality is left: no clip has any of them.",
-                expected=f"clips or features for one of {', '.join(self.modalities)}",
-                got="; ".join(notes[-len(gone) :]),
-                hint="check dataset.root, paths.features and the modalities' modes",
-            )
+            expected, got = f"clips or features for one of {', '.join(gone)}", "; ".join(notes[-len(gone) :])
+            hint = "correct dataset.root, paths.features or the modes of the modalities"
+            raise self._wrong("No modality is left.", expected=expected, got=got, hint=hint)
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
         kept, ledger = availability.apply_policy(samples, found, self.missing)
         splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
@@ -315,12 +308,9 @@ class EmotionDataModule(LightningDataModule):
         """Computes on `device` and stores the features that modalities in mode auto lack."""
         if missing := {n: self.modalities[n] for n in self._uncached()}:
             samples = [s for rows in self.index.samples.values() for s in rows]
-            log.info(
-                "%s",
-                fill(
-                    missing, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
-                ),
-            )
+            size, workers = self.batch_size, self.num_workers
+            result = fill(missing, samples, batch_size=size, device=device, workers=workers, progress=True)
+            log.info("%s", result)
             self._index = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -376,15 +366,8 @@ class EmotionDataModule(LightningDataModule):
                 steps = [sum(m.length(s) or 0 for m in modalities.values()) for s in samples]
                 lengths = [sum(steps[i] for i in item) for item in items]
             sampler = EpochBatchSampler(
-                len(items),
-                batch_size,
-                seed=seed,
-                classes=classes,
-                ratios=ratios,
-                lengths=lengths,
-                rank=rank,
-                world=world,
-            )
+                len(items), batch_size, seed=seed, classes=classes, ratios=ratios, lengths=lengths, rank=rank, world=world,
+            )  # fmt: skip
         else:
             sampler = EvalBatchSampler(len(items), batch_size, rank=rank, world=world)
         dataset = ItemDataset(samples, items, modalities, index.availability, seed)
