@@ -1,7 +1,7 @@
-"""Which modalities every clip has, what happens to clips that lack one, and the run folder's record of both.
+"""Which modalities every clip has, what happens to clips that lack one, and the record of both in the run folder.
 
-Data flow: samples x modalities --check_all--> Availability --apply_policy (error | skip | mask)--> samples kept + ledger
--> DatasetIndex -> index.json, splits.json, availability.csv, ledger.csv of the run folder; decode failures follow later.
+Data flow: samples, modalities --check_all--> Availability --apply_policy (error | skip | mask)--> samples kept, ledger
+-> DatasetIndex -> index.json, splits.json, availability.csv, ledger.csv; decode failures are appended to the ledger.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AvailabilityCount:
-    """Number of clips of a split whose modality has this mode for this reason, before any clip is left out."""
+    """Number of clips of a split by mode and reason of a modality, before any clip is left out."""
 
     modality: str
     split: str

@@ -45,6 +45,7 @@ class MovableBatch(Batch):
     """A Batch with its own `to`; Lightning's recursive transfer would enter every Sample and fail there."""
 
     def to(self, device: torch.device) -> MovableBatch:
+        """The batch on a device; copies to a GPU are asynchronous."""
         return to_device(self, device)
 
 

@@ -43,7 +43,7 @@ RANGES = {"batch_size": "[1, inf)", "num_workers": "[0, inf)", "seed": "[0, inf)
 class EmotionDataModule(LightningDataModule):
     """Base class of every dataset.
 
-    A subclass implements `samples` and may set the class attributes below. Keys are those of the config group `dataset`.
+    A subclass implements `samples` and may set the class attributes below. Keys are those of config group `dataset`.
 
     Attributes:
         modalities: name -> Modality, in canonical order.
@@ -366,7 +366,8 @@ class EmotionDataModule(LightningDataModule):
                 steps = [sum(m.length(s) or 0 for m in modalities.values()) for s in samples]
                 lengths = [sum(steps[i] for i in item) for item in items]
             sampler = EpochBatchSampler(
-                len(items), batch_size, seed=seed, classes=classes, ratios=ratios, lengths=lengths, rank=rank, world=world,
+                len(items), batch_size, seed=seed, classes=classes, ratios=ratios, lengths=lengths,
+                rank=rank, world=world,
             )  # fmt: skip
         else:
             sampler = EvalBatchSampler(len(items), batch_size, rank=rank, world=world)

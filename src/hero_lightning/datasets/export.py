@@ -1,7 +1,7 @@
 """Writes any dataset in the feature-only layout, and checks such a folder.
 
-Data flow: datamodule -> samples, stored features -> features/<id>.npy, labels.json, classes.json, splits.json, read back
-and compared. Folder -> check_folder -> Faults.
+Data flow: datamodule -> samples, stored features -> features/<id>.npy, labels.json, classes.json, splits.json, which
+are read back and compared. Folder -> check_folder -> Faults.
 """
 
 from __future__ import annotations

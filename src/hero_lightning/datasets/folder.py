@@ -1,7 +1,7 @@
 """The feature-only layout: one file of features per clip, labels in one JSON list.
 
-Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` is the inverse); features/<id>.npy
-are read by the modalities' sources (NpyDict).
+Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` is the inverse).
+features/<id>.npy are read by the modalities' sources (NpyDict).
 
     root/ features/<video_id>.npy   labels.json   classes.json (optional)   splits.json (optional)
 """

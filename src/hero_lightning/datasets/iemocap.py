@@ -39,7 +39,7 @@ SPOKEN = re.compile(r"(Ses\S+_[FM]\d+) \[[\d.]+-[\d.]+\]:?\s*(.*)")
 LEFT: Box = (0.0, 0.0, 0.5, 1.0)
 RIGHT: Box = (0.5, 0.0, 1.0, 1.0)
 EXTRA = "erc6_extra_happy.txt"
-"""Optional: ids of the 53 xxx utterances that the feature pickles of dialogue papers (since DialogueRNN) label happy."""
+"""Optional: ids of the 53 xxx utterances that the pickles of dialogue papers (since DialogueRNN) label happy."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -18,7 +18,13 @@ from typing import Any, ClassVar
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.clips import VIDEO
 from hero_lightning.datasets.readers import (
-    TRANSCRIPTS, clean, first_existing, label_file, media_in, read_normal_form, score_of,
+    TRANSCRIPTS,
+    clean,
+    first_existing,
+    label_file,
+    media_in,
+    read_normal_form,
+    score_of,
 )  # fmt: skip
 from hero_lightning.errors import DataError
 from hero_lightning.features.foreign.tables import read_csv

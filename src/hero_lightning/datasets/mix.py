@@ -1,7 +1,7 @@
 """Several datasets in one run, drawn in given ratios; each keeps its own Tasks, splits, feature stores and policies.
 
-Data flow: datasets, each with its own index -> one DatasetIndex whose ids and Tasks are keyed dataset/name -> one loader,
-whose sampler draws every dataset at its ratio.
+Data flow: datasets, each with its own index -> one DatasetIndex whose ids and Tasks are keyed dataset/name -> one
+loader, whose sampler draws every dataset at its ratio.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -52,10 +53,12 @@ class MixedModality(Modality):
         return {"dataset": "mix", "modality": self.name, "parts": {n: m.identity() for n, m in self.parts.items()}}
 
     def stored(self, sample: Sample) -> StoredFeatures:
+        """The features that the dataset has stored."""
         modality, own = self._own(sample)
         return modality.stored(own)
 
     def length(self, sample: Sample) -> int | None:
+        """Steps of the clip in the dataset."""
         modality, own = self._own(sample)
         return modality.length(own)
 
@@ -154,13 +157,9 @@ class MixDataModule(EmotionDataModule):
 
     def items(self, split: str) -> list[tuple[int, ...]]:
         """The items of one dataset after the other."""
-        out: list[tuple[int, ...]] = []
-        start = 0
-        for dataset in self.datasets.values():
-            if split in dataset.index.samples:
-                out += [tuple(start + i for i in item) for item in dataset.items(split)]
-                start += len(dataset.index.samples[split])
-        return out
+        parts = [d for d in self.datasets.values() if split in d.index.samples]
+        starts = accumulate((len(d.index.samples[split]) for d in parts), initial=0)
+        return [tuple(k + i for i in item) for k, d in zip(starts, parts, strict=False) for item in d.items(split)]
 
     def _strata(self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> Strata:
         """The dataset of every item, and the ratios of the datasets."""

@@ -78,7 +78,7 @@ class NormalRow(NamedTuple):
 
 
 def read_normal_form(path: Path) -> list[NormalRow]:
-    """Rows of a MERTools label file `{train,val,test,...}_dataset = {name: {emo, val}}`, with the transcripts beside it.
+    """Rows of a MERTools label file `{train,val,...}_dataset = {name: {emo, val}}`, with the transcripts beside it.
 
     Raises:
         DataError: an entry of another form. FeatureError: a file whose pickle contains code, or is damaged.

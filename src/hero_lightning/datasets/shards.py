@@ -186,14 +186,17 @@ class ShardFeatures(NamedSource):
         super().__init__(root, key, patch_reduce=patch_reduce)
 
     def path(self, sample: Sample) -> Path:
+        """The shard with the sample's features."""
         entry = read_index(self.at).get(key_of(sample.id), {})
         return self.at / entry["shard"] if "npy" in entry.get("members", ()) else self.at / "none"
 
     def content(self, sample: Sample) -> dict[str, Any]:
+        """The sample's features by key."""
         path = self.path(sample)
         return _loaded(path, read_index(self.at)[key_of(sample.id)]["members"]["npy"][0]) if path.is_file() else {}
 
     def value(self, sample: Sample) -> Any:
+        """The sample's features under `key`."""
         return self.content(sample).get(self.key)
 
 

@@ -134,7 +134,7 @@ def test_processes_make_the_same(root: Path, tmp_path: Path) -> None:
 
 def test_it_replaces_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match="other files"):
+    with pytest.raises(DataError, match="has other files"):
         generate(tmp_path, 0, 24, workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

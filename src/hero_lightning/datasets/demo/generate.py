@@ -58,17 +58,12 @@ def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = 
     Raises:
         DataError: `root` holds other files.
     """
-    root = Path(root)
     wanted = {"version": VERSION, "seed": seed, "clips": clips}
     if _found(root) == wanted:
         return
     if root.exists() and any(root.iterdir()) and _found(root) is None:
-        raise DataError(
-            "The folder of the demo dataset holds other files.",
-            expected=f"a folder that is empty, absent, or has a {MARKER}",
-            where=root,
-            hint="dataset.root=ANOTHER_FOLDER",
-        )
+        expected, hint = f"a folder that is empty, absent, or has a {MARKER}", "dataset.root=ANOTHER_FOLDER"
+        raise DataError("The demo dataset's folder has other files.", expected=expected, where=root, hint=hint)
     log.info("generating the demo dataset: %d clips in %s", clips, root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as place:

@@ -15,45 +15,27 @@ from omegaconf import OmegaConf
 
 @dataclass(frozen=True)
 class Face:
-    """A facial expression; 0 is neutral, 1 the full change.
+    """A facial expression; 0 is neutral, 1 the full change."""
 
-    Attributes:
-        smile: mouth corners up (down where negative).
-        wide, gape: mouth width, mouth opening.
-        raised: brows up.
-        frown: inner ends of the brows down (up where negative).
-        eyes: eye opening.
-    """
-
-    smile: float = 0.0
-    wide: float = 0.0
-    gape: float = 0.0
-    raised: float = 0.0
-    frown: float = 0.0
-    eyes: float = 0.0
+    smile: float = 0.0  # mouth corners up (down where negative)
+    wide: float = 0.0  # mouth width
+    gape: float = 0.0  # mouth opening
+    raised: float = 0.0  # brows up
+    frown: float = 0.0  # inner ends of the brows down (up where negative)
+    eyes: float = 0.0  # eye opening
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A manner of speaking, relative to the speaker's neutral voice.
+    """A manner of speaking, relative to the speaker's neutral voice."""
 
-    Attributes:
-        pitch: factor on the fundamental frequency.
-        glide: semitones from the start to the end of a syllable.
-        level: dB.
-        tilt: dB per octave above 500 Hz; more is brighter.
-        length: factor on a syllable's length.
-        tremor: semitones of an 8 Hz vibrato.
-        breath: share of breath noise.
-    """
-
-    pitch: float = 1.0
-    glide: float = -1.0
-    level: float = 0.0
-    tilt: float = -6.0
-    length: float = 1.0
-    tremor: float = 0.0
-    breath: float = 0.03
+    pitch: float = 1.0  # factor on the fundamental frequency
+    glide: float = -1.0  # semitones from the start to the end of a syllable
+    level: float = 0.0  # dB
+    tilt: float = -6.0  # dB per octave above 500 Hz; more is brighter
+    length: float = 1.0  # factor on a syllable's length
+    tremor: float = 0.0  # semitones of an 8 Hz vibrato
+    breath: float = 0.03  # share of breath noise
 
 
 @dataclass(frozen=True)

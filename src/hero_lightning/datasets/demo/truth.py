@@ -101,9 +101,7 @@ def draw(seed: int, clips: int) -> list[Clip]:
     counts["test"] = clips - counts["train"] - counts["val"]
     out: list[Clip] = []
     for split, count in counts.items():
-        members = _split(rng, split, count, len(out))
-        _assign(rng, members)
-        out += members
+        out += _assign(rng, _split(rng, split, count, len(out)))
     return out
 
 
@@ -115,9 +113,8 @@ def _split(rng: np.random.Generator, split: str, count: int, first: int) -> list
     while len(out) < count:
         pair = rng.choice(list(SPEAKERS[split]), size=2, replace=False)
         for turn in range(min(int(rng.integers(4, 9)), count - len(out))):
-            number, name = first + len(out), f"{split}_d{dialogue:03d}"
-            emotion = str(emotions[len(out)])
-            out.append(_clip(rng, number, split, int(pair[turn % 2]), name, turn, emotion))
+            name, emotion = f"{split}_d{dialogue:03d}", str(emotions[len(out)])
+            out.append(_clip(rng, first + len(out), split, int(pair[turn % 2]), name, turn, emotion))
         dialogue += 1
     return out
 
@@ -166,23 +163,22 @@ def _other_syllables(
     return min(drawn, key=lambda other: np.corrcoef(track(own), track(other))[0, 1])
 
 
-def _assign(rng: np.random.Generator, clips: list[Clip]) -> None:
+def _assign(rng: np.random.Generator, clips: list[Clip]) -> list[Clip]:
     """Decides which channels show each clip's emotion: one or two, all channels equally often.
 
     Sets come from a deck (each single twice, each pair once), so that noise and gaps are independent of the emotion.
     Clips with the fewest choices draw first, each the first set that fits: all its channels are present, one of them is
     readable, and the sound is not among them in a conflict.
     """
-    singles = [(c,) for c in CARRIERS]
-    deck: list[tuple[str, ...]] = []
     emotional = [c for c in clips if c.emotion != "neutral"]
+    cards: list[tuple[str, ...]] = [*((c,) for _ in range(2) for c in CARRIERS), *combinations(CARRIERS, 2)]
+    deck: list[tuple[str, ...]] = []
     while len(deck) < len(emotional):
-        cards: list[tuple[str, ...]] = [*singles, *singles, *combinations(CARRIERS, 2)]
         deck += [cards[k] for k in rng.permutation(len(cards))]
     del deck[len(emotional) :]
     for clip in sorted(emotional, key=lambda c: (not c.conflict, sum(map(c.readable, CARRIERS)))):
         readable = {c for c in CARRIERS if clip.readable(c)}
-        absent = {c for c, carried in CARRIERS.items() if all(s in clip.missing for s in carried)}
+        absent = {c for c, carried in CARRIERS.items() if clip.missing and set(carried) <= set(clip.missing)}
         absent |= {"audio"} if clip.conflict else set()
         fitting = (card for card in deck if readable.intersection(card) and not absent.intersection(card))
         card = next(fitting, None)
@@ -194,3 +190,4 @@ def _assign(rng: np.random.Generator, clips: list[Clip]) -> None:
         clip.shows = {c: clip.emotion if c in clip.informative else "neutral" for c in CARRIERS}
         if clip.conflict and rng.random() < CONFLICT_SPEAKS:
             clip.shows["audio"] = str(rng.choice([e for e in EMOTIONS[1:] if e != clip.emotion]))
+    return clips
