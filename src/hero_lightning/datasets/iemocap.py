@@ -4,7 +4,7 @@ Data flow: EmoEvaluation/*.txt (label, span) + transcriptions/*.txt (text) -> Sa
 
     root/ or root/IEMOCAP_full_release/   Session{1..5}/dialog/{EmoEvaluation,transcriptions}/Ses01F_impro01.txt
         Session1/dialog/avi/DivX/Ses01F_impro01.avi   Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
-    or MERTools' form   label_4way.npz | label_6way.npz (whole_dataset)   transcription-engchi-polish.csv   subvideo-tgt/
+    or MERTools' form   label_4way.npz | label_6way.npz (whole_dataset)  transcription-engchi-polish.csv  subvideo-tgt/
 
 Ses01F_impro01_M003: session 1; F wears the motion-capture markers (left half of the picture); M speaks.
 """

@@ -35,10 +35,7 @@ EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 NORMAL = "label-6way.npz"
 POOLS = ("unlabelled", "unlabeled", "test3", "video")
 """Folders of the pool: its own, MER2023's test3 (all of SEMI, of which 834 clips are scored), or all clips."""
-FILES = {
-    "au": ("openface_face/{0}/{0}.csv",),
-    "au_info": ("mer_factory/{0}/{0}_au_analysis.json",),
-}
+FILES = {"au": ("openface_face/{0}/{0}.csv",), "au_info": ("mer_factory/{0}/{0}_au_analysis.json",)}
 """Purpose -> a clip's file in the layouts of MERTools and MER-Factory."""
 
 
