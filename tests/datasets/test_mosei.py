@@ -129,7 +129,7 @@ def test_spans_inside_whole_videos(tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "error", "problem"),
     [
-        (lambda root: (root / "csd/CMU_MOSEI_Labels.csd").write_bytes(b"no hdf5"), DataError, "csd file not readable"),
+        (lambda root: (root / "csd/CMU_MOSEI_Labels.csd").write_bytes(b"no hdf5"), DataError, "csd cannot be read"),
         (lambda root: write(root / "cmu_mosei_std_folds.py", "standard_train_fold = []"), DataError, "lacks a list"),
     ],
 )

@@ -233,10 +233,8 @@ def apply_policy(
     if policy == "error" and faults:
         lines = [f"{e.id} ({e.split}) {e.modality}: {e.kind}, {e.reason}" for e in faults[:5]]
         lines += [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-        raise DataError(
-            f"{len({entry.id for entry in faults})} clips lack a modality ({len(faults)} gaps).",
-            expected="every modality of every clip, for dataset.missing=error",
-            got="\n            ".join(lines),
-            hint="dataset.missing=mask (train without the modality), or dataset.missing=skip (leave the clip out)",
-        )
+        problem = f"{len({entry.id for entry in faults})} clips lack a modality ({len(faults)} gaps)."
+        expected, got = "every modality of every clip, for dataset.missing=error", "\n            ".join(lines)
+        hint = "dataset.missing=mask (train without the modality), or dataset.missing=skip (leave the clip out)"
+        raise DataError(problem, expected=expected, got=got, hint=hint)
     return kept, ledger

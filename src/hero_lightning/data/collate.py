@@ -194,13 +194,13 @@ class BatchLoader:
             if loaded.failures and self.missing == "error":
                 self._loader = None  # its processes end with it
                 first = loaded.failures[0]
-                raise DataError(
+                problem, where = (
                     f"Modality {first.modality} of {first.id} cannot be read.",
-                    expected="a clip that can be read to its end, for dataset.missing=error",
-                    got=first.reason,
-                    where=f"{first.id} ({first.split})",
-                    hint="dataset.missing=mask (train without the modality), or replace the file",
+                    f"{first.id} ({first.split})",
                 )
+                expected = "a clip that can be read to its end, for dataset.missing=error"
+                hint = "dataset.missing=mask (train without the modality), or replace the file"
+                raise DataError(problem, expected=expected, got=first.reason, where=where, hint=hint)
             self.index.record(loaded.failures)
             self.served += 1
             yield loaded.batch

@@ -29,12 +29,8 @@ def check_unique(places: Iterable[tuple[str, str]]) -> None:
     seen: dict[str, str] = {}
     for name, place in places:
         if name in seen:
-            raise DataError(
-                f"The sample id {name!r} occurs twice.",
-                expected="ids that differ over all splits",
-                where=f"{seen[name]} and {place}",
-                hint="remove or rename one of them",
-            )
+            problem, where = f"The sample id {name!r} occurs twice.", f"{seen[name]} and {place}"
+            raise DataError(problem, expected="unique ids", where=where, hint="remove or rename one of them")
         seen[name] = place
 
 
@@ -62,13 +58,10 @@ def check_leaks(samples: Iterable[Sample], by: Collection[str] = ("dialogue",), 
         pairs = Counter(" and ".join(sorted(found)) for found in shared.values())
         if shared and unit in by:
             name, found = min(shared.items(), key=lambda item: str(item[0]))
-            raise DataError(
-                f"Splits leak: {len(shared)} of {len(places)} {word}s are in more than one.",
-                expected=f"every {word} in one split",
-                got=f"{name} in {', '.join(f'{split} ({i})' for split, i in found.items())}",
-                where="the splits of the dataset",
-                hint="correct the split lists, or remove them to split by a seed",
-            )
+            problem = f"Splits leak: {len(shared)} of {len(places)} {word}s are in more than one."
+            got = f"{name} in {', '.join(f'{split} ({i})' for split, i in found.items())}"
+            hint = "correct the split lists, or remove them to split by a seed"
+            raise DataError(problem, expected=f"every {word} in one split", got=got, hint=hint)
         if places:
             counts = ", ".join(f"{n} in {pair}" for pair, n in pairs.items()) or "none in two splits"
             report.append(f"{len(places)} {word}s: {counts}")

@@ -37,6 +37,10 @@ MODALITY_WORDS: dict[str, str] = {key: modality for modality, key in HERO_KEYS.i
     "transcript": "text",
 }
 """Names of our modalities in evidence written for HERO."""
+RECORD = (
+    '"video": {"path": FILE, "span": [s, s], "crop": [x0, y0, x1, y1]}, "boxes": {"face": [x0, y0, x1, y1]}, '
+    '"files": {"au": FILE}, "turns": [[speaker, text]], "labels": {name: value}'
+)
 CLASSES, SPLITS = '["neutral", "happy", ...]', '{"train": [ids], ...}'
 TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optional classes.json and splits.json"
 
@@ -78,9 +82,7 @@ class FolderDataModule(EmotionDataModule):
             return ()
         names = [str(n) for n in read_json(path, CLASSES, list)]
         if len(set(names)) < max(2, len(names)):
-            raise DataError(
-                "classes.json does not list two or more different classes.", expected=CLASSES, got=names, where=path
-            )
+            raise DataError("classes.json does not list two or more classes.", expected=CLASSES, got=names, where=path)
         return names
 
     def samples(self) -> list[Sample]:
@@ -149,13 +151,11 @@ def read_record(
         raise DataError("A record is not an object.", expected=expected, got=record, where=place)
     for key in needed:
         if key not in record or (key == "video_id" and record[key] in (None, "")):
-            raise DataError(
-                f"A record lacks {key!r}.",
-                expected=", ".join(needed),
-                got=", ".join(map(str, record)) or "an empty object",
-                where=place,
-                hint='add it; "emotion": null marks an unlabelled clip',
+            got, hint = (
+                ", ".join(map(str, record)) or "an empty object",
+                'add it; "emotion": null marks an unlabelled clip',
             )
+            raise DataError(f"A record lacks {key!r}.", expected=", ".join(needed), got=got, where=place, hint=hint)
     turn = str(record.get("utterance_id", ""))
     try:
         return Sample(
@@ -175,13 +175,8 @@ def read_record(
             truth=dict(record.get("truth") or {}),
         )
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise DataError(
-            "A record has a value of another form.",
-            expected='"video": {"path": FILE, "span": [s, s], "crop": [x0, y0, x1, y1]}, "boxes": {"face": [...]}, '
-            '"files": {"au": FILE}, "turns": [[speaker, text]], "labels": {name: value}',
-            got=cause(error),
-            where=place,
-        ) from error
+        problem, got = "A record has a value of another form.", cause(error)
+        raise DataError(problem, expected=RECORD, got=got, where=place) from error
 
 
 def to_record(s: Sample, turns: bool = False) -> dict[str, Any]:

@@ -94,10 +94,8 @@ class IemocapDataModule(EmotionDataModule):
             names = ("Session1/dialog/EmoEvaluation", f"label_{self.protocol}.npz")
             found = list(self._normal(label_file(self.root, names, self.name)))
         if not any(s.split == "test" for s in found):
-            expected, sessions_found = f"Session{self.fold}, the test session", sorted({s.id[:5] for s in found})
-            raise DataError(
-                "No test session.", expected=expected, got=sessions_found, where=home, hint="dataset.fold=NUMBER"
-            )
+            expected, got = f"Session{self.fold}, the test session", sorted({s.id[:5] for s in found})
+            raise DataError("No test session.", expected=expected, got=got, where=home, hint="dataset.fold=NUMBER")
         return [s for s in link_dialogues(found) if self.keep_unlabelled or "emotion" in s.labels]
 
     def _session(self, dialog: Path) -> Iterator[Sample]:
@@ -144,13 +142,9 @@ def _summaries(path: Path) -> Iterator[tuple[float, float, str, str, float, floa
             continue
         found = SUMMARY.match(line)
         if found is None or found[4] not in CODES:
-            raise DataError(
-                "An EmoEvaluation line has another form.",
-                expected="[start - end] id code [v, a, d], code one of " + ", ".join(CODES),
-                got=line,
-                where=f"{path}, line {number}",
-                hint="download the official file again",
-            )
+            problem, where = "An EmoEvaluation line has another form.", f"{path}, line {number}"
+            expected, hint = f"[start - end] id code [v, a, d], code of {', '.join(CODES)}", "download the file again"
+            raise DataError(problem, expected=expected, got=line, where=where, hint=hint)
         start, end, name, code, *scores = found.groups()
         valence, activation, dominance = map(float, scores)
         yield float(start), float(end), name, code, valence, activation, dominance

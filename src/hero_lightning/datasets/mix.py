@@ -175,13 +175,10 @@ def _widths(parts: Mapping[str, DatasetIndex]) -> dict[str, int]:
     for name, index in parts.items():
         for modality, width in index.dims.items():
             if dims.setdefault(modality, width) != width:
-                raise DataError(
-                    f"Datasets of a mix have modality {modality} in different widths.",
-                    expected=f"{dims[modality]}, as in the datasets before it",
-                    got=f"{width} in {name}",
-                    where=f"dataset.datasets.{name}",
-                    hint=f"give {modality} the same encoder in all datasets, or leave it out: modalities=[...]",
-                )
+                problem = f"Datasets of a mix have modality {modality} in different widths."
+                expected, where = f"{dims[modality]}, as in the datasets before it", f"dataset.datasets.{name}"
+                hint = f"give {modality} the same encoder in all datasets, or leave it out: modalities=[...]"
+                raise DataError(problem, expected=expected, got=f"{width} in {name}", where=where, hint=hint)
     return dims
 
 

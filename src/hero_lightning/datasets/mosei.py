@@ -137,9 +137,7 @@ class MoseiDataModule(MmsaDataModule):
         """Video -> split by the SDK's fold lists; empty where there are none."""
         path = self._file(folds := f"{self.name}_std_folds.py")
         if path is None:
-            self._note(
-                f"no {folds} beside {self.labels_csd}: every video is train, validation is split from it by a seed"
-            )
+            self._note(f"no {folds} beside {self.labels_csd}: every video is train, a seed chooses validation")
             return {}
         lists = {name: ast.literal_eval(ids) for name, ids in FOLD.findall(path.read_text(encoding="utf-8"))}
         if set(lists) != {"train", "valid", "test"}:
@@ -166,10 +164,8 @@ class MosiDataModule(MoseiDataModule):
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"split": ("standard", "bclstm")}
     official_counts: ClassVar[Mapping[str, int]] = {"train": 1284, "val": 229, "test": 686}
     tables: ClassVar[tuple[str, ...]] = (
-        "labels.csv",
-        *MmsaDataModule.tables,
-        *(p + "CMU_MOSI_Opinion_Labels.csd" for p in PLACES),
-    )
+        "labels.csv", *MmsaDataModule.tables, *(p + "CMU_MOSI_Opinion_Labels.csd" for p in PLACES),
+    )  # fmt: skip
     clips: ClassVar[tuple[str, ...]] = ("Raw/Video/Segmented/{video}_{clip}.mp4", "Raw/{video}/{clip}.mp4")
     sounds: ClassVar[tuple[str, ...]] = ("Raw/Audio/WAV_16000/Segmented/{video}_{clip}.wav",)
     labels_csd: ClassVar[str] = "CMU_MOSI_Opinion_Labels.csd"
@@ -212,9 +208,9 @@ def read_csd(path: Path) -> dict[str, Track]:
             data: Any = file[name]["data"]
             return {str(v): Track(np.asarray(data[v]["intervals"]), np.asarray(data[v]["features"])) for v in data}
     except (OSError, KeyError, ValueError) as error:
-        expected, hint = "NAME/data/VIDEO/{features,intervals}", "download the official file again"
+        expected, hint = "NAME/data/VIDEO/{features,intervals}", "download it again"
         raise DataError(
-            ".csd file not readable.", expected=expected, got=cause(error), where=path, hint=hint
+            "The .csd cannot be read.", expected=expected, got=cause(error), where=path, hint=hint
         ) from error
 
 

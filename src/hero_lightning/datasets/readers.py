@@ -38,12 +38,10 @@ def label_file(root: Path | str, names: Sequence[str], dataset: str) -> Path:
     path = first_existing(root, names)
     if path is not None:
         return path
-    raise DataError(
-        f"No label file of {dataset} was found." if Path(root).is_dir() else f"The {dataset} folder is missing.",
-        expected=" or ".join(names) + f", see docs/data/{PAGES.get(dataset, dataset)}.md",
-        where=root,
-        hint="paths.data=FOLDER_THAT_CONTAINS_THE_DATASET, or dataset.root=FOLDER",
-    )
+    problem = f"No label file of {dataset} was found." if Path(root).is_dir() else f"The {dataset} folder is missing."
+    expected = f"{' or '.join(names)}, see docs/data/{PAGES.get(dataset, dataset)}.md"
+    hint = "paths.data=FOLDER_THAT_CONTAINS_THE_DATASET, or dataset.root=FOLDER"
+    raise DataError(problem, expected=expected, where=root, hint=hint)
 
 
 def media_in(root: Path | str, folders: Iterable[str]) -> Callable[[str], Media | None]:
@@ -92,12 +90,8 @@ def read_normal_form(path: Path) -> list[NormalRow]:
         entries = table.items() if isinstance(table, dict) else [(key, table)]
         for name, label in entries:
             if not isinstance(label, dict) or "emo" not in label:
-                raise DataError(
-                    "The label file is not of MERTools' form.",
-                    expected="{name: {emo, val}} for every *_dataset",
-                    got=f"{name}: {label!r}"[:100],
-                    where=path,
-                )
+                expected, got = "{name: {emo, val}} for every *_dataset", f"{name}: {label!r}"[:100]
+                raise DataError("The label file is not of MERTools' form.", expected=expected, got=got, where=path)
             value = float(label.get("val", ABSENT))
             texts = {k: clean(v) for k in ("chinese", "english") if (v := transcripts.get(str(name), {}).get(k))}
             rows.append(NormalRow(split, str(name), label["emo"], None if value == ABSENT else value, texts))
@@ -146,14 +140,14 @@ def read_json(path: Path, form: str = "", kind: type = object, inner: type = obj
         raise DataError("The file is not UTF-8.", got=cause(error), where=path, hint="save it as UTF-8") from error
     except json.JSONDecodeError as error:
         line = error.doc.split("\n")[error.lineno - 1].strip()
-        comment = "#" in line or "//" in line
-        raise DataError(
+        problem, where = (
             f"The file is not valid JSON: {error.msg}.",
-            expected="JSON without comments" if comment else "JSON",
-            got=line[:100] or "nothing",
-            where=f"{path}, line {error.lineno}, column {error.colno}",
-            hint="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
-        ) from error
+            f"{path}, line {error.lineno}, column {error.colno}",
+        )
+        expected, hint = "JSON", f"python -m json.tool {path}"
+        if "#" in line or "//" in line:
+            expected, hint = "JSON without comments", "delete the comment: JSON has none"
+        raise DataError(problem, expected=expected, got=line[:100] or "nothing", where=where, hint=hint) from error
     values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
     fits = isinstance(content, kind) and all(isinstance(v, inner) for v in values)
     if kind is not object and not (fits and values):

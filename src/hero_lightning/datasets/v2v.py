@@ -116,12 +116,8 @@ def read_comparisons(path: Path) -> list[list[str]]:
         names = members if isinstance(members, list) else []
         fits = 2 <= len(names) <= LONGEST and all(isinstance(m, str) and len(m) == 5 and m.isdecimal() for m in names)
         if not fits or len(set(names)) < len(names):
-            raise DataError(
-                "A V2V comparison has another form.",
-                expected=f"2 to {LONGEST} different ids of five digits",
-                got=members,
-                where=f"{path}, comparison {k}",
-            )
+            expected, where = f"2 to {LONGEST} different ids of five digits", f"{path}, comparison {k}"
+            raise DataError("A V2V comparison has another form.", expected=expected, got=members, where=where)
     return comparisons
 
 

@@ -76,11 +76,7 @@ def check_record(name: str, record: Any, place: str) -> dict[str, float]:
     values = values if isinstance(values, dict) else {}
     if len(name) != 5 or not name.isdecimal() or set(values) != set(EMOTIONS):
         missing, extra = sorted(set(EMOTIONS) - set(values)), sorted(set(values) - set(EMOTIONS))
-        raise DataError(
-            "A VCE record has another form.",
-            expected='"00000": {"emotions": {the 27 official names: 0..1}, "file", "topK"}',
-            got=f"id {name}; missing {missing}, unknown {extra}",
-            where=place,
-            hint="download the official label file again",
-        )
+        expected = '"00000": {"emotions": {the 27 official names: 0..1}, "file", "topK"}'
+        got, hint = f"id {name}; missing {missing}, unknown {extra}", "download the official label file again"
+        raise DataError("A VCE record has another form.", expected=expected, got=got, where=place, hint=hint)
     return {e: values[e] for e in EMOTIONS}
