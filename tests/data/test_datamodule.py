@@ -13,7 +13,17 @@ from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask, ScoreTask, Task
 from hero_lightning.types import Sample
-from tests.datasets.small_datasets import EMOTIONS, dataset, folder, talk, three_splits, words, write_folder
+from tests.datasets.small_datasets import (
+    EMOTIONS,
+    by_id,
+    dataset,
+    folder,
+    sizes,
+    talk,
+    three_splits,
+    words,
+    write_folder,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +58,7 @@ def test_index_is_made_once():
     assert data.build_index() is index
     assert data.dims == {"text": 8}
     assert index.classes == {"emotion": list(EMOTIONS)}
-    assert {k: len(v) for k, v in index.samples.items()} == {"train": 12, "val": 5, "test": 4}
+    assert sizes(data) == {"train": 12, "val": 5, "test": 4}
 
 
 def test_no_samples():
@@ -70,7 +80,7 @@ def test_dialogues_are_linked():
 
 def test_missing_splits_are_made_and_named():
     data = dataset(talk(60), val_fraction=0.2, test_fraction=0.1)
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 42, "val": 12, "test": 6}
+    assert sizes(data) == {"train": 42, "val": 12, "test": 6}
     assert "0.2 of train by single samples" in data.index.split_origin["val"]
     again = dataset(talk(60), val_fraction=0.2, test_fraction=0.1, seed=7)
     assert again.index.samples["val"] == data.index.samples["val"], "the run's seed must not move a split"
@@ -94,10 +104,8 @@ def test_limit_and_use_splits():
 def test_several_test_parts():
     data = dataset([*three_splits(), *talk(3, "test2", "u"), *talk(2, "unlabelled", "w")])
     assert data.test_splits == ["test", "test2"]
-    assert [[b.ids for b in part] for part in data.test_dataloader()] == [
-        [["t0", "t1", "t2", "t3"]],
-        [["u0", "u1", "u2"]],
-    ]
+    served = [[b.ids for b in part] for part in data.test_dataloader()]
+    assert served == [[["t0", "t1", "t2", "t3"]], [["u0", "u1", "u2"]]]
 
 
 # ---- tasks
@@ -153,13 +161,6 @@ def test_tasks_without_labels_are_left_out(caplog):
     assert "['emotion']" in str(caught.value)
 
 
-def test_a_fitted_task_keeps_its_classes():
-    fitted = Task.from_state(ClassTask("emotion").fit(["happy", "neutral", "sad", "fear"]).state())
-    data = dataset(three_splits(), tasks={"emotion": fitted})
-    assert data.index.classes["emotion"] == ["fear", *EMOTIONS]
-    assert data.tasks["emotion"].prior[0] == 0.25
-
-
 def test_without_train_classes_must_be_known():
     with pytest.raises(DataError, match="classes of task emotion are unknown"):
         dataset(talk(4, "test")).build_index()
@@ -202,10 +203,7 @@ def test_policies_on_real_modalities(tmp_path):
         ("c4", "audio", "absent"), ("c4", "frame", "absent"), ("c5", "audio", "broken"), ("c5", "frame", "broken"),
     }  # fmt: skip
     skipped = folder(tmp_path, missing="skip")
-    assert {s.id for rows in skipped.index.samples.values() for s in rows} == {f"c{k}" for k in range(20)} - {
-        "c4",
-        "c5",
-    }
+    assert set(by_id(skipped)) == {f"c{k}" for k in range(20)} - {"c4", "c5"}
     assert "2 samples were left out, see ledger.csv" in skipped.index.notes
     ids = [i for split in skipped.index.samples for b in skipped.loader(split) for i in b.ids]
     assert len(ids) == len(set(ids)) == 18, "a clip was replaced by another"
@@ -252,12 +250,24 @@ def test_balance_in_the_loader():
 
 
 def test_bucketed_batches_hold_like_lengths():
-    data = dataset([*talk(60), *talk(3, "val", "v")], batch_size=6)
-    spread = [len({len(s.text.split()) for s in b.samples}) for b in data.loader("train", shuffle=True)]
-    assert sum(spread) / len(spread) < 2.5
-    data.bucket = False
-    spread = [len({len(s.text.split()) for s in b.samples}) for b in data.loader("train", shuffle=True)]
-    assert sum(spread) / len(spread) > 2.5
+    for bucket in (True, False):
+        data = dataset([*talk(60), *talk(3, "val", "v")], batch_size=6, bucket=bucket)
+        spread = [len({len(s.text.split()) for s in b.samples}) for b in data.loader("train", shuffle=True)]
+        assert (sum(spread) / len(spread) < 2.5) == bucket
+
+
+def test_a_loader_may_have_its_own_seed_and_batch_size():
+    batches = [b.ids for b in dataset(three_splits(), seed=7, batch_size=3).loader("train", shuffle=True)]
+    own = dataset(three_splits()).loader("train", shuffle=True, seed=7, batch_size=3)
+    assert [b.ids for b in own] == batches != [b.ids for b in dataset(three_splits()).loader("train", shuffle=True)]
+
+
+def test_fitted_tasks_replace_those_of_the_same_name():
+    data = dataset(three_splits())
+    fitted = Task.from_state(ClassTask("emotion").fit(["happy", "neutral", "sad", "fear"]).state())
+    data.use_tasks({"emotion": fitted, "valence": ScoreTask("valence", -1, 1)})
+    assert data.index.classes == {"emotion": ["fear", *EMOTIONS]}
+    assert data.tasks["emotion"].prior[0] == 0.25
 
 
 class Recorder(pl.LightningModule):
@@ -294,28 +304,30 @@ class KillAt(pl.Callback):
             raise KeyError("killed")
 
 
+def trainer(callbacks=(), **options):
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
+        use_distributed_sampler=False, callbacks=list(callbacks), **options,
+    )  # fmt: skip
+
+
 def fit(data, epochs=3, callbacks=(), resume=None):
     module = Recorder()
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=list(callbacks),
-    )
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
+        trainer(callbacks, max_epochs=epochs).fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
     except KeyError:
         assert callbacks
     return module.seen
 
 
+def long(**options):
+    return dataset([*talk(26), *talk(3, "val", "v")], seed=5, **options)
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
-    return fit(dataset([*talk(26), *talk(3, "val", "v")], seed=5))
+    return fit(long())
 
 
 def test_training_draws_every_sample_once_per_epoch(undisturbed):
@@ -327,22 +339,20 @@ def test_training_draws_every_sample_once_per_epoch(undisturbed):
 
 
 def test_workers_do_not_change_the_order(undisturbed):
-    assert fit(dataset([*talk(26), *talk(3, "val", "v")], seed=5, num_workers=2)) == undisturbed
+    assert fit(long(num_workers=2)) == undisturbed
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 2), (1, 0), (1, 6)])
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, undisturbed, epoch, batch):
-    make = lambda: dataset([*talk(26), *talk(3, "val", "v")], seed=5)  # noqa: E731
-    killed = fit(make(), callbacks=[KillAt(tmp_path / "last.ckpt", epoch, batch)])
-    resumed = fit(make(), resume=tmp_path / "last.ckpt")
+    killed = fit(long(), callbacks=[KillAt(tmp_path / "last.ckpt", epoch, batch)])
+    resumed = fit(long(), resume=tmp_path / "last.ckpt")
     assert killed + resumed == undisturbed
 
 
 def test_a_finished_run_goes_on_with_the_next_epoch(tmp_path, undisturbed):
-    make = lambda: dataset([*talk(26), *talk(3, "val", "v")], seed=5)  # noqa: E731
     save = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="last")
-    first = fit(make(), epochs=2, callbacks=[save])
-    assert first + fit(make(), resume=tmp_path / "last.ckpt") == undisturbed
+    first = fit(long(), epochs=2, callbacks=[save])
+    assert first + fit(long(), resume=tmp_path / "last.ckpt") == undisturbed
 
 
 def test_the_loader_leaves_the_global_random_state_alone():
@@ -353,16 +363,12 @@ def test_the_loader_leaves_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_predict_serves_every_test_sample(tmp_path):
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False)
-    found = trainer.predict(Recorder(), datamodule=dataset(three_splits()))
+def test_predict_serves_every_test_sample():
+    found = trainer().predict(Recorder(), datamodule=dataset(three_splits()))
     assert found == [["t0", "t1", "t2", "t3"]]
 
 
 def test_overfitting_keeps_its_batches():
-    data, module = dataset(three_splits()), Recorder()
-    pl.Trainer(
-        max_epochs=2, overfit_batches=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    ).fit(module, datamodule=data)  # fmt: skip
+    module = Recorder()
+    trainer(max_epochs=2, overfit_batches=1).fit(module, datamodule=dataset(three_splits()))
     assert [ids for _, _, ids in module.seen] == [("s0", "s1", "s2", "s3")] * 2

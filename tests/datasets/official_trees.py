@@ -6,11 +6,10 @@ import csv
 import json
 import pickle
 import random
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
+import h5py
 import numpy as np
 
 from hero_lightning.datasets.mer import Mer2023DataModule, Mer2024DataModule
@@ -104,45 +103,8 @@ def iemocap_tree(root: Path, sessions: Iterable[int] = range(1, 6), dialogues: i
 # ---- CMU-MOSEI, CMU-MOSI, CH-SIMS
 
 
-class _File(dict):
-    """h5py.File in small: groups are dicts, the file is their pickle."""
-
-    def __init__(self, path: Path, mode: str) -> None:
-        self.path, self.mode = Path(path), mode
-        try:
-            super().__init__(pickle.loads(self.path.read_bytes()) if mode == "r" else {})
-        except pickle.UnpicklingError as error:
-            raise OSError(str(error)) from error
-
-    def create_dataset(self, name: str, data: np.ndarray) -> None:
-        *groups, last = name.split("/")
-        node: dict = self
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[last] = data
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.mode == "w":
-            self.path.write_bytes(pickle.dumps(dict(self)))
-
-
-def stand_in_h5py(monkeypatch) -> None:
-    """Puts a small h5py in the place of one that is not installed."""
-    try:
-        import h5py  # noqa: F401
-    except ImportError:
-        module = ModuleType("h5py")
-        module.File = _File
-        monkeypatch.setitem(sys.modules, "h5py", module)
-
-
 def write_csd(path: Path, name: str, tracks: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Path:
-    """A computational sequence: video -> intervals [N, 2], features [N, D]; with h5py or what stands in for it."""
-    import h5py
-
+    """A computational sequence: video -> intervals [N, 2], features [N, D]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for video, (spans, values) in tracks.items():

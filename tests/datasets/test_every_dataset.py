@@ -26,7 +26,6 @@ from tests.datasets.official_trees import (
     mmsa_rows,
     mosei_labels,
     mosei_transcripts,
-    stand_in_h5py,
     write,
     write_csd,
     write_folds,
@@ -117,11 +116,6 @@ WRONG = {
 
 SEEN = {"vce": "frame", "v2v": "frame"}
 """The modality of datasets without texts."""
-
-
-@pytest.fixture(autouse=True)
-def h5py(monkeypatch):
-    stand_in_h5py(monkeypatch)
 
 
 def configured(name, *overrides):

@@ -210,36 +210,36 @@ def test_any_json_is_read_or_refused_clearly(tmp_path, content):
 # ---- bad feature files
 
 
+def ones(value=1.0):
+    """Audio features with `value` in one place."""
+    array = np.ones((3, WIDTHS["hubert"]), dtype=np.float32)
+    array[1, 2] = value
+    return array
+
+
+BAD = {
+    "missing": ("absent", "no feature file", None),
+    "truncated": ("broken", "cannot be read", lambda old: old[:-40]),
+    "not numpy": ("broken", "cannot be read", lambda old: b"hello"),
+    "nan": ("broken", "NaN or Inf", ones(np.nan)),
+    "inf": ("broken", "NaN or Inf", ones(np.inf)),
+    "wrong width": ("broken", "width 5, expected 6", ones()[:, 1:]),
+    "zeros": ("absent", "no hubert", 0 * ones()),
+    "no key": ("absent", "no hubert", "none"),
+}
+"""Damage -> mode and reason that are listed, and what becomes of the file: bytes, audio features, or nothing."""
+
+
 def spoil(tmp_path, kind):
-    """Damages the audio of c20; the mode and a word of the reason that must be listed."""
-    path = tmp_path / "features" / "c20.npy"
-    wide = np.ones((3, WIDTHS["hubert"]), dtype=np.float32)
-    match kind:
-        case "missing":
-            path.unlink()
-            return "absent", "no feature file"
-        case "truncated":
-            path.write_bytes(path.read_bytes()[:-40])
-            return "broken", "cannot be read"
-        case "not numpy":
-            path.write_bytes(b"hello")
-            return "broken", "cannot be read"
-        case "nan" | "inf":
-            wide[1, 2] = float(kind)
-            write_npydict(path, features(20, hubert=wide))
-            return "broken", "NaN or Inf"
-        case "wrong width":
-            write_npydict(path, features(20, hubert=wide[:, 1:]))
-            return "broken", "width 5, expected 6"
-        case "zeros":
-            write_npydict(path, features(20, hubert=0 * wide))
-            return "absent", "no hubert"
-        case _:
-            write_npydict(path, features(20, hubert=None))
-            return "absent", "no hubert"
-
-
-BAD = ["missing", "truncated", "not numpy", "nan", "inf", "wrong width", "zeros", "no key"]
+    """Damages the audio of c20."""
+    path, (mode, reason, change) = tmp_path / "features" / "c20.npy", BAD[kind]
+    if change is None:
+        path.unlink()
+    elif callable(change):
+        path.write_bytes(change(path.read_bytes()))
+    else:
+        write_npydict(path, features(20, hubert=None if isinstance(change, str) else change))
+    return mode, reason
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 
-from hero_lightning.data.sampling import EpochBatchSampler
 from hero_lightning.datasets.mix import MixDataModule
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.modality import Modality
@@ -16,14 +15,16 @@ from tests.datasets.test_meld import write_csv
 from tests.helpers import train_in_process
 
 
-def parts(tmp_path, mode="auto", **changes):
+def parts(tmp_path, mode="auto"):
     """A large and a small dataset of words, with ids in common."""
-    large = dataset(
-        [*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")], tmp_path, modalities={"text": words(mode)}
-    )
-    small = dataset([*talk(10), *talk(3, "val", "v")], tmp_path, modalities={"text": words(mode)}, **changes)
-    large.name, small.name = "large", "small"
-    return {"large": large, "small": small}
+    given = {
+        "large": [*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")],
+        "small": [*talk(10), *talk(3, "val", "v")],
+    }
+    made = {name: dataset(rows, tmp_path, modalities={"text": words(mode)}) for name, rows in given.items()}
+    for name, datamodule in made.items():
+        datamodule.name = name
+    return made
 
 
 def mix(tmp_path, datasets=None, **options):
@@ -86,28 +87,12 @@ def test_order_does_not_depend_on_workers(tmp_path):
     again.teardown()
 
 
-def test_ranks_share_the_order_of_one_process():
-    """Batches of two ranks together are those of one process with twice the batch size."""
-    classes, ratios = [0] * 30 + [1] * 10, [1.0, 2.5]
-    one = EpochBatchSampler(40, 8, classes=classes, ratios=ratios)
-    two = [EpochBatchSampler(40, 4, classes=classes, ratios=ratios, rank=r, world=2) for r in (0, 1)]
-    assert sum(one.shares) == one.size == 39
-    assert one.shares == [11, 28]
-    for epoch in range(3):
-        assert len({len(t.batches(epoch)) for t in two}) == 1
-        for whole, a, b in zip(one.batches(epoch), *(t.batches(epoch) for t in two), strict=False):
-            assert set(a) | set(b) <= set(whole)
-
-
 def test_widths_must_agree(tmp_path):
-    large, small = parts(tmp_path).values()
-    (modality,) = folder(write_folder(tmp_path / "in")).modalities.keys() - {"audio"}
-    other = folder(tmp_path / "in")
-    wide = folder(write_folder(tmp_path / "wide"), modalities={"frame": other.modalities["audio"]})
-    wide.modalities = {"frame": Modality("frame", "preextracted", source=other.modalities["audio"].source)}
+    frame = folder(write_folder(tmp_path / "in"))
+    audio = folder(write_folder(tmp_path / "wide")).modalities["audio"]
+    wide = folder(tmp_path / "wide", modalities={"frame": Modality("frame", "preextracted", source=audio.source)})
     with pytest.raises(DataError, match=r"frame in different widths[\s\S]*6 in b[\s\S]*datasets\.b"):
-        mix(tmp_path, {"a": other, "b": wide}).build_index()
-    assert (modality, large.name, small.name) == ("frame", "large", "small")
+        mix(tmp_path, {"a": frame, "b": wide}).build_index()
 
 
 def test_a_modality_that_one_dataset_lacks_is_absent_there(tmp_path):
@@ -121,14 +106,16 @@ def test_a_modality_that_one_dataset_lacks_is_absent_there(tmp_path):
 
 
 def test_tasks_of_a_checkpoint_come_back(tmp_path):
-    states = {name: t.state() for name, t in mix(tmp_path).index and mix(tmp_path).tasks.items()}
     first = mix(tmp_path)
     first.build_index()
     states = {name: t.state() for name, t in first.tasks.items()}
-    again = mix(tmp_path, tasks={name: Task.from_state(s) for name, s in states.items()})
-    again.build_index()
-    assert {n: t.state() for n, t in again.tasks.items()} == states
-    assert again.datasets["large"].tasks["emotion"].name == "emotion"
+    fitted = {name: Task.from_state(s) for name, s in states.items()}
+    later = mix(tmp_path)
+    later.use_tasks(fitted)
+    for again in (mix(tmp_path, tasks=fitted), later):
+        again.build_index()
+        assert {n: t.state() for n, t in again.tasks.items()} == states
+        assert again.datasets["large"].tasks["emotion"].name == "emotion"
 
 
 @pytest.mark.parametrize(

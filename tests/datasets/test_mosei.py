@@ -23,7 +23,6 @@ from tests.datasets.official_trees import (
     mmsa_rows,
     mosei_labels,
     mosei_transcripts,
-    stand_in_h5py,
     write,
     write_csd,
     write_folds,
@@ -55,11 +54,6 @@ def sdk(root, transcripts=True, folds=True):
     if transcripts:
         mosei_transcripts(root, VIDEOS, shift=0.2)
     return root
-
-
-@pytest.fixture(autouse=True)
-def h5py(monkeypatch):
-    stand_in_h5py(monkeypatch)
 
 
 # ---- the SDK's files
