@@ -173,7 +173,7 @@ def action_units(clip: Clip, seed: int) -> ActionUnits:
     x = np.zeros((len(time), len(AU_COLUMNS)), np.float32)  # [T, C]
     strength, column = clip.profile(time), {name: k for k, name in enumerate(AU_COLUMNS)}
     for unit, peak in TRAITS[clip.shows["expression"]].units.items():
-        x[:, column[f"AU{unit:02d}_r"]] += peak * strength * rng.uniform(0.8, 1.15)
+        x[:, column[unit]] += peak * strength * rng.uniform(0.8, 1.15)
     x[:, column["AU25_r"]] += 0.9 * clip.beats(time)
     x[:, column["AU26_r"]] += 0.5 * clip.beats(time)
     x[:, column["AU45_r"]] += 2.0 * (np.abs(time - rng.uniform(0, clip.seconds)) < 0.12)

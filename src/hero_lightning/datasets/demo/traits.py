@@ -1,16 +1,15 @@
 """How each emotion looks, moves, sounds and speaks in the demo dataset.
 
-Data flow: traits.yaml -> TRAITS[emotion], read by truth (valence), picture, voice, generate (units) and words.
+Data flow: traits.json -> TRAITS[emotion], read by truth (valence), picture, voice, generate (units) and words.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Traits:
         valence: score at full intensity, -1..1.
         scene: place [x, y], shape and colour of the object on the wall; None = no object.
         hands: stroke [x, y] of the hand at the left and at the right of the picture, and how much both tremble.
-        units: action unit -> intensity at its peak, after the usual FACS tables.
+        units: action unit (OpenFace column) -> intensity at its peak, after the usual FACS tables.
         words: what a text about it contains.
         seen: modality -> what an observer writes.
     """
@@ -55,13 +54,13 @@ class Traits:
     scene: Sequence[Any] | None
     face: Face
     hands: Sequence[Any]
-    units: Mapping[int, float]
+    units: Mapping[str, float]
     voice: Voice
     words: Sequence[str]
     seen: Mapping[str, str]
 
 
-WORDING: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("traits.yaml")))
+WORDING: Any = json.loads(Path(__file__).with_name("traits.json").read_text(encoding="utf-8"))
 """The rest of the table: names (of modalities), unreadable (modality -> what an observer writes), topics, phrases."""
 TRAITS = {
     emotion: Traits(**{**row, "face": Face(**row["face"]), "voice": Voice(**row["voice"])})
