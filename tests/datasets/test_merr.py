@@ -60,9 +60,3 @@ def test_a_bad_record_is_named(tmp_path, change, problem, where):
     with pytest.raises(DataError, match=problem) as caught:
         bare("merr", root).build_index()
     assert where in str(caught.value)
-
-
-def test_a_file_of_another_form(tmp_path):
-    (tmp_path / "MERR_fine_grained.json").write_text('{"a": 1}')
-    with pytest.raises(DataError, match="another form"):
-        bare("merr", tmp_path).build_index()

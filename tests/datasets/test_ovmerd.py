@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from hero_lightning.datasets.ovmerd import label_set
-from hero_lightning.errors import DataError
 from tests.datasets.official_trees import bare, build, mercaption, write_table
 from tests.datasets.small_datasets import by_id, sizes
 
@@ -62,9 +61,3 @@ def test_training_sets_have_reasons(tmp_path):
     )
     write_table(root / "own.csv", "name,openset", [("ov_0001", "happy")])
     assert bare("mercaption_plus", root, labels="own.csv").official() == {}
-
-
-def test_a_missing_column(tmp_path):
-    write_table(tmp_path / "ovlabel.csv", "name,labels", [("a", "b")])
-    with pytest.raises(DataError, match="lacks a column"):
-        bare("ovmerd_plus", tmp_path).build_index()

@@ -10,7 +10,6 @@ from hero_lightning.datasets.mosei import read_csd
 from hero_lightning.datasets.readers import label_file, media_in, read_json, read_normal_form
 from hero_lightning.datasets.shards import read_index
 from hero_lightning.errors import DataError, FeatureError
-from hero_lightning.features.foreign.tables import read_csv
 from tests.datasets.official_trees import write, write_normal
 
 
@@ -49,15 +48,6 @@ def test_media_by_name(tmp_path):
         write(tmp_path / "video_new" / name, "")
     find = media_in(tmp_path, ("video", "video_new"))
     assert [find(n).path.name for n in "abcd"] == ["a.mp4", "b.mp4", "c.avi", "d.mp4"]
-
-
-def test_csv_faults_name_their_line(tmp_path):
-    path = write(tmp_path / "x.csv", "﻿name,label\na,1\nb\n")
-    with pytest.raises(DataError, match="DATASET label file has another number of cells") as caught:
-        list(read_csv(path, ("name", "label"), "DATASET"))
-    assert "x.csv, line 3" in str(caught.value)
-    with pytest.raises(DataError, match="lacks a column"):
-        list(read_csv(path, ("name", "score"), "DATASET"))
 
 
 @pytest.mark.parametrize(
