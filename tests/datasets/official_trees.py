@@ -58,7 +58,7 @@ def write_normal(path: Path, words_of: Mapping[str, str] | None = None, **datase
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **{f"{split}_dataset": np.array(dict(table), dtype=object) for split, table in datasets.items()})
     if words_of:
-        rows = [(name, f"说 {said}", said) for name, said in words_of.items()]
+        rows = [(name, f"说 {texts}", texts) for name, texts in words_of.items()]
         write_table(path.with_name("transcription-engchi-polish.csv"), ("name", "chinese", "english"), rows)
     return path
 
@@ -71,18 +71,18 @@ CYCLE = ("neu", "ang", "xxx", "exc", "hap", "sad", "fru", "neu", "sur")
 
 def iemocap_dialogue(dialog: Path, name: str, codes: Sequence[str] = CYCLE) -> list[str]:
     """One dialogue: speakers F and M in turn, two seconds each; its utterance ids."""
-    labels, said, ids = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""], [], []
+    labels, texts, ids = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""], [], []
     for k, code in enumerate(codes):
         ids.append(f"{name}_{'FM'[k % 2]}{k // 2:03d}")
         labels += [
             f"[{2 * k:.4f} - {2 * k + 1.5:.4f}]\t{ids[-1]}\t{code}\t[{1 + k % 5}.5000, 3.0000, 2.2500]",
             "C-E2:\tNeutral;\t()\nA-E3:\tval 3; act 2; dom  3;\t()\n",
         ]
-        said.append(f"{ids[-1]} [{2 * k:03d}.0000-{2 * k + 1:03d}.5000]: Words’ of {code} {k}")
+        texts.append(f"{ids[-1]} [{2 * k:03d}.0000-{2 * k + 1:03d}.5000]: Words’ of {code} {k}")
     labels[2:] = [*labels[-2:], *labels[2:-2]]  # the files are not in order of time
     write(dialog / "EmoEvaluation" / f"{name}.txt", "\n".join(labels))
-    said.insert(1, f"{name}_FXX0 [002.0000-002.1000]: not labelled")
-    write(dialog / "transcriptions" / f"{name}.txt", "\n".join(said))
+    texts.insert(1, f"{name}_FXX0 [002.0000-002.1000]: not labelled")
+    write(dialog / "transcriptions" / f"{name}.txt", "\n".join(texts))
     return ids
 
 
@@ -188,8 +188,8 @@ def mer2023(root, n=12):
     scored = [f"samplenew_{k:08d}" for k in range(4)]
     write_table(root / "test3-label.csv", "name,discrete", [(name, SIX[k]) for k, name in enumerate(scored)])
     touch(root / "test3", [*scored, "samplenew_00000098", "samplenew_00000099", "._samplenew_00000099"])
-    said = [("sample_00000001", "你好", "Hello…"), ("sample_00000002", "走", ""), ("samplenew_00000099", "嗯", "Hm.")]
-    write_table(root / "transcription-engchi-polish.csv", "name,chinese,english", said)
+    texts = [("sample_00000001", "你好", "Hello…"), ("sample_00000002", "走", ""), ("samplenew_00000099", "嗯", "Hm.")]
+    write_table(root / "transcription-engchi-polish.csv", "name,chinese,english", texts)
     write_table(root / "openface_face" / "sample_00000001" / "sample_00000001.csv", "frame", [(1,)])
     return root
 

@@ -26,11 +26,11 @@ def records(n=12, **each):
 
 
 def test_widths_classes_and_seeded_splits(tmp_path):
-    data = folder(write_folder(tmp_path, 40))
-    assert data.dims == {"frame": WIDTHS["clip"], "audio": WIDTHS["hubert"]}
-    assert data.index.classes == {"emotion": sorted(EMOTIONS)}
-    assert sizes(data) == {"train": 32, "val": 4, "test": 4}
-    assert "single samples" in data.index.split_origin["test"]
+    datamodule = folder(write_folder(tmp_path, 40))
+    assert datamodule.dims == {"frame": WIDTHS["clip"], "audio": WIDTHS["hubert"]}
+    assert datamodule.index.classes == {"emotion": sorted(EMOTIONS)}
+    assert sizes(datamodule) == {"train": 32, "val": 4, "test": 4}
+    assert "single samples" in datamodule.index.split_origin["test"]
 
 
 def test_roots_beside_each_other(tmp_path):
@@ -38,17 +38,17 @@ def test_roots_beside_each_other(tmp_path):
     (tmp_path / "features").rename(tmp_path / "npy")
     (tmp_path / "labels.json").rename(tmp_path / "train.json")
     (tmp_path / "x").mkdir()
-    data = folder(tmp_path, feature_root=tmp_path / "npy", ann_path=tmp_path / "train.json")
-    assert data.features == tmp_path / "npy"
-    for modality in data.modalities.values():
+    datamodule = folder(tmp_path, feature_root=tmp_path / "npy", ann_path=tmp_path / "train.json")
+    assert datamodule.features == tmp_path / "npy"
+    for modality in datamodule.modalities.values():
         modality.source.root = tmp_path / "npy"
-    assert len(by_id(data)) == 12
+    assert len(by_id(datamodule)) == 12
 
 
 def test_classes_file_sets_the_order(tmp_path):
     order = ["sad", "neutral", "fear", "happy"]
-    data = folder(write_folder(tmp_path, classes=order))
-    assert data.index.classes == {"emotion": order}
+    datamodule = folder(write_folder(tmp_path, classes=order))
+    assert datamodule.index.classes == {"emotion": order}
     for bad in ({"a": 0}, [], ["sad", "sad", "happy"], ["sad"]):
         (tmp_path / "classes.json").write_text(json.dumps(bad))
         with pytest.raises(DataError, match=r"classes\.json (has another form|does not list two)"):
@@ -73,16 +73,16 @@ def test_optional_fields(tmp_path):
         "sentiment": ClassTask("sentiment", ["negative", "positive"]),
         "sentiment_score": ScoreTask("sentiment_score", -3, 3),
     }
-    data = folder(write_folder(tmp_path, records=records(12, **full)), tasks=tasks)
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 6, "val": 3, "test": 3}
-    found = by_id(data)
+    datamodule = folder(write_folder(tmp_path, records=records(12, **full)), tasks=tasks)
+    assert {k: len(v) for k, v in datamodule.index.samples.items()} == {"train": 6, "val": 3, "test": 3}
+    found = by_id(datamodule)
     last = found["c11"]
     assert (last.speaker, last.dialogue, last.turn, last.text) == ("p1", "3", 2, "said 11")
     assert [t.text for t in last.turns] == ["said 9", "said 10"]
     assert last.descriptions == {"caption": "caption 11", "audio": "a loud voice", "face": "a smile"}
     assert found["c0"].descriptions["evidence"] == "plain words"
     assert found["c0"].labels == {"emotion": "happy", "sentiment_score": 0.0}
-    batch = next(iter(data.loader("train")))
+    batch = next(iter(datamodule.loader("train")))
     assert batch.labels["sentiment"].mask.tolist() == [False, True, False, True]
     assert batch.labels["sentiment_score"].value.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
@@ -102,15 +102,15 @@ def test_gold_text_goes_before_the_transcript(tmp_path):
 
 def test_splits_file(tmp_path):
     lists = {"training": ["c0", "c1", "c2", "c3"], "val": ["c5"], "test": ["c6", "nobody"]}
-    data = folder(write_folder(tmp_path, records=records(8, split=lambda k: "train"), splits=lists))
-    assert {k: [s.id for s in v] for k, v in data.index.samples.items()} == {
+    datamodule = folder(write_folder(tmp_path, records=records(8, split=lambda k: "train"), splits=lists))
+    assert {k: [s.id for s in v] for k, v in datamodule.index.samples.items()} == {
         "train": ["c0", "c1", "c2", "c3"], "val": ["c5"], "test": ["c6"],
     }  # fmt: skip
-    assert [(e.id, e.kind) for e in data.index.ledger] == [("c4", "dropped"), ("c7", "dropped")]
-    assert any("1 ids without a record, e.g. nobody" in note for note in data.index.notes)
-    assert any("2 records are not in splits.json" in note for note in data.index.notes)
-    assert any("not from the records' `split`" in note for note in data.index.notes)
-    assert len(data.index.notes) == 3
+    assert [(e.id, e.kind) for e in datamodule.index.ledger] == [("c4", "dropped"), ("c7", "dropped")]
+    assert any("1 ids without a record, e.g. nobody" in note for note in datamodule.index.notes)
+    assert any("2 records are not in splits.json" in note for note in datamodule.index.notes)
+    assert any("not from the records' `split`" in note for note in datamodule.index.notes)
+    assert len(datamodule.index.notes) == 3
     (tmp_path / "splits.json").write_text('{"train": ["c0", "c1"], "val": ["c0"]}')
     with pytest.raises(DataError, match="'c0' occurs twice") as caught:
         folder(tmp_path).build_index()
@@ -121,12 +121,12 @@ def test_splits_file(tmp_path):
 
 
 def test_the_plans_splits_file_repeats_the_splits(tmp_path):
-    data = folder(write_folder(tmp_path, 30))
-    data.index.write(tmp_path / "run")
+    datamodule = folder(write_folder(tmp_path, 30))
+    datamodule.index.write(tmp_path / "run")
     (tmp_path / "run" / "splits.json").rename(tmp_path / "splits.json")
     again = folder(tmp_path, split_seed=9)
     assert {k: {s.id for s in v} for k, v in again.index.samples.items()} == {
-        k: {s.id for s in v} for k, v in data.index.samples.items()
+        k: {s.id for s in v} for k, v in datamodule.index.samples.items()
     }
     assert again.index.split_origin["val"] == "given by the dataset"
 
@@ -179,8 +179,8 @@ def test_other_encodings(tmp_path):
 def test_unlabelled_records_say_so(tmp_path):
     rows = records(12)
     rows[2]["emotion"] = None
-    data = folder(write_folder(tmp_path, records=rows))
-    assert by_id(data)["c2"].labels == {}
+    datamodule = folder(write_folder(tmp_path, records=rows))
+    assert by_id(datamodule)["c2"].labels == {}
 
 
 VALUE = st.none() | st.booleans() | st.integers(-3, 99) | st.text(max_size=6) | st.lists(st.integers(), max_size=2)
@@ -193,17 +193,17 @@ KEY = st.sampled_from(
 @given(st.lists(st.dictionaries(KEY, VALUE, max_size=8) | VALUE, max_size=5))
 def test_any_json_is_read_or_refused_clearly(tmp_path, content):
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    data = folder(tmp_path, transcripts=False)
+    datamodule = folder(tmp_path, transcripts=False)
     legal = content and all(
         isinstance(r, dict) and "emotion" in r and r.get("video_id") not in (None, "") for r in content
     )
     if legal and len({str(r["video_id"]) for r in content}) == len(content):
-        samples = data.samples()
+        samples = datamodule.samples()
         assert [s.id for s in samples] == [str(r["video_id"]) for r in content]
         assert all(isinstance(t, str) for s in samples for t in (s.id, s.split, *s.descriptions.values()))
     else:
         with pytest.raises(DataError) as caught:
-            data.samples()
+            datamodule.samples()
         assert caught.value.details["where"]
 
 
@@ -247,13 +247,13 @@ def test_bad_features_are_masked_counted_and_listed(tmp_path, kind):
     write_folder(tmp_path, 30)  # the width is learnt from the first eight of the train split
     mode, reason = spoil(tmp_path, kind)
     modalities = folder(tmp_path).modalities | {"text": words()}
-    data = folder(tmp_path, modalities=modalities)
-    entries = [e for e in data.index.ledger if e.modality == "audio"]
+    datamodule = folder(tmp_path, modalities=modalities)
+    entries = [e for e in datamodule.index.ledger if e.modality == "audio"]
     assert [(e.id, e.kind) for e in entries] == [("c20", mode)]
     assert reason in entries[0].reason
-    assert sum(c.count for c in data.index.table if c.modality == "audio" and c.mode == mode) == 1
-    for split in data.index.samples:
-        for batch in data.loader(split):
+    assert sum(c.count for c in datamodule.index.table if c.modality == "audio" and c.mode == mode) == 1
+    for split in datamodule.index.samples:
+        for batch in datamodule.loader(split):
             if "c20" in batch.ids:
                 assert batch.ids.index("c20") not in batch.modalities["audio"].stored_rows.tolist()
                 assert batch.ids.index("c20") in batch.modalities["text"].input_rows.tolist()
@@ -280,8 +280,8 @@ def test_thirty_thousand_labels_load_in_seconds(tmp_path):
     rows = records(30_000, speaker=lambda k: f"p{k % 50}", dialogue_id=lambda k: k // 12)
     (tmp_path / "labels.json").write_text(json.dumps(rows))
     start = time.perf_counter()
-    data = folder(tmp_path, modalities={"text": words()})
-    assert sum(len(v) for v in data.build_index().samples.values()) == 30_000
-    loader = data.loader("train", shuffle=True)
+    datamodule = folder(tmp_path, modalities={"text": words()})
+    assert sum(len(v) for v in datamodule.build_index().samples.values()) == 30_000
+    loader = datamodule.loader("train", shuffle=True)
     next(iter(loader.batch_sampler))
     assert time.perf_counter() - start < 12

@@ -26,8 +26,8 @@ def root(tmp_path):
 
 
 def test_utterances(root):
-    data = iemocap(root)
-    found = by_id(data)
+    datamodule = iemocap(root)
+    found = by_id(datamodule)
     # per dialogue: xxx and sur are no class
     assert len(found) == 5 * 2 * 7
     s = found["Ses02M_script01_1_M001"]
@@ -40,45 +40,45 @@ def test_utterances(root):
     assert found["Ses02M_script01_1_F000"].turns == ()
     assert s.video is None
     assert s.audio is None
-    assert data.index.classes["emotion"] == ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
+    assert datamodule.index.classes["emotion"] == ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
 
 
 def test_four_way_merges_excited_into_happy(root):
-    data = iemocap(root, protocol="4way")
-    assert Counter(s.labels["emotion"] for s in by_id(data).values()) == {
+    datamodule = iemocap(root, protocol="4way")
+    assert Counter(s.labels["emotion"] for s in by_id(datamodule).values()) == {
         "happy": 20, "neutral": 20, "angry": 10, "sad": 10,
     }  # fmt: skip
-    assert data.index.classes["emotion"] == ["happy", "sad", "neutral", "angry"]
+    assert datamodule.index.classes["emotion"] == ["happy", "sad", "neutral", "angry"]
 
 
 def test_unlabelled_rows_may_stay_for_their_scores(root):
-    data = iemocap(root, ScoreTask("valence", 0.5, 5.5), keep_unlabelled=True)
-    found = by_id(data)
+    datamodule = iemocap(root, ScoreTask("valence", 0.5, 5.5), keep_unlabelled=True)
+    found = by_id(datamodule)
     assert len(found) == 5 * 2 * 9
     assert found["Ses01F_impro01_F001"].labels == {"valence": 3.5, "activation": 3.0, "dominance": 2.25}
-    assert not [n for n in data.index.notes if "official" in n]
+    assert not [n for n in datamodule.index.notes if "official" in n]
 
 
 @pytest.mark.parametrize("fold", [1, 2, 3, 4, 5])
 def test_one_session_is_left_out(root, fold, caplog):
-    data = iemocap(root, fold=fold, val_fraction=0.2)
+    datamodule = iemocap(root, fold=fold, val_fraction=0.2)
     with caplog.at_level("INFO"):
-        parts = {k: v for k, v in data.index.samples.items()}
+        parts = {k: v for k, v in datamodule.index.samples.items()}
     assert {s.id[4] for s in parts["test"]} == {str(fold)}
     assert {s.id[4] for s in (*parts["train"], *parts["val"])} == set("12345") - {str(fold)}
     assert not {s.speaker for s in parts["test"]} & {s.speaker for k in ("train", "val") for s in parts[k]}
     assert not {s.dialogue for s in parts["train"]} & {s.dialogue for s in parts["val"]}
-    assert "by whole dialogues" in data.index.split_origin["val"]
+    assert "by whole dialogues" in datamodule.index.split_origin["val"]
     assert "10 dialogues: none in two splits; 10 speakers:" in caplog.text
 
 
 def test_the_pickles_extra_happy_rows(root):
     assert any("1622 of 1623 in session 5" in n for n in iemocap(root).index.notes)
     write(root / EXTRA, "Ses03F_impro01_F001")
-    data = iemocap(root)
-    assert by_id(data)["Ses03F_impro01_F001"].labels["emotion"] == "happy"
-    assert "iemocap train has 57 samples; the official count is 5810" in data.index.notes
-    assert not any("1622" in n for n in data.index.notes)
+    datamodule = iemocap(root)
+    assert by_id(datamodule)["Ses03F_impro01_F001"].labels["emotion"] == "happy"
+    assert "iemocap train has 57 samples; the official count is 5810" in datamodule.index.notes
+    assert not any("1622" in n for n in datamodule.index.notes)
 
 
 def test_official_counts(root):
@@ -127,12 +127,12 @@ def test_mertools_form(tmp_path):
     write_normal(tmp_path / "label_6way.npz", {n: f"said {n}" for n in names}, whole=table)
     (tmp_path / "subvideo-tgt").mkdir()
     (tmp_path / "subvideo-tgt" / f"{names[0]}.avi").touch()
-    data = iemocap(tmp_path)
-    s = by_id(data)[names[0]]
+    datamodule = iemocap(tmp_path)
+    s = by_id(datamodule)[names[0]]
     assert (s.speaker, s.dialogue, s.text) == ("Ses01F", "Ses01F_impro01", f"said {names[0]}")
     assert s.labels == {"emotion": "happy"}
-    assert by_id(data)[names[1]].video.path.name == f"{names[1]}.avi"
-    assert {x.id[4] for x in data.index.samples["test"]} == {"5"}
+    assert by_id(datamodule)[names[1]].video.path.name == f"{names[1]}.avi"
+    assert {x.id[4] for x in datamodule.index.samples["test"]} == {"5"}
     table[names[3]]["emo"] = 6
     write_normal(tmp_path / "label_6way.npz", whole=table)
     with pytest.raises(DataError, match="number is unknown") as caught:
@@ -168,7 +168,7 @@ def test_ten_thousand_utterances_take_seconds(tmp_path):
     for s in range(1, 6):
         for d in range(29):
             iemocap_dialogue(tmp_path / f"Session{s}" / "dialog", f"Ses0{s}F_impro{d:02d}", codes)
-    data, start = iemocap(tmp_path), time.process_time()
-    samples = data.samples()
+    datamodule, start = iemocap(tmp_path), time.process_time()
+    samples = datamodule.samples()
     assert time.process_time() - start < 5
     assert len(samples) == 5 * 29 * 60

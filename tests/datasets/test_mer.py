@@ -10,12 +10,12 @@ from tests.datasets.small_datasets import by_id, sizes
 
 
 def test_parts_labels_words_and_files(tmp_path):
-    data = build("mer2023", tmp_path / "c")
-    index = data.index
-    assert sizes(data) == {"train": 11, "val": 1, "test1": 4, "test2": 4, "test3": 4}
-    assert data.test_splits == ["test1", "test2", "test3"]
+    datamodule = build("mer2023", tmp_path / "c")
+    index = datamodule.index
+    assert sizes(datamodule) == {"train": 11, "val": 1, "test1": 4, "test2": 4, "test3": 4}
+    assert datamodule.test_splits == ["test1", "test2", "test3"]
     assert index.classes["emotion"] == list(SIX)
-    clips = by_id(data)
+    clips = by_id(datamodule)
     first, second = clips["sample_00000001"], clips["sample_00000002"]
     assert (first.text, first.labels) == ("Hello...", {"emotion": "neutral", "valence": -2.5})
     assert first.files["au"].name == "sample_00000001.csv"
@@ -37,13 +37,13 @@ def test_valence_of_unrated_clips_is_masked(tmp_path):
 
 
 def test_the_pool(tmp_path):
-    data = build("mer2023", tmp_path / "c", unlabelled=True)
-    pool = data.index.samples["unlabelled"]
+    datamodule = build("mer2023", tmp_path / "c", unlabelled=True)
+    pool = datamodule.index.samples["unlabelled"]
     assert [s.id for s in pool] == ["samplenew_00000098", "samplenew_00000099"]
     assert pool[1].text == "Hm."
     assert all(s.labels == {} and s.video.path.is_file() for s in pool)
-    assert data.test_splits == ["test1", "test2", "test3"]
-    batch = next(iter(data.loader("unlabelled")))
+    assert datamodule.test_splits == ["test1", "test2", "test3"]
+    batch = next(iter(datamodule.loader("unlabelled")))
     assert not batch.labels["emotion"].mask.any()
     labels_only = mer2023(tmp_path / "d")
     for folder in ("train", "test1", "test2", "test3"):
@@ -54,9 +54,9 @@ def test_the_pool(tmp_path):
 
 
 def test_normal_form(tmp_path):
-    data = build("mer2024", tmp_path / "c", unlabelled=True)
-    index = data.index
-    assert sizes(data) == {"train": 11, "val": 1, "test1": 4, "unlabelled": 1}
+    datamodule = build("mer2024", tmp_path / "c", unlabelled=True)
+    index = datamodule.index
+    assert sizes(datamodule) == {"train": 11, "val": 1, "test1": 4, "unlabelled": 1}
     clip = index.samples["test1"][1]
     assert (clip.id, clip.text, clip.labels) == ("test1_0001", "话test1_0001", {"emotion": "angry"})
     assert clip.video.path.parts[-2:] == ("video", "test1_0001.mp4")

@@ -14,12 +14,12 @@ from tests.datasets.small_datasets import sizes
 
 
 def test_fine(tmp_path):
-    data = build("merr", tmp_path / "c")
-    index = data.index
-    assert sizes(data) == {"train": 12, "val": 1, "test": 1}
+    datamodule = build("merr", tmp_path / "c")
+    index = datamodule.index
+    assert sizes(datamodule) == {"train": 12, "val": 1, "test": 1}
     assert index.classes["emotion"][6:] == ["fear", "contempt", "doubt"]
     assert "merr train has 14 samples; the official count is 4487" in index.notes
-    clips = {s.id: s for s in data.samples()}
+    clips = {s.id: s for s in datamodule.samples()}
     whole, poor, old = (clips[f"clip_{k:04d}"] for k in (0, 1, 2))
     assert (whole.text, whole.labels, whole.truth) == ("oh 0", {"emotion": "surprise"}, {"peak_index": 0})
     assert whole.descriptions == {"rationale": "reason 0", "au": "wide eyes; jaw drop", "audio": "raised"}
@@ -29,9 +29,9 @@ def test_fine(tmp_path):
 
 
 def test_coarse(tmp_path):
-    data = build("merr", tmp_path / "c", grain="coarse")
-    assert data.samples()[0].descriptions["caption"] == "templated"
-    assert "merr train has 14 samples; the official count is 28618" in data.index.notes
+    datamodule = build("merr", tmp_path / "c", grain="coarse")
+    assert datamodule.samples()[0].descriptions["caption"] == "templated"
+    assert "merr train has 14 samples; the official count is 28618" in datamodule.index.notes
 
 
 def test_the_peak_frame_is_looked_at(tmp_path):

@@ -15,15 +15,15 @@ STATE = {"state": ClassTask("state", class_weights="balanced")}
 
 
 def test_folds_and_inner_validation(tmp_path):
-    data = build("mind_wandering", tmp_path / "c", fold=2)
-    people = {k: {s.speaker for s in rows} for k, rows in data.index.samples.items()}
+    datamodule = build("mind_wandering", tmp_path / "c", fold=2)
+    people = {k: {s.speaker for s in rows} for k, rows in datamodule.index.samples.items()}
     assert people["test"] == {"P01", "P04", "P07"}
     assert len(people["val"]) == 1
     assert not people["train"] & people["val"]
-    assert "by whole speakers" in data.index.split_origin["val"]
-    assert {s.id for s in data.index.samples["test"]} == {f"p{p}_c{c}" for p in (1, 4, 7) for c in range(3)}
-    assert data.index.samples["test"][1].video.path == tmp_path / "c" / "videos" / "p1_c1.mp4"
-    assert data.index.classes["state"] == list(CLASSES)
+    assert "by whole speakers" in datamodule.index.split_origin["val"]
+    assert {s.id for s in datamodule.index.samples["test"]} == {f"p{p}_c{c}" for p in (1, 4, 7) for c in range(3)}
+    assert datamodule.index.samples["test"][1].video.path == tmp_path / "c" / "videos" / "p1_c1.mp4"
+    assert datamodule.index.classes["state"] == list(CLASSES)
 
 
 def test_participant_overlap_raises(tmp_path):
@@ -41,12 +41,12 @@ def test_weights_come_from_the_training_part_only(tmp_path):
     lines = path.read_text().splitlines()
     # every clip of the test fold is MW: counted over the whole table the weights would be others
     path.write_text("\n".join(line.replace("NonMW,1", "MW,1") for line in lines) + "\n")
-    data = build("mind_wandering", root, tasks=STATE)
-    train = [s.labels["state"] for s in data.index.samples["train"]]
+    datamodule = build("mind_wandering", root, tasks=STATE)
+    train = [s.labels["state"] for s in datamodule.index.samples["train"]]
     share = train.count("mind wandering") / len(train)
     assert share == pytest.approx(1 / 3)
-    torch.testing.assert_close(data.tasks["state"].prior, torch.tensor([2 / 3, 1 / 3], dtype=torch.float64))
-    loss = data.tasks["state"].row_loss(torch.zeros(2, 2), torch.tensor([0, 1]))
+    torch.testing.assert_close(datamodule.tasks["state"].prior, torch.tensor([2 / 3, 1 / 3], dtype=torch.float64))
+    loss = datamodule.tasks["state"].row_loss(torch.zeros(2, 2), torch.tensor([0, 1]))
     torch.testing.assert_close(loss / torch.log(torch.tensor(2.0)), torch.tensor([0.75, 1.5]))  # N / (2 n_c)
 
 
@@ -63,9 +63,9 @@ def test_without_participants_the_run_says_so(tmp_path):
 
 def test_other_column_names(tmp_path):
     root = mind_wandering(tmp_path / "c", header="clip,state,fold,person")
-    data = build("mind_wandering", root, id_column="clip", label_column="state", fold_column="fold",
+    datamodule = build("mind_wandering", root, id_column="clip", label_column="state", fold_column="fold",
                  participant_column="person")  # fmt: skip
-    assert data.index.samples["test"][0].speaker == "P00"
+    assert datamodule.index.samples["test"][0].speaker == "P00"
 
 
 def test_bad_tables(tmp_path):

@@ -35,15 +35,15 @@ def mix(tmp_path, datasets=None, **options):
 
 
 def test_ids_tasks_and_splits(tmp_path):
-    data = mix(tmp_path)
-    index = data.index
+    datamodule = mix(tmp_path)
+    index = datamodule.index
     assert {k: len(v) for k, v in index.samples.items()} == {"train": 40, "val": 7, "test": 5}
-    assert set(index.classes) == {"large/emotion", "small/emotion"} == set(data.tasks)
+    assert set(index.classes) == {"large/emotion", "small/emotion"} == set(datamodule.tasks)
     ids = [s.id for s in index.samples["train"]]
     assert len(set(ids)) == 40
     assert {i.partition("/")[0] for i in ids} == {"large", "small"}
     assert index.split_origin["val"] == "large: given by the dataset; small: given by the dataset"
-    batch = next(iter(data.loader("val")))
+    batch = next(iter(datamodule.loader("val")))
     assert batch.labels["large/emotion"].mask.tolist() == [True] * 4
     assert not batch.labels["small/emotion"].mask.any()
 
@@ -51,39 +51,44 @@ def test_ids_tasks_and_splits(tmp_path):
 def test_stores_are_those_of_single_runs(tmp_path):
     datasets = parts(tmp_path)
     datasets["large"].prepare_data()
-    data = mix(tmp_path, datasets)
-    assert Counter(r["text"].mode for r in data.index.availability.values()) == {"preextracted": 39, "realtime": 13}
-    data.prepare_data()
-    assert Counter(r["text"].mode for r in data.index.availability.values()) == {"preextracted": 52}
-    for s in data.index.samples["train"]:
+    datamodule = mix(tmp_path, datasets)
+    assert Counter(r["text"].mode for r in datamodule.index.availability.values()) == {
+        "preextracted": 39,
+        "realtime": 13,
+    }
+    datamodule.prepare_data()
+    assert Counter(r["text"].mode for r in datamodule.index.availability.values()) == {"preextracted": 52}
+    for s in datamodule.index.samples["train"]:
         name, _, id = s.id.partition("/")
         alone = next(a for a in datasets[name].index.samples["train"] if a.id == id)
-        assert data.modalities["text"].stored(s).x.equal(datasets[name].modalities["text"].stored(alone).x)
-    assert set(data.modalities["text"].identity()["parts"]) == {"large", "small"}
+        assert datamodule.modalities["text"].stored(s).x.equal(datasets[name].modalities["text"].stored(alone).x)
+    assert set(datamodule.modalities["text"].identity()["parts"]) == {"large", "small"}
 
 
-def drawn(data, epoch):
-    loader = data.loader("train", shuffle=True)
+def drawn(datamodule, epoch):
+    loader = datamodule.loader("train", shuffle=True)
     loader.batch_sampler.set_epoch(epoch)
     return [batch.ids for batch in loader]
 
 
 def test_ratios(tmp_path):
-    data = mix(tmp_path, ratios={"large": 1, "small": 3})
+    datamodule = mix(tmp_path, ratios={"large": 1, "small": 3})
     seen = Counter()
     for epoch in range(3):
-        ids = [i for batch in drawn(data, epoch) for i in batch]
+        ids = [i for batch in drawn(datamodule, epoch) for i in batch]
         assert Counter(i.partition("/")[0] for i in ids) == {"large": 10, "small": 30}
         seen.update(ids)
     assert {i: n for i, n in seen.items() if i.startswith("large")} == {f"large/s{k}": 1 for k in range(30)}
     assert all(n == 9 for i, n in seen.items() if i.startswith("small"))
-    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(s.id for s in data.index.samples["train"])
+    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(
+        s.id for s in datamodule.index.samples["train"]
+    )
 
 
 def test_order_does_not_depend_on_workers(tmp_path):
     ratios = {"large": 1, "small": 1}
-    data, again = mix(tmp_path, ratios=ratios), mix(tmp_path, ratios=ratios, num_workers=2)
-    assert drawn(data, 1) == drawn(again, 1)
+    datamodule, again = mix(tmp_path, ratios=ratios), mix(tmp_path, ratios=ratios, num_workers=2)
+    assert drawn(datamodule, 1) == drawn(again, 1)
     again.teardown()
 
 
@@ -96,13 +101,13 @@ def test_widths_must_agree(tmp_path):
 
 
 def test_a_modality_that_one_dataset_lacks_is_absent_there(tmp_path):
-    data = mix(tmp_path, {"talk": parts(tmp_path)["small"], "own": folder(write_folder(tmp_path / "in"))})
-    found = data.index.availability
-    assert set(data.dims) == {"text", "frame", "audio"}
+    datamodule = mix(tmp_path, {"talk": parts(tmp_path)["small"], "own": folder(write_folder(tmp_path / "in"))})
+    found = datamodule.index.availability
+    assert set(datamodule.dims) == {"text", "frame", "audio"}
     assert found["talk/s0"]["frame"].mode == "absent"
     assert found["own/c0"]["text"].mode == "absent"
-    batch = next(iter(data.loader("train")))
-    assert set(batch.modalities) == set(data.dims)
+    batch = next(iter(datamodule.loader("train")))
+    assert set(batch.modalities) == set(datamodule.dims)
 
 
 def test_tasks_of_a_checkpoint_come_back(tmp_path):
@@ -119,7 +124,7 @@ def test_tasks_of_a_checkpoint_come_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"ratios": {"large": 1}}, "ratios is wrong"),
         ({"ratios": {"large": 1, "small": 0}}, "ratios is wrong"),
@@ -128,8 +133,8 @@ def test_tasks_of_a_checkpoint_come_back(tmp_path):
         ({"label_map": {"a": "b"}}, "label_map is a setting of each part"),
     ],
 )
-def test_refusals(tmp_path, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_refusals(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
         mix(tmp_path, **options)
 
 

@@ -60,10 +60,10 @@ def sdk(root, transcripts=True, folds=True):
 
 
 def test_csd_with_folds_and_transcripts(tmp_path):
-    data = mosei(sdk(tmp_path))
-    assert sizes(data) == {"train": 12, "val": 4, "test": 4}
-    assert {s.dialogue for s in data.index.samples["val"]} == {"Zx__9"}
-    found = by_id(data)
+    datamodule = mosei(sdk(tmp_path))
+    assert sizes(datamodule) == {"train": 12, "val": 4, "test": 4}
+    assert {s.dialogue for s in datamodule.index.samples["val"]} == {"Zx__9"}
+    found = by_id(datamodule)
     # clip numbers are the transcripts' (1, 2, 4, 5), matched by time: the .csd lists them the other way round
     assert [i for i in found if i.startswith("a_b_c")] == [f"a_b_c_{k}" for k in (5, 4, 2, 1)]
     s = found["a_b_c_4"]
@@ -71,8 +71,8 @@ def test_csd_with_folds_and_transcripts(tmp_path):
     assert s.labels == {"sentiment_score": 0.5, "sentiment": "positive", "emotions": {}}
     assert found["-3g5yACwYnA_4"].labels["emotions"] == {"anger": pytest.approx(2 / 3)}
     assert [t.text for t in s.turns] == ["said 0 in a_b_c", "said 1 in a_b_c"]
-    assert "cmu_mosei_std_folds.py lists 3 train videos; the official count is 2249" in data.index.notes
-    (batch,) = data.loader("val")
+    assert "cmu_mosei_std_folds.py lists 3 train videos; the official count is 2249" in datamodule.index.notes
+    (batch,) = datamodule.loader("val")
     assert batch.labels["emotions"].value.shape == (4, 6)
     assert batch.labels["emotions"].mask.all()
 
@@ -83,12 +83,12 @@ def test_csd_alone_numbers_clips_in_order_and_reads_timed_words(tmp_path):
     spans = np.stack([times, times + 0.5], axis=1)
     words = np.array([[b"sp" if k % 4 == 1 else f"w{k}".encode()] for k in range(len(times))])
     write_csd(tmp_path / "csd" / "CMU_MOSEI_TimestampedWords.csd", "words", dict.fromkeys(VIDEOS, (spans, words)))
-    data = mosei(tmp_path, val_fraction=0.3, test_fraction=0.2)
-    s = by_id(data)["98562_0"]
+    datamodule = mosei(tmp_path, val_fraction=0.3, test_fraction=0.2)
+    s = by_id(datamodule)["98562_0"]
     assert s.text == "w18 w19 w20"  # 9.1 to 11 s, w21 is a pause
-    assert any("every video is train" in n for n in data.index.notes)
-    assert "by whole videos" in data.index.split_origin["val"]
-    parts = [{s.dialogue for s in rows} for rows in data.index.samples.values()]
+    assert any("every video is train" in n for n in datamodule.index.notes)
+    assert "by whole videos" in datamodule.index.split_origin["val"]
+    parts = [{s.dialogue for s in rows} for rows in datamodule.index.samples.values()]
     assert len(parts) == 3
     assert sum(map(len, parts)) == 5
 
@@ -96,9 +96,9 @@ def test_csd_alone_numbers_clips_in_order_and_reads_timed_words(tmp_path):
 def test_videos_of_no_fold_are_counted(tmp_path):
     sdk(tmp_path)
     write_folds(tmp_path / "cmu_mosei_std_folds.py", VIDEOS[:2], VIDEOS[3:4], VIDEOS[4:])
-    data = mosei(tmp_path)
-    assert len(by_id(data)) == 16
-    assert [(e.id, e.kind) for e in data.index.ledger if e.kind == "dropped"] == [("98562", "dropped")]
+    datamodule = mosei(tmp_path)
+    assert len(by_id(datamodule)) == 16
+    assert [(e.id, e.kind) for e in datamodule.index.ledger if e.kind == "dropped"] == [("98562", "dropped")]
 
 
 def test_a_video_in_two_folds_is_a_leak(tmp_path):
@@ -144,25 +144,25 @@ def test_without_h5py_the_message_names_the_extra_and_the_cause(tmp_path, monkey
 # ---- MMSA and MERTools
 
 
-def check_mmsa(data, case=str):
-    assert sizes(data) == {"train": 12, "val": 4, "test": 4}
-    s = by_id(data)["a_b_c_4"]
+def check_mmsa(datamodule, case=str):
+    assert sizes(datamodule) == {"train": 12, "val": 4, "test": 4}
+    s = by_id(datamodule)["a_b_c_4"]
     assert s.text == case("Said 2 IN a_b_c")
     assert (s.labels["sentiment_score"], s.labels["sentiment"]) == (0.0, "neutral")
-    assert by_id(data)["Zx__9_5"].labels["sentiment_score"] == pytest.approx(1.8)
+    assert by_id(datamodule)["Zx__9_5"].labels["sentiment_score"] == pytest.approx(1.8)
 
 
 def test_mmsa_labels_with_the_sdks_emotions(tmp_path):
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, mmsa_rows(MODES, scale=3))
-    data = mosei(tmp_path)
-    check_mmsa(data)
-    assert any("task emotions is left out" in n for n in data.index.notes)
-    assert "cmu_mosei test has 4 samples; the official count is 4659" in data.index.notes
+    datamodule = mosei(tmp_path)
+    check_mmsa(datamodule)
+    assert any("task emotions is left out" in n for n in datamodule.index.notes)
+    assert "cmu_mosei test has 4 samples; the official count is 4659" in datamodule.index.notes
     mosei_transcripts(tmp_path, VIDEOS[:4])
     write_csd(tmp_path / "CMU_MOSEI_Labels.csd", "All Labels", mosei_labels(VIDEOS))
-    data = mosei(tmp_path)
-    check_mmsa(data)
-    found = by_id(data)
+    datamodule = mosei(tmp_path)
+    check_mmsa(datamodule)
+    found = by_id(datamodule)
     assert found["-3g5yACwYnA_4"].labels["emotions"] == {"anger": pytest.approx(2 / 3)}
     assert found["-3g5yACwYnA_1"].labels["emotions"] == {}
     assert "emotions" not in found["v5_1"].labels
@@ -177,9 +177,9 @@ def test_mmsa_clips(tmp_path):
 def test_mmsa_pickle_gives_labels_and_features(tmp_path):
     path = write_mmsa_pickle(tmp_path / "Processed" / "unaligned_50.pkl", mmsa_rows(MODES, scale=3))
     modalities = {"audio": Modality("audio", "preextracted", source=MmsaPickle(path, "audio"))}
-    data = mosei(tmp_path, modalities=modalities)
-    check_mmsa(data)
-    (batch,) = data.loader("test")
+    datamodule = mosei(tmp_path, modalities=modalities)
+    check_mmsa(datamodule)
+    (batch,) = datamodule.loader("test")
     assert batch.ids == ["v5_1", "v5_2", "v5_4", "v5_5"]
     assert batch.modalities["audio"].stored.mask.sum(dim=1).tolist() == [2, 3, 4, 2]
 
@@ -202,9 +202,9 @@ def test_mertools_form(tmp_path):
     }
     write_normal(tmp_path / "label.npz", {f"{v}_{k}": t for v, k, t, *_ in rows}, **tables)
     write(tmp_path / "subvideo_new" / "a_b_c_4.mp4", "")
-    data = mosei(tmp_path)
-    check_mmsa(data)
-    assert by_id(data)["a_b_c_4"].video.path.name == "a_b_c_4.mp4"
+    datamodule = mosei(tmp_path)
+    check_mmsa(datamodule)
+    assert by_id(datamodule)["a_b_c_4"].video.path.name == "a_b_c_4.mp4"
 
 
 def test_a_score_that_is_no_number(tmp_path):
@@ -218,8 +218,8 @@ def test_thirty_thousand_labels_take_seconds(tmp_path):
     videos = {f"v{k}": ("train", "train", "valid", "test")[k % 4] for k in range(3000)}
     write_table(tmp_path / "label.csv", MMSA_COLUMNS, mmsa_rows(videos, clips=10))
     start = time.process_time()
-    data = mosei(tmp_path)
-    assert len(data.samples()) == 30_000
+    datamodule = mosei(tmp_path)
+    assert len(datamodule.samples()) == 30_000
     assert time.process_time() - start < 5
 
 
@@ -237,13 +237,13 @@ def labels_csv(root):
 
 def test_mosi_has_two_splits(tmp_path):
     labels_csv(tmp_path)
-    data = mosi(tmp_path)
-    assert {s.dialogue for s in data.index.samples["test"]} == {"v5"}
-    assert sizes(data) == {"train": 12, "val": 4, "test": 4}
-    data = mosi(tmp_path, split="bclstm", val_fraction=0.25)
-    assert {s.dialogue for s in data.index.samples["test"]} == {"98562"}
-    assert len({s.dialogue for s in data.index.samples["val"]}) == 1
-    assert "cmu_mosi test has 4 samples; the official count is 752" in data.index.notes
+    datamodule = mosi(tmp_path)
+    assert {s.dialogue for s in datamodule.index.samples["test"]} == {"v5"}
+    assert sizes(datamodule) == {"train": 12, "val": 4, "test": 4}
+    datamodule = mosi(tmp_path, split="bclstm", val_fraction=0.25)
+    assert {s.dialogue for s in datamodule.index.samples["test"]} == {"98562"}
+    assert len({s.dialogue for s in datamodule.index.samples["val"]}) == 1
+    assert "cmu_mosi test has 4 samples; the official count is 752" in datamodule.index.notes
 
 
 def test_mosi_sdk_and_raw_transcripts(tmp_path):
@@ -277,14 +277,14 @@ def test_the_real_features():
             s: Modality(s, "preextracted", source=NpzTable(root / "features_bclstm.npz", key))
             for s, key in keys.items()
         }
-        data = mosi(root, split=split, modalities=modalities)
-        assert data.dims == {"frame": 100, "audio": 73, "text": 100}
-        assert data.index.notes == []
-        found = sizes(data)
+        datamodule = mosi(root, split=split, modalities=modalities)
+        assert datamodule.dims == {"frame": 100, "audio": 73, "text": 100}
+        assert datamodule.index.notes == []
+        found = sizes(datamodule)
         assert found == official if "val" in official else found["train"] + found["val"] == official["train"]
         assert found["test"] == official["test"]
-        assert not [e for e in data.index.ledger if e.kind != "absent"]
-    batch = next(iter(data.loader("test")))
+        assert not [e for e in datamodule.index.ledger if e.kind != "absent"]
+    batch = next(iter(datamodule.loader("test")))
     table = np.load(root / "features_bclstm.npz")
     row = list(table["names"]).index(batch.ids[0])
     assert torch.equal(batch.modalities["audio"].stored.x[0, 0], torch.from_numpy(table["audio"][row]))

@@ -109,7 +109,7 @@ class MixDataModule(EmotionDataModule):
     def build_index(self) -> DatasetIndex:
         """Indexes every dataset and joins the indices; a second call returns the same index."""
         if self._index is None:
-            parts = {name: dataset.index for name, dataset in self.datasets.items()}
+            parts = {name: datamodule.index for name, datamodule in self.datasets.items()}
             self.tasks = self._keyed_tasks()
             dims = _widths(parts)
             self.modalities = {
@@ -138,20 +138,20 @@ class MixDataModule(EmotionDataModule):
 
     def samples(self) -> list[Sample]:
         """All samples of all datasets."""
-        return [_keyed(n, s) for n, dataset in self.datasets.items() for s in dataset.gathered]
+        return [_keyed(n, s) for n, datamodule in self.datasets.items() for s in datamodule.gathered]
 
     _gather = samples
 
     def fill_stores(self, device: torch.device) -> None:
         """Fills the stores of every dataset."""
-        for dataset in self.datasets.values():
-            dataset.fill_stores(device)
+        for datamodule in self.datasets.values():
+            datamodule.fill_stores(device)
         self._index = None
 
     def setup(self, stage: str | None = None) -> None:
         """Indexes every dataset and joins the indices."""
-        for dataset in self.datasets.values():
-            dataset.setup(stage)
+        for datamodule in self.datasets.values():
+            datamodule.setup(stage)
         self._index = None
         self.build_index()
 

@@ -146,13 +146,13 @@ def demo(root: Path, **options) -> DemoDataModule:
 
 
 def test_the_module_serves_it(root: Path) -> None:
-    module = demo(root, clips=CLIPS, dataset_seed=3, batch_size=4)
-    module.setup()
-    assert module.index.classes == {"emotion": list(EMOTIONS)}
-    told = [s for s in read_demo(root) if s.text]
-    assert {s.id for rows in module.index.samples.values() for s in rows} == {s.id for s in told}
-    batch = next(iter(module.train_dataloader()))
+    datamodule = demo(root, clips=CLIPS, dataset_seed=3, batch_size=4)
+    datamodule.setup()
+    assert datamodule.index.classes == {"emotion": list(EMOTIONS)}
+    spoken = [s for s in read_demo(root) if s.text]
+    assert {s.id for rows in datamodule.index.samples.values() for s in rows} == {s.id for s in spoken}
+    batch = next(iter(datamodule.train_dataloader()))
     assert len(batch) == 4
     assert batch.samples[0].truth
-    later = next(s for s in module.index.samples["train"] if s.turn == 3)
+    later = next(s for s in datamodule.index.samples["train"] if s.turn == 3)
     assert 1 <= len(later.turns) <= 3
