@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from hero_lightning.data.collate import map_tensors, to_device
+from hero_lightning.data.collate import map_tensors
 from hero_lightning.encoders.handcrafted import FrameHog, LogMelProsody
 from hero_lightning.errors import DataError
 from hero_lightning.features.modality import Modality
@@ -73,7 +73,7 @@ def test_tensors_move_and_the_rest_is_shared(tmp_path):
     assert there.modalities["frame"].stored.mask.is_meta
     assert there.labels["emotion"].value.is_meta
     raw = next(iter(dataset(three_splits()).loader("train")))
-    assert to_device(raw, torch.device("meta")).modalities["text"].inputs["x"].is_meta
+    assert raw.to(torch.device("meta")).modalities["text"].inputs["x"].is_meta
 
 
 def media_dataset(tmp_path, **options):

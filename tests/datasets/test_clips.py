@@ -33,7 +33,7 @@ def test_files_of_one_stem_are_one_clip(tmp_path):
 
 def test_nothing_there_and_a_name_twice(tmp_path):
     for where in (tmp_path, tmp_path / "x.mp4", tmp_path / "*.mp4"):
-        with pytest.raises(DataError, match="No clip was found"):
+        with pytest.raises(DataError, match="There is no such file"):
             find_clips(where)
     made(tmp_path, "one/a.mp4", "two/a.mp4")
     with pytest.raises(DataError):

@@ -118,9 +118,7 @@ class DatasetIndex:
 
     def record(self, failures: Iterable[Entry]) -> None:
         """Adds decode failures to the ledger and to ledger.csv, each once."""
-        for entry in failures:
-            if entry in self.ledger:
-                continue
+        for entry in (e for e in failures if e not in self.ledger):
             self.ledger.append(entry)
             log.warning("%s of %s left out: %s", entry.modality, entry.id, entry.reason)
             if self.folder is not None:
@@ -181,8 +179,7 @@ def tabulate(
 
 
 def _general(reason: str, sample: Sample) -> str:
-    media = [m.path for m in (sample.video, sample.audio) if m is not None]
-    for path in (*media, *sample.files.values()):
+    for path in (*(m.path for m in (sample.video, sample.audio) if m), *sample.files.values()):
         reason = reason.replace(str(path), "<clip>")
     return reason.replace(f"/{sample.id}.", "/<clip>.")
 

@@ -46,7 +46,7 @@ class MovableBatch(Batch):
 
     def to(self, device: torch.device) -> MovableBatch:
         """The batch on a device; copies to a GPU are asynchronous."""
-        return to_device(self, device)
+        return map_tensors(self, lambda x: x.to(device, non_blocking=device.type == "cuda"))
 
 
 @dataclass(slots=True)
@@ -142,11 +142,6 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (Batch, ModalityBatch, Features, Label)):
         return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
     return value
-
-
-def to_device(batch: MovableBatch, device: torch.device) -> MovableBatch:
-    """The batch on a device; copies to a GPU are asynchronous."""
-    return map_tensors(batch, lambda x: x.to(device, non_blocking=device.type == "cuda"))
 
 
 class BatchLoader:

@@ -58,7 +58,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.seed, self.rank, self.world, self.global_batch = seed, rank, world, batch_size * world
         self.lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
         codes = np.asarray([] if classes is None else classes)
         present = [int(c) for c in np.unique(codes[codes >= 0])]
@@ -71,11 +71,6 @@ class EpochBatchSampler(Sampler[list[Draw]]):
             where, hint = "dataset" if classes is None else "dataset.balance", "trainer.devices=1, or more data"
             problem, expected = "There are fewer training items than processes.", f"at least {world} items"
             raise ConfigError(problem, expected=expected, got=self.size, where=where, hint=hint)
-
-    @property
-    def global_batch(self) -> int:
-        """G, the items of one batch over all ranks."""
-        return self.batch_size * self.world
 
     @property
     def sampler(self) -> EpochBatchSampler:
@@ -97,9 +92,7 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         """This rank's batches of items."""
         order = self.order(epoch)
         full = len(order) // self.global_batch * self.global_batch
-        body, tail = order[:full], order[full:]
-        if self.lengths is not None:
-            body = self._bucketed(body, epoch)
+        body, tail = self._bucketed(order[:full], epoch), order[full:]
         rows = [*body.reshape(-1, self.global_batch), tail[: len(tail) - len(tail) % self.world]]
         return [row[self.rank :: self.world].tolist() for row in rows if len(row)]
 
@@ -132,8 +125,9 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         return row[start - first * len(members) :][:share]
 
     def _bucketed(self, body: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Sorts runs of MEGA global batches by length, then shuffles the global batches."""
-        assert self.lengths is not None
+        """Sorts runs of MEGA global batches by length, then shuffles the global batches; as it is without lengths."""
+        if self.lengths is None:
+            return body
         rng = self._rng(BUCKET, epoch)
         cost = self.lengths[body] * (1 + BLUR * rng.random(len(body)))
         runs = range(0, len(body), MEGA * self.global_batch)

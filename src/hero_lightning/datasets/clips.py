@@ -36,7 +36,7 @@ def find_clips(where: str | Path, split: str = "predict") -> list[Sample]:
             files = [path]
     if not files:
         expected = f"a clip, a folder of clips or of one clip's pictures, or a pattern ({', '.join((*VIDEO, *SOUND))})"
-        raise DataError("No clip was found.", expected=expected, got=where, where="video")
+        raise DataError("There is no such file.", expected=expected, got=where, where="video")
     stems: dict[Path, list[Path]] = {}
     for file in files:
         stems.setdefault(file.with_suffix(""), []).append(file)

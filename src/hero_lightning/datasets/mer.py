@@ -84,11 +84,8 @@ class Mer2023DataModule(EmotionDataModule):
         files = folder.iterdir() if folder else ()
         names = {p.stem for p in files if p.suffix.lower() in VIDEO and not p.name.startswith(".")} - labelled
         if folder is None or not names:
-            raise self._wrong(
-                "There are no unlabelled clips.",
-                expected=f"clips without a label in one of {', '.join(POOLS)}",
-                hint="dataset.unlabelled=false",
-            )
+            expected = f"clips without a label in one of {', '.join(POOLS)}"
+            raise self._wrong("There are no unlabelled clips.", expected=expected, hint="dataset.unlabelled=false")
         clip = clip_maker(Path(self.root), (folder.name,), texts)
         return [clip(name, "unlabelled", {}) for name in sorted(names)]
 
