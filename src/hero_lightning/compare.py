@@ -275,8 +275,8 @@ def _loader(dataset: Any, kept: dict[str, Kept], split: str) -> Any:
     parts = dataset.index.samples
     parts.setdefault(BOTH, [*parts["train"], *parts["val"]])
     made = dataset.loader(split, shuffle=split in ("train", BOTH))
-    clips: Any = kept.setdefault(split, Kept(made.loader.dataset))
-    return BatchLoader(clips, made.loader.collate_fn, made.batch_sampler, 0, made.index, made.policy)
+    clips: Any = kept.setdefault(split, Kept(made.dataset))
+    return BatchLoader(clips, made.collate, made.batch_sampler, 0, made.index, made.missing)
 
 
 def _answers(module: Any, dataset: Any, split: str) -> dict[str, Any]:

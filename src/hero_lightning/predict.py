@@ -61,7 +61,7 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
 
     from hero_lightning.config import build
     from hero_lightning.data.availability import check_all
-    from hero_lightning.data.collate import Collate, ItemDataset, to_device
+    from hero_lightning.data.collate import Collate, ItemDataset
     from hero_lightning.errors import DataError
     from hero_lightning.features import Availability
     from hero_lightning.tasks import Task
@@ -90,7 +90,7 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     silent = [samples[n].id for n in range(len(samples)) if n not in set(readable)]
     for loaded in loader:
-        batch = to_device(loaded.batch, torch.device(device))
+        batch = loaded.batch.to(torch.device(device))
         with torch.inference_mode():
             features = module.encode(batch)
             outputs = module.model(features, explain=True)

@@ -24,7 +24,7 @@ from hero_lightning.models.outputs import Fused
 from hero_lightning.training.losses import SelfLabels
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Features, Label, Sample, dialogues
-from tests.datasets.datasets import dataset
+from tests.datasets.small_datasets import dataset
 from tests.models.made import DIMS, MODALITIES, PRESENCE, batch, check_gradients, check_invariants, descend, features
 
 OUTPUTS = {"emotion": 4, "valence": 1}

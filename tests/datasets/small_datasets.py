@@ -80,3 +80,13 @@ def folder(root, **options):
     }
     options = {"modalities": modalities, "tasks": {"emotion": ClassTask("emotion")}, "batch_size": 4} | options
     return FolderDataModule(root=root, features_root=root / "stores", **options)
+
+
+def by_id(datamodule):
+    """The samples of all splits by id."""
+    return {s.id: s for rows in datamodule.index.samples.values() for s in rows}
+
+
+def sizes(datamodule):
+    """The number of samples by split."""
+    return {split: len(rows) for split, rows in datamodule.index.samples.items()}
