@@ -96,8 +96,8 @@ def choice_exists(choice: Override, cfg: DictConfig) -> bool:
 def check(name: str, words: list[str]) -> None:
     """Composes a command, with as few calls of Hydra as that takes.
 
-    Every option of every group is composed by tests/config/test_config.py, so a command that only chooses options of groups in the
-    defaults list, and sets values that no group owns, needs no composition of its own.
+    tests/config/test_config.py composes every option of every group. So a command that only chooses options of groups
+    in the defaults list, and sets values that no group changes, needs no composition of its own.
     """
     parser = OverridesParser.create()
     overrides = parser.parse_overrides([word for word in words if word != "-m"])
