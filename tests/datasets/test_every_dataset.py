@@ -73,7 +73,7 @@ TREES = {
 }
 """Datasets that train on their own files: tree, task, metric, test samples."""
 OPTIONS = {
-    "ovmerd_plus": ["dataset.part=train", "dataset.test_fraction=0.2", "dataset.tasks.openset.least=1"],
+    "ovmerd_plus": ["dataset.part=train", "dataset.test_fraction=0.2", "dataset.tasks.openset.min_count=1"],
     "mercaption_plus": ["dataset.test_fraction=0.2"],
     "v2v": ["dataset.val_fraction=0.25"],
 }
