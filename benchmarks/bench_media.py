@@ -29,7 +29,7 @@ import torch
 from benchmarks.common import Timing, measure, ratio, write
 
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.frame_samplers import EmotionPeak, Sampler, Uniform
+from hero_lightning.media.frame_samplers import EmotionPeak, FrameSampler, Uniform
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.types import Media, Sample
 
@@ -204,7 +204,7 @@ def peaks(clips: list[Path], folder: Path, rounds: int, places: int) -> dict[str
             file.write_text(json.dumps({"total_frames": info.num_frames, "peak_frames": [{"peak_index": peak}]}))
             jobs.append((path, info, Sample(file.stem, "train", files={"au_info": file})))
 
-    def fetch(sampler: Sampler) -> Callable[[], object]:
+    def fetch(sampler: FrameSampler) -> Callable[[], object]:
         plans = [(path, sampler.plan(info, sample, 0, 0).times) for path, info, sample in jobs]
         return lambda: [ours(path, times) for path, times in plans]
 

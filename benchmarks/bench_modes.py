@@ -327,7 +327,7 @@ def store(mode: str, rows: Rows, modules: Mapping[str, ModalityEncoder], device:
         assert modality.store is not None
         for file, ids in modality.store.plan(rows.samples, "float32", len(rows)).items():
             modality.store.write(file, {id: found[name][id] for id in ids}, {}, by_id)
-        modality.store.enter()
+        modality.store.update_manifest()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hero_lightning.datasets.folder import read_json
 from hero_lightning.errors import DataError, FeatureError
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import write_npydict
 from hero_lightning.tasks import ClassTask, ScoreTask
 from tests.datasets.datasets import EMOTIONS, WIDTHS, features, folder, words, write_folder
 

@@ -19,8 +19,8 @@ from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_json, read_record, to_record
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.array_source import sequence
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS
-from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features, write_npydict
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, write_npydict
+from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features
 from hero_lightning.types import Sample, link_dialogues
 
 log = logging.getLogger(__name__)

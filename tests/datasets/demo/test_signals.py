@@ -12,7 +12,7 @@ from hero_lightning.datasets.demo.generate import action_units
 from hero_lightning.datasets.demo.picture import SIZE, film
 from hero_lightning.datasets.demo.truth import CARRIERS, EMOTIONS, Clip, draw
 from hero_lightning.datasets.demo.voice import MANNERS, base_pitch, speak
-from hero_lightning.media.measures import audio_measures
+from hero_lightning.media.signal import audio_measures
 from hero_lightning.media.types import Waveform
 
 
