@@ -304,7 +304,7 @@ def extract(rows: Rows, modules: Mapping[str, ModalityEncoder], device: str) -> 
         assert modality.store is not None
         for file, ids in modality.store.plan(rows.samples, "float32", len(rows)).items():
             modality.store.write(file, {id: features[name][id] for id in ids}, {}, by_id)
-        modality.store.enter()
+        modality.store.update_manifest()
 
 
 def build(args: Any, size: Size, root: Path) -> tuple[dict[str, Pipeline], dict[str, object]]:

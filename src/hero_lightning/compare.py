@@ -262,9 +262,7 @@ def fit(job: Job) -> dict[str, Any]:
         result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, dataset, "val")}
     result |= {"parameters": sum(p.numel() for p in module.model.parameters()), "seconds": time.monotonic() - start}
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    part = job.path.with_suffix(f".{os.getpid()}.part")
-    run_folder.write_json(part, result)
-    part.replace(job.path)  # whole or not at all: a killed fit is made anew
+    run_folder.write_json(job.path, result)  # atomic: a killed fit is repeated
     return result
 
 

@@ -6,12 +6,10 @@ Data flow: dataset, or clips of your own -> samples -> decode in workers, encode
 
 from __future__ import annotations
 
-import csv
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,22 +128,18 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
 def _report(modalities: Mapping[str, Modality], samples: Sequence[Sample], folder: Path) -> None:
     """availability.csv (what is stored, by split and reason) and failures.csv (which clips are not, and why)."""
     from hero_lightning.data.availability import AvailabilityCount, describe, tabulate
+    from hero_lightning.features.files import write_csv
 
-    found = {s.id: {name: modality.extracted(s) for name, modality in modalities.items()} for s in samples}
+    found = {s.id: {name: modality.stored_availability(s) for name, modality in modalities.items()} for s in samples}
     table = tabulate(samples, found)
     for name, line in describe(table).items():
         log.info("%s: %s", name, line)
-    _write(folder / "availability.csv", [f.name for f in fields(AvailabilityCount)], map(astuple, table))
+    write_csv(folder / "availability.csv", AvailabilityCount, table)
     stores = {name: modality.store for name, modality in modalities.items() if modality.store is not None}
     faults = [(s.id, name, fault) for s in samples for name, store in stores.items() if (fault := store.fault(s))]
     rows = ((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
-    _write(folder / "failures.csv", ("id", "modality", "stage", "error"), rows)
+    write_csv(folder / "failures.csv", ("id", "modality", "stage", "error"), rows)
     log.info("%d gaps, see %s", len(faults), folder / "failures.csv")
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ emotion_peak sampler reads. Resumes where it stopped; what fails goes to ledger.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +36,7 @@ def main(cfg: Any) -> None:
 def peaks(cfg: Any) -> Counter[str]:
     """Finds and writes them; how many clips went which way."""
     from hero_lightning.config import build, instantiate
+    from hero_lightning.features.files import write_csv
     from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
 
@@ -50,8 +49,7 @@ def peaks(cfg: Any) -> Counter[str]:
     samples = [s for s in dataset.samples() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
-    with ledger.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "stage", "error"), *failures])
+    write_csv(ledger, ("id", "stage", "error"), failures)
     log.info("%s: %s", folder, ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no clip")
     if failures:
         log.warning("%d clips failed, see %s", len(failures), ledger)
@@ -99,6 +97,7 @@ class _Clips:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[str, str, str]:
+        from hero_lightning.features.files import write_atomic
         from hero_lightning.media.action_units import au_info_file
 
         sample = self.samples[index]
@@ -111,9 +110,7 @@ class _Clips:
             if not self.force and _stored(path) == self.finder.inputs(sample):
                 return sample.id, "kept", ""
             found = self.finder.find(sample)
-            written = path.with_suffix(f".{os.getpid()}.part")
-            written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            written.replace(path)
+            write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
         except PROBLEMS as error:
             said = f"{error.problem} {error.details['where'] or ''}" if isinstance(error, DataError) else str(error)
             return sample.id, "failed", said.strip()

@@ -19,8 +19,7 @@ from hero_lightning.datasets.ovmerd import MerCaptionPlusDataModule, OvMerdPlusD
 from hero_lightning.datasets.v2v import V2vDataModule
 from hero_lightning.datasets.vce import EMOTIONS as VCE_EMOTIONS
 from hero_lightning.datasets.vce import VceDataModule
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask, DistributionTask, OpenTask, PairTask, ScoreTask
 from tests.datasets.small_datasets import words

@@ -12,8 +12,7 @@ import numpy as np
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import FolderDataModule
 from hero_lightning.encoders.handcrafted import HashedWords
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample

@@ -15,8 +15,7 @@ from hero_lightning.datasets.export import check_folder, write_folder
 from hero_lightning.datasets.folder import FolderDataModule, read_record, to_record
 from hero_lightning.encoders.handcrafted import AuValues, FrameHog, HashedWords, LogMelProsody
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.tasks import ClassTask, ScoreTask

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import DataError, FeatureError
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import write_npydict
 from hero_lightning.tasks import ClassTask, ScoreTask
 from tests.datasets.small_datasets import EMOTIONS, WIDTHS, by_id, features, folder, sizes, words, write_folder
 

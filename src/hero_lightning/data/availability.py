@@ -6,7 +6,6 @@ Data flow: samples, modalities --check_all--> Availability --apply_policy (error
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -14,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hero_lightning.errors import DataError
+from hero_lightning.features.files import write_csv
 from hero_lightning.features.modality import Modality
 from hero_lightning.features.source import Availability
 from hero_lightning.features.store import NOT_EXTRACTED
@@ -113,8 +113,8 @@ class DatasetIndex:
             (self.folder / "index.json").write_text(json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n")
             ids = {split: [s.id for s in rows] for split, rows in self.samples.items()}
             (self.folder / "splits.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
-            write_rows(self.folder / "availability.csv", AvailabilityCount, self.table)
-            write_rows(self.folder / "ledger.csv", Entry, self.ledger)
+            write_csv(self.folder / "availability.csv", AvailabilityCount, self.table)
+            write_csv(self.folder / "ledger.csv", Entry, self.ledger)
 
     def record(self, failures: Iterable[Entry]) -> None:
         """Adds decode failures to the ledger and to ledger.csv, each once."""
@@ -122,16 +122,7 @@ class DatasetIndex:
             self.ledger.append(entry)
             log.warning("%s of %s left out: %s", entry.modality, entry.id, entry.reason)
             if self.folder is not None:
-                with (self.folder / "ledger.csv").open("a", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerow(astuple(entry))
-
-
-def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    """Writes instances of one dataclass as a csv."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(kind)])
-        writer.writerows(astuple(row) for row in rows)
+                write_csv(self.folder / "ledger.csv", Entry, [entry], append=True)
 
 
 def check_all(

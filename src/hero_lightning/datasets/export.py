@@ -20,8 +20,8 @@ from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_record, t
 from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.array_source import sequence
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS
-from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features, write_npydict
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, write_npydict
+from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features
 from hero_lightning.types import Sample, link_dialogues
 
 log = logging.getLogger(__name__)

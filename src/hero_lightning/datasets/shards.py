@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numpy as np
-
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.clips import SOUND, VIDEO
 from hero_lightning.datasets.export import contents, write_classes
 from hero_lightning.datasets.folder import LABELS, FolderDataModule, read_record
 from hero_lightning.errors import DataError, cause
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS
+from hero_lightning.features.files import atomic, write_atomic
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, encode_npydict
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NamedSource
 from hero_lightning.types import Media, Sample
@@ -65,9 +63,7 @@ def write_shards(datamodule: EmotionDataModule, out: Path) -> Counter[str]:
             counts[s.split] += 1
             members: dict[str, bytes | Path] = {".json": json.dumps(record, ensure_ascii=False).encode()}
             if content:
-                buffer = io.BytesIO()
-                np.save(buffer, np.array(content, dtype=object), allow_pickle=True)
-                members[".npy"] = buffer.getvalue()
+                members[".npy"] = encode_npydict(content)
             members |= {m.path.suffix: m.path for m in (s.video, s.audio) if m and m.span is None and m.path.is_file()}
             members |= {f".{k}{p.suffix}": p for k, p in s.files.items() if k != "features" and p.is_file()}
             for suffix, member in members.items():
@@ -110,9 +106,7 @@ def read_index(root: Path) -> dict[str, Any]:
         except (tarfile.TarError, EOFError, ValueError) as error:
             got, hint = cause(error), "download or write it again"
             raise DataError("A shard cannot be read.", got=got, where=shard, hint=hint) from error
-    temporary = path.with_name(f".index.{os.getpid()}")
-    temporary.write_text(json.dumps({"shards": now, "samples": samples}, ensure_ascii=False))
-    temporary.replace(path)
+    write_atomic(path, json.dumps({"shards": now, "samples": samples}, ensure_ascii=False).encode())
     return samples
 
 
@@ -168,10 +162,8 @@ def fetch(url: str, root: Path) -> None:
         path = root / one.split("?")[0].rstrip("/ |").rpartition("/")[2]
         if not path.is_file():
             log.info("downloading %s", one)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            with gopen(one) as source, temporary.open("wb") as file:
+            with gopen(one) as source, atomic(path) as file:
                 shutil.copyfileobj(source, file)
-            temporary.replace(path)
 
 
 class ShardFeatures(NamedSource):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from hero_lightning.encoders.base import Encoder, Material, averaged, per_step
 from hero_lightning.errors import ConfigError, MediaError, in_range
+from hero_lightning.media.signal import autocorrelation
 from hero_lightning.media.types import SAMPLE_RATE, ActionUnits, Frames, Utterance, Waveform
 from hero_lightning.types import Features
 
@@ -215,11 +216,8 @@ class LogMelProsody(Encoder):
 
     def _pitch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, SPAN] samples -> octaves above 150 Hz and voicing 0..1, [N] each, by autocorrelation."""
-        window = torch.hann_window(self.SPAN, device=x.device)
-        both = torch.cat([(x - x.mean(dim=1, keepdim=True)) * window, window[None]])
-        correlation = torch.fft.irfft(torch.fft.rfft(both, n=2048).abs().square())[:, : self.LONGEST + 1]
-        own = correlation[-1] / correlation[-1, 0]  # autocorrelation of the window (Boersma 1993)
-        correlation = correlation[:-1] / (correlation[:-1, :1] + 0.01) / own  # 0.01: about -60 dB of full scale
+        # 0.01: about -60 dB of full scale
+        correlation = autocorrelation(x - x.mean(dim=1, keepdim=True), self.LONGEST + 1, 0.01)
         lags = torch.arange(self.SHORTEST, self.LONGEST + 1, device=x.device)
         octaves = torch.log2(SAMPLE_RATE / lags / 150)
         # Without the penalty of long lags, two periods would be as likely as one.

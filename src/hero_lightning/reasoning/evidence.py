@@ -53,7 +53,7 @@ MEASURES = {
     "movement": Wording("movement", "{:.1f} %", "small", "large"),
     "movement_max": Wording("strongest movement", "{:.1f} %", "small", "large"),
 }
-"""Names as in `media/measures.py`; a measure that is not listed is called by its own name."""
+"""Names as in `media/signal.py`; a measure that is not listed is called by its own name."""
 NOTABLE, VERY = 0.5, 1.5
 """Standard deviations from the mean at which a measure is mentioned, and called `very` low or high."""
 ACTIVE, STRONG = 1.0, 3.0

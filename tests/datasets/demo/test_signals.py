@@ -13,7 +13,7 @@ from hero_lightning.datasets.demo.picture import SIZE, film
 from hero_lightning.datasets.demo.traits import EMOTIONS, TRAITS
 from hero_lightning.datasets.demo.truth import CARRIERS, Clip, draw
 from hero_lightning.datasets.demo.voice import base_pitch, speak
-from hero_lightning.media.measures import audio_measures
+from hero_lightning.media.signal import audio_measures
 from hero_lightning.media.types import Waveform
 
 

@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.features.foreign import hero_npy
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import load_features, write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
+from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.types import Sample
 
 S = Sample("a", "train")
@@ -145,7 +145,7 @@ def test_admitted_modules_do_not_admit_their_other_callables(tmp_path, name):
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
         file.write(f"c{module}\n{attribute}\n(S'1'\ntR.".encode())
-    with pytest.raises(FeatureError, match="wants to run code"):
+    with pytest.raises(FeatureError, match="would run code"):
         load_features(path)
 
 
