@@ -126,7 +126,7 @@ class Consecutive(FrameSampler):
 
 @dataclass(frozen=True)
 class HeadTail(FrameSampler):
-    """Random pictures, half from the first half of the clip and half from the second; drawn anew every epoch.
+    """Random pictures, half from the first half of the clip and half from the second; new ones every epoch.
 
     Attributes:
         count: K; the first half gets the odd one.

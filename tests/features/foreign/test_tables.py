@@ -135,7 +135,7 @@ def test_mmsa(tmp_path, caplog):
 
 def test_mmsa_runs_nothing(tmp_path):
     (tmp_path / "evil.pkl").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
-    with pytest.raises(FeatureError, match=r"would run code.*[\s\S]*posix\.system"):
+    with pytest.raises(FeatureError, match=r"wants to run code.*[\s\S]*posix\.system"):
         MmsaPickle(tmp_path / "evil.pkl", "audio").probe([clip()])
     (tmp_path / "list.pkl").write_bytes(pickle.dumps({"train": [1]}))
     with pytest.raises(FeatureError, match="lacks a key"):

@@ -51,7 +51,7 @@ class _Unpickler(pickle.Unpickler):
         found = _admitted().get((module, name))
         if found is None:
             raise FeatureError(
-                "The file would run code; it was not loaded.",
+                "The file wants to run code; it was not loaded.",
                 expected="numpy arrays and builtins",
                 got=f"{module}.{name}",
                 where=self.path,
