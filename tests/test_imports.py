@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["config"] = set(MAY_IMPORT)
 MAY_IMPORT["evaluation"] = set(MAY_IMPORT) - {"config"}
 MAY_IMPORT["reporting"] = set(MAY_IMPORT) - {"config"}
-MAY_IMPORT |= {command: set(MAY_IMPORT) for command in COMMANDS}
+MAY_IMPORT |= {command: set(MAY_IMPORT) for command in sorted(COMMANDS)}
 FORBIDDEN = {"torchvision", "torchaudio", "timm", "pandas", "sklearn"}
 MAX_FILE, MAX_FUNCTION = 400, 64
 BROAD_EXCEPT: dict[str, int] = {}
@@ -140,7 +140,7 @@ def test_help_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("name", sorted(ROOMS))
 def test_source_files_follow_the_rules(name: str) -> None:
     assert ROOMS[name]
     found = {}
