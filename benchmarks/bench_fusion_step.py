@@ -1,11 +1,11 @@
-"""Training step of the HERO core against the same model built from transformers and torch parts.
+"""Training step of HERO against the same architecture built from modules of transformers and torch.
 
     python -m benchmarks.bench_fusion_step [--quick] [--device cuda]
 
 Data flow: random features (frame 257, motion 64, audio 375, au 64, text 40 steps; batch 8) -> forward, cross-entropy,
-backward, AdamWWithCosine (fused, for both). First the equality: one Blip2QFormerModel's weights in our Q-Former, same output.
-Baseline: five projections + Blip2QFormerModel, nn.MultiheadAttention synergy and integration, nn.TransformerEncoder
-imputation, at the same sizes. One thread; the limit quoted is the matrix product of the same run.
+backward, fused AdamW. Before timing, the weights of a Blip2QFormerModel are copied into our Q-Former; the outputs must
+agree. Baseline: five projections and Blip2QFormerModels, nn.MultiheadAttention synergy and integration,
+nn.TransformerEncoder imputation, at the same sizes. One thread; the limit is a matrix product timed in the same run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hero_lightning.models.base import Shape
+from hero_lightning.models.hero.experts import ExpertOptions
 from hero_lightning.models.hero.hero import Hero
 from hero_lightning.models.hero.qformer import QFormer
 from hero_lightning.models.layers import EPS
@@ -43,9 +45,9 @@ def copy_blip2(theirs: nn.Module, ours: QFormer) -> None:
         pairs += [(a.feed_forward[0], [b.intermediate_query.dense]), (a.feed_forward[2], [b.output_query.dense])]
         pairs += [(a.norms[2], [b.output_query.LayerNorm])]
     with torch.no_grad():
-        for task, sources in pairs:
-            task.weight.copy_(torch.cat([s.weight for s in sources]))
-            task.bias.copy_(torch.cat([s.bias for s in sources]))
+        for module, sources in pairs:
+            module.weight.copy_(torch.cat([s.weight for s in sources]))
+            module.bias.copy_(torch.cat([s.bias for s in sources]))
 
 
 def blip2(width: int, layers: int, num_heads: int) -> nn.Module:
@@ -84,7 +86,7 @@ class Cross(nn.Module):
 
 
 class Baseline(nn.Module):
-    """The same architecture from parts of transformers and torch."""
+    """The same architecture from modules of transformers and torch."""
 
     def __init__(self, width: int, queries: int, layers: int, num_heads: int, context_tokens: int) -> None:
         super().__init__()
@@ -111,16 +113,18 @@ class Baseline(nn.Module):
 
     def forward(self, features: dict[str, Features]) -> Tensor:
         """Class logits [B, C]."""
-        seen = {s: self.project[s](f.x) for s, f in features.items()}
+        projected = {s: self.project[s](f.x) for s, f in features.items()}
         tokens = {
             s: self.qformers[s](
                 self.queries[s].expand(len(x), -1, -1),
                 encoder_hidden_states=x,
                 encoder_attention_mask=features[s].mask.long(),
             ).last_hidden_state
-            for s, x in seen.items()
+            for s, x in projected.items()
         }
-        a, v = (F.interpolate(seen[s].transpose(1, 2), 32, mode="linear").transpose(1, 2) for s in ("audio", "motion"))
+        a, v = (
+            F.interpolate(projected[s].transpose(1, 2), 32, mode="linear").transpose(1, 2) for s in ("audio", "motion")
+        )
         for sound, movement in zip(self.sound, self.movement, strict=True):
             a, v = sound(a, v), movement(v, a)
         synergy = self.join(torch.cat([a, v], dim=-1)).mean(dim=1)
@@ -155,7 +159,7 @@ def equality(device: str) -> float:
     """Largest difference between a Blip2QFormerModel and our Q-Former with its weights, over masked inputs."""
     width, layers, heads = SIZES["width"], SIZES["layers"], SIZES["num_heads"]
     theirs = blip2(width, layers, heads).to(device).eval()
-    ours = QFormer(width, SIZES["queries"], layers, heads, 0.1).to(device).eval()
+    ours = QFormer(Shape(**SIZES)).to(device).eval()
     copy_blip2(theirs, ours)
     worst = 0.0
     for steps, _ in STEPS.values():
@@ -196,7 +200,10 @@ def main() -> None:
     features = {s: Features(f.x.to(args.device), f.mask.to(args.device)) for s, f in features.items()}
     label = torch.randint(0, CLASSES, (BATCH,), device=args.device)
     dims = {s: d for s, (_, d) in STEPS.items()}
-    models = {"ours": Hero(dims, {"emotion": CLASSES}, **SIZES), "baseline": Baseline(**SIZES)}
+    models = {
+        "ours": Hero(dims, {"emotion": CLASSES}, shape=Shape(**SIZES), options=ExpertOptions()),
+        "baseline": Baseline(**SIZES),
+    }
     models = {name: m.to(args.device).train() for name, m in models.items()}
     millions = {name: sum(p.numel() for p in m.parameters()) / 1e6 for name, m in models.items()}
     result: dict[str, object] = {"parameters_million": millions, "qformer_difference": difference, "batch": BATCH}

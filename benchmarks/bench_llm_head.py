@@ -1,10 +1,10 @@
-"""A closed label set: one pass with a tree mask against generation and against one forward per label.
+"""Scoring a label set: one pass with a tree mask against generation and against one forward pass per label.
 
     python -m benchmarks.bench_llm_head [--quick] [--device cuda]
 
-Data flow: random Qwen2 of 4 layers, width 512, vocabulary 32000; prompts of 300 positions, 9 labels -> the same label
-named by every way of scoring, the same text by both ways of generating -> interleaved medians, ratios per sample. The
-limit quoted is the forward of the prompt alone. One thread.
+Data flow: random Qwen2 of 4 layers, width 512, vocabulary 32000; prompts of 300 positions, 9 labels -> all methods of
+scoring must predict the same label, both batch sizes the same text -> interleaved medians, ratios per sample. The limit
+is the forward pass of the prompt. One thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CANDIDATES = [answer(label).text for label in LABELS]
 
 
 def naive(head: LLMHead, context: Tensor, prompts: list[Prompt]) -> Tensor:
-    """One forward of prompt and answer per label, all of the model's logits: scores [B, K]."""
+    """One forward pass of prompt and answer per label, with logits of all positions: scores [B, K]."""
     ids = head.tokenizer(CANDIDATES, add_special_tokens=False)["input_ids"]
     shared = next(i for i in range(len(ids[0])) if len({tokens[i] for tokens in ids}) > 1)
     scores = []
@@ -41,7 +41,7 @@ def naive(head: LLMHead, context: Tensor, prompts: list[Prompt]) -> Tensor:
 
 
 def check(head: LLMHead, context: Tensor, prompts: list[Prompt], exact: bool) -> dict[str, object]:
-    """Largest difference of the tree from one label at a time, and whether the labels named are the same.
+    """Largest score difference between the tree and one label at a time, and whether the predicted labels agree.
 
     Raises:
         SystemExit: in float32, if scores or generated texts differ.
@@ -58,13 +58,13 @@ def check(head: LLMHead, context: Tensor, prompts: list[Prompt], exact: bool) ->
 
 
 def cases(head: LLMHead, context: Tensor, prompts: list[Prompt]) -> dict[str, Callable[[], object]]:
-    """What is timed; the number is how many clips a call serves."""
+    """Cases to time; the number in the name is the clips per call."""
 
     def generate(count: int) -> list[str]:
         return head.generate(context[:count], prompts[:count], max_new_tokens=SHAPE.new_tokens)
 
     def tree(count: int) -> list[float]:
-        return head.score(context[:count], prompts[:count], CANDIDATES).tolist()  # on the host: a GPU is awaited
+        return head.score(context[:count], prompts[:count], CANDIDATES).tolist()  # to the host, which waits for a GPU
 
     return {
         "generate, 1": lambda: generate(1),
@@ -89,7 +89,7 @@ def main() -> None:
         head = LLMHead(768, name="random weights", frozen=True, dtype=str(dtype).split(".")[1])
         head.use(*language_model(SHAPE, args.device, dtype))
         head.eval()
-        head.lm.generation_config.eos_token_id = None  # every answer is as long as the others
+        head.lm.generation_config.eos_token_id = None  # all answers have the same length
         prompts, context = clips(head, SHAPE, 16, args.device)
         found = check(head, context, prompts, exact=kind == "fp32")
         print(f"{kind}: tree against one label at a time: {found}")

@@ -1,12 +1,12 @@
-"""EncoderInput media: the same frames by us, decord, OpenCV and plain PyAV; emotion_peak against uniform; sound; index plans.
+"""Reading media: ClipReader against PyAV, OpenCV, decord and ffmpeg; emotion_peak against uniform sampling.
 
     python -m benchmarks.bench_media [--quick]
 
-Data flow: clips written by PyAV (H.264 with B-frames and AAC; one key picture, and a long one with many) -> plans of
-the real samplers -> frames by every reader, asserted equal -> interleaved medians and ratios, one codec thread each.
-Readers that are not installed are named as absent. The limit quoted is the decoding of every packet, nothing kept.
+Data flow: clips written by PyAV (H.264 with B-frames and AAC; one key frame, and a long clip with many) -> times of the
+frame samplers -> frames by every reader, asserted equal -> interleaved medians and ratios, one codec thread each.
+Readers that are not installed are listed as absent. The limit is the time to decode all packets and keep nothing.
 
-Legend: T pictures, H W picture size. Ratios are how many times faster ours is; processor time is what counts per core.
+Shapes: T frames, H W image size. A ratio is how many times faster ClipReader is, in CPU time and in wall time.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ import torch
 from benchmarks.common import Timing, measure, ratio, write
 
 from hero_lightning.media.clip import ClipReader
-from hero_lightning.media.frame_samplers import EmotionPeak, Sampler, Uniform
+from hero_lightning.media.frame_samplers import EmotionPeak, FrameSampler, Uniform
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.types import Media, Sample
 
 FPS = 25
 COUNT = 8
 SIZES = ((672, 378), (960, 540), (1280, 720))
-"""Of the clips, in the range of the datasets."""
+"""Sizes of the clips, as in the datasets."""
 Reader = Callable[[Path, Sequence[float]], np.ndarray]
 
 
 def write_clip(path: Path, seconds: float, width: int, height: int, seed: int, key_every: int = 250) -> Path:
-    """A textured scene that pans, with a patch that moves and changes, noise, and a voice-like sound."""
+    """Writes a panning textured scene with a moving, changing patch, noise, and a voice-like sound."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 255, (height // 16 + 8, width // 16 + 16, 3), dtype=np.uint8)
     scene = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
@@ -52,10 +52,10 @@ def write_clip(path: Path, seconds: float, width: int, height: int, seed: int, k
         voice = container.add_stream("aac", rate=44_100, layout="stereo")
         for k in range(round(seconds * FPS)):
             x = round(60 + 50 * np.sin(k / 20))
-            picture = scene[40 : 40 + height, x : x + width].copy()
+            image = scene[40 : 40 + height, x : x + width].copy()
             at = round((width - 120) * (0.5 + 0.4 * np.sin(k / 15)))
-            picture[height // 3 : height // 3 + 90, at : at + 80] = rng.integers(80, 200, (90, 80, 3))
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            image[height // 3 : height // 3 + 90, at : at + 80] = rng.integers(80, 200, (90, 80, 3))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = k, Fraction(1, FPS)
             container.mux(video.encode(frame))
         container.mux(video.encode())
@@ -77,12 +77,12 @@ def ours(path: Path, times: Sequence[float]) -> np.ndarray:
 
 
 def numbers(times: Sequence[float]) -> list[int]:
-    """Picture numbers of a plan on a clip of FPS."""
+    """Frame numbers of times in a clip at FPS."""
     return [int((t + 2e-3) * FPS) for t in times]
 
 
 def pyav_plain(path: Path, times: Sequence[float]) -> np.ndarray:
-    """Every picture up to the last wanted one decoded by PyAV, the wanted ones converted."""
+    """PyAV: decodes all frames up to the last wanted one and converts the wanted ones."""
     wanted, found = set(numbers(times)), {}
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -95,20 +95,20 @@ def pyav_plain(path: Path, times: Sequence[float]) -> np.ndarray:
 
 
 def pyav_seek(path: Path, times: Sequence[float]) -> np.ndarray:
-    """PyAV, seeking to the key picture before each wanted one."""
+    """PyAV: seeks to the key frame before every wanted frame."""
     out = []
     with av.open(str(path)) as container:
-        modality = container.streams.video[0]
-        modality.codec_context.thread_count = 1
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
         for k in numbers(times):
-            container.seek(round(k / FPS / modality.time_base), modality=modality)
-            frame = next(f for f in container.decode(modality) if f.time > k / FPS - 1e-3)
+            container.seek(round(k / FPS / stream.time_base), stream=stream)
+            frame = next(f for f in container.decode(stream) if f.time > k / FPS - 1e-3)
             out.append(frame.to_ndarray(format="rgb24"))
     return np.stack(out)
 
 
 def opencv(path: Path, times: Sequence[float]) -> np.ndarray:
-    """OpenCV: every picture grabbed, the wanted ones retrieved."""
+    """OpenCV: grabs all frames and retrieves the wanted ones."""
     import cv2
 
     capture, wanted, found, k = cv2.VideoCapture(str(path)), set(numbers(times)), {}, 0
@@ -128,7 +128,7 @@ def decord(path: Path, times: Sequence[float]) -> np.ndarray:
 
 
 def all_packets(path: Path, times: Sequence[float]) -> None:
-    """The limit of a reader that decodes every packet up to the last wanted picture and converts nothing."""
+    """Decodes all packets up to the last wanted frame and converts nothing: the limit of any reader."""
     last = numbers(times)[-1]
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -138,17 +138,17 @@ def all_packets(path: Path, times: Sequence[float]) -> None:
 
 
 def readers() -> tuple[dict[str, Reader], list[str]]:
-    """Those that are installed, and the names of those that are not."""
+    """Installed readers, and the names of those that are not installed."""
     others = {"opencv": ("cv2", opencv), "decord": ("decord", decord)}
-    there = {name: reader for name, (module, reader) in others.items() if importlib.util.find_spec(module)}
-    return {"ours": ours, "pyav": pyav_plain, **there}, [name for name in others if name not in there]
+    installed = {name: reader for name, (module, reader) in others.items() if importlib.util.find_spec(module)}
+    return {"ours": ours, "pyav": pyav_plain, **installed}, [name for name in others if name not in installed]
 
 
 def differences(path: Path, times: Sequence[float], found: dict[str, Reader]) -> dict[str, float]:
-    """Mean difference of every reader's frames from plain PyAV's, in grey levels.
+    """Mean difference of every reader's frames from PyAV's, in grey levels.
 
     Raises:
-        SystemExit: ours is not bit-identical, or another shows other pictures (more than a conversion's rounding).
+        SystemExit: ours is not bit-identical, or another reader returns other frames (more than rounding).
     """
     truth = pyav_plain(path, times).astype(int)
     off = {name: float(np.abs(reader(path, times).astype(int) - truth).mean()) for name, reader in found.items()}
@@ -158,13 +158,13 @@ def differences(path: Path, times: Sequence[float], found: dict[str, Reader]) ->
 
 
 def show(timings: dict[str, Timing], clips: int, best_of: Sequence[str]) -> dict[str, object]:
-    """Prints milliseconds per clip and how many times faster ours is; the same as numbers."""
+    """Prints and returns milliseconds per clip and how many times faster ours is."""
     result: dict[str, object] = {}
     for name, timing in timings.items():
         ms = {clock: timing.median(clock) / clips * 1e3 for clock in ("wall", "cpu")}
         faster = {clock: ratio(timings, "ours", name, clock) for clock in ("wall", "cpu")}
         result[name] = {"ms": ms, "ours_faster": faster}
-        print(f"  {name:>12}: {ms['cpu']:7.1f} ms of processor, {ms['wall']:7.1f} ms; ours {faster['cpu']:.2f} x")
+        print(f"  {name:>12}: {ms['cpu']:7.1f} ms of CPU time, {ms['wall']:7.1f} ms; ours {faster['cpu']:.2f} x")
     best = min(best_of, key=lambda name: timings[name].median("cpu"))
     result["best"] = best
     result["ours against the best, cpu"] = ratio(timings, "ours", best, "cpu")
@@ -178,17 +178,17 @@ def frames(clips: list[Path], rounds: int) -> tuple[dict[str, object], list[str]
     plans = {p: Uniform(COUNT).plan(i, Sample("x", "train"), 0, 0).times for p, i in infos.items()}
     off = [differences(path, times, found) for path, times in plans.items()]
     cases = {n: (lambda r=r: [r(p, t) for p, t in plans.items()]) for n, r in {**found, "limit": all_packets}.items()}
-    print(f"8 uniform frames, {len(clips)} clips of one group of pictures; absent: {', '.join(absent) or 'none'}")
+    print(f"8 uniform frames, {len(clips)} clips with one key frame; absent: {', '.join(absent) or 'none'}")
     result = show(measure(cases, rounds), len(clips), [n for n in found if n != "ours"])
     return {**result, "difference": {n: max(o[n] for o in off) for n in found}}, absent
 
 
 def sparse(path: Path, rounds: int) -> dict[str, object]:
-    """8 frames of a long clip with a key picture every 2 s: skipping against seeking and decoding everything."""
+    """8 frames of a long clip with a key frame every 2 s: ClipReader, seeking, and decoding everything."""
     times = Uniform(COUNT).plan(ClipReader(Media(path)).info, Sample("x", "train"), 0, 0).times
     found: dict[str, Reader] = {"ours": ours, "pyav": pyav_plain, "pyav seek": pyav_seek}
     differences(path, times, found)
-    print("8 uniform frames of a long clip, key picture every 2 s")
+    print("8 uniform frames of a long clip, key frame every 2 s")
     cases = {name: (lambda r=r: r(path, times)) for name, r in found.items()}
     return show(measure(cases, rounds), 1, ["pyav", "pyav seek"])
 
@@ -204,19 +204,19 @@ def peaks(clips: list[Path], folder: Path, rounds: int, places: int) -> dict[str
             file.write_text(json.dumps({"total_frames": info.num_frames, "peak_frames": [{"peak_index": peak}]}))
             jobs.append((path, info, Sample(file.stem, "train", files={"au_info": file})))
 
-    def fetch(sampler: Sampler) -> Callable[[], object]:
+    def fetch(sampler: FrameSampler) -> Callable[[], object]:
         plans = [(path, sampler.plan(info, sample, 0, 0).times) for path, info, sample in jobs]
         return lambda: [ours(path, times) for path, times in plans]
 
     timings = measure({"uniform": fetch(Uniform(COUNT)), "emotion_peak": fetch(EmotionPeak(COUNT))}, rounds)
     cost = {clock: ratio(timings, "uniform", "emotion_peak", clock) for clock in ("cpu", "wall")}
-    print(f"emotion_peak costs {cost['cpu']:.3f} of uniform (processor), {cost['wall']:.3f} (wall); goal 1.05")
+    print(f"emotion_peak costs {cost['cpu']:.3f} of uniform (CPU time), {cost['wall']:.3f} (wall); goal 1.05")
     per_clip = {name: t.median("cpu") / len(jobs) * 1e3 for name, t in timings.items()}
     return {"cost of uniform": cost, "goal": 1.05, "ms": per_clip, "peaks per clip": places}
 
 
 def plans(folder: Path, info: ClipInfo) -> dict[str, float]:
-    """Milliseconds of one index plan: uniform, emotion_peak from a file not read before, and again."""
+    """Milliseconds of one plan: uniform, emotion_peak with a file not read before, and with a cached one."""
     described = [{"frame": k, "timestamp": k / FPS, "active_aus": {"AU12_r": 1.0}} for k in range(info.num_frames)]
     content = {"au_info": {"total_frames": info.num_frames, "peak_frames": [{"peak_index": 60}]}}
     text, samples, out = json.dumps({**content, "per_frame_au_descriptions": described}), [], {}
@@ -235,9 +235,9 @@ def plans(folder: Path, info: ClipInfo) -> dict[str, float]:
 
 
 def sound(clips: list[Path], rounds: int) -> dict[str, object]:
-    """16 kHz mono by us, by plain PyAV and by an ffmpeg subprocess."""
+    """16 kHz mono by ClipReader, by PyAV and by an ffmpeg subprocess."""
 
-    def by_us(path: Path) -> np.ndarray:
+    def by_clip_reader(path: Path) -> np.ndarray:
         with ClipReader(Media(path)) as clip:
             wave = clip.read({}, sound=True)[1]
         assert wave is not None
@@ -255,19 +255,19 @@ def sound(clips: list[Path], rounds: int) -> dict[str, object]:
         raw = subprocess.run(command, capture_output=True, check=True).stdout
         return np.frombuffer(raw, np.int16) / np.float32(32_768)
 
-    there = bool(shutil.which("ffmpeg"))
-    found = {"ours": by_us, "pyav": by_pyav, **({"ffmpeg": by_ffmpeg} if there else {})}
+    has_ffmpeg = bool(shutil.which("ffmpeg"))
+    found = {"ours": by_clip_reader, "pyav": by_pyav, **({"ffmpeg": by_ffmpeg} if has_ffmpeg else {})}
     for name, reader in found.items():
-        a, b = by_us(clips[0]), reader(clips[0])
+        a, b = by_clip_reader(clips[0]), reader(clips[0])
         n = min(len(a), len(b))
         if abs(len(a) - len(b)) > 1600 or np.abs(a[:n] - b[:n]).max() > 2e-3:
             raise SystemExit(f"not the same sound: {name}")
-    print(f"sound, 16 kHz mono{'' if there else '; absent: ffmpeg'}")
+    print(f"sound, 16 kHz mono{'' if has_ffmpeg else '; absent: ffmpeg'}")
     timings = measure({n: (lambda r=r: [r(p) for p in clips]) for n, r in found.items()}, rounds)
     result = show(timings, len(clips), [n for n in found if n != "ours"])
-    if there:
+    if has_ffmpeg:
         result["goal"] = {"ffmpeg subprocess, wall": 5.0}
-    return {**result, "absent": [] if there else ["ffmpeg"]}
+    return {**result, "absent": [] if has_ffmpeg else ["ffmpeg"]}
 
 
 def main() -> None:

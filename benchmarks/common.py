@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved medians, ratios, the machine, a JSON file per result.
+"""Shared by all benchmarks: interleaved timing, ratios, hardware information, one JSON file per result.
 
 Data flow: cases by name -> rounds in alternating order -> medians and ratios -> benchmarks/results/<name>.json.
 """
@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Timing:
-    """Seconds of one case, a number per round: wall clock, and processor time of the whole process."""
+    """Seconds of one case per round: wall clock, and CPU time of the whole process."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -35,13 +35,13 @@ class Timing:
 def measure(
     cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1, seconds: float = 600.0
 ) -> dict[str, Timing]:
-    """Runs every case once per round, in an order reversed every round, so that a busy machine hits all alike.
+    """Runs every case once per round and reverses their order every round, so that other load affects all alike.
 
     Args:
-        cases: what to time; on a GPU a case synchronises itself.
-        rounds: at most.
+        cases: functions to time; on a GPU they must synchronise.
+        rounds: greatest number of rounds.
         warmup: untimed rounds before.
-        seconds: no further round starts after this long.
+        seconds: no further round starts after this time.
     """
     timings = {name: Timing() for name in cases}
     begin = time.perf_counter()
@@ -59,13 +59,13 @@ def measure(
 
 
 def ratio(timings: Mapping[str, Timing], ours: str, theirs: str, clock: str = "wall") -> float:
-    """How many times faster `ours` is: median over the rounds of theirs / ours, pair by pair."""
+    """How many times faster `ours` is: median over rounds of theirs / ours."""
     pairs = zip(getattr(timings[theirs], clock), getattr(timings[ours], clock), strict=True)
     return statistics.median(b / a for b, a in pairs)
 
 
 def hardware() -> dict[str, object]:
-    """The machine and the versions a figure belongs to."""
+    """Machine and versions of a measurement."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -85,7 +85,7 @@ def hardware() -> dict[str, object]:
 
 
 def write(name: str, result: Mapping[str, object]) -> Path:
-    """Keeps a result beside the machine it was measured on."""
+    """Saves a result together with the machine it was measured on."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"benchmark": name, "hardware": hardware(), **result}, indent=2) + "\n")

@@ -1,11 +1,11 @@
-"""A 7B language model on one CUDA device: a LoRA step, a label set scored, answers written.
+"""A 7B language model on one CUDA device: LoRA training step, scoring of a label set, generation.
 
-    PYTHONPATH=src python -m benchmarks.gpu                  # on the CUDA machine
-    PYTHONPATH=src python -m benchmarks.gpu --shape tiny     # the same path on a CPU, in seconds
+    PYTHONPATH=src python -m benchmarks.gpu                  # on a CUDA machine
+    PYTHONPATH=src python -m benchmarks.gpu --shape tiny     # the same code on a CPU, in seconds
 
 Data flow: random weights of Qwen2.5-7B's shape, prompts of 300 tokens (64 of them context) -> LLMHead.loss and
 backward in bf16 at batch 8 -> LLMHead.score and LLMHead.generate over 64 clips -> samples/s, peak memory,
-benchmarks/results/gpu_<device>.json. Needs torch, transformers, peft, safetensors and numpy alone.
+benchmarks/results/gpu_<device>.json. Needs only torch, transformers, peft, safetensors and numpy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch
 from benchmarks.common import write
 from torch import Tensor
 
+from hero_lightning.hub import Lora
 from hero_lightning.models.llm.head import LLMHead
-from hero_lightning.models.llm.pretrained import Lora
 from hero_lightning.models.llm.small_lm import SmallLM
 from hero_lightning.models.llm.splice import prompt_ids
 from hero_lightning.reasoning.answer_targets import TargetAnswer
@@ -37,7 +37,7 @@ QUESTION = "Name the emotion. Evidence: the voice is loud, the brow is lowered, 
 REASONS = (
     '{"rationale": "The voice is loud and the brow is lowered, and so the evidence points to one.", "final_emotion": "'
 )
-D = 768  # width of the context tokens, size=base
+D = 768  # width of the context tokens (size=base)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ SHAPES = {
 
 
 def language_model(shape: Shape, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Random weights of that shape, made on the device, and a small tokenizer: its ids are part of the vocabulary."""
+    """A model with random weights of that shape, and a small tokenizer whose ids lie inside its vocabulary."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
     config = Qwen2Config(
@@ -87,14 +87,14 @@ def language_model(shape: Shape, device: str, dtype: torch.dtype) -> tuple[Any, 
 
 
 def answer(label: str, stem: str = '{"final_emotion": "') -> TargetAnswer:
-    """A JSON answer, its label weighing twice."""
+    """A JSON answer; the label has twice the weight."""
     end = len(stem) + len(label)
     spans = ((0, len(stem), 1.0), (len(stem), end, 2.0), (end, end + 2, 1.0))
     return TargetAnswer(f'{stem}{label}"}}', spans, "label")
 
 
 def clips(head: LLMHead, shape: Shape, count: int, device: str) -> tuple[list[Prompt], Tensor]:
-    """Prompts of about `shape.prompt` positions, context included, each with other words; context [count, O, D]."""
+    """Different prompts of about `shape.prompt` positions including context, and the context [count, O, D]."""
     words, prompts = QUESTION.split(), []
     for k in range(count):
         size = 0
@@ -105,7 +105,7 @@ def clips(head: LLMHead, shape: Shape, count: int, device: str) -> tuple[list[Pr
             missing = shape.prompt - shape.context + 1 - len(prompt_ids(head.tokenizer, [prompt])[0])
             if missing <= 0:
                 break
-            size += max(1, missing // 3)  # a word is at most three tokens
+            size += max(1, missing // 3)  # a word has at most three tokens
         prompts.append(prompt)
     return prompts, torch.randn(count, shape.context, D, device=device)
 
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     def write_answers(count: int) -> Callable[[], object]:
         return lambda: head.generate(context[:count], prompts[:count], max_new_tokens=shape.new_tokens)
 
-    lm.generation_config.eos_token_id = None  # every answer is as long as the others
+    lm.generation_config.eos_token_id = None  # all answers have the same length
     head.eval()
     together, alone = (
         score(16)()[:4],

@@ -1,12 +1,12 @@
-"""MELD from words alone: HERO's runs beside logistic regression on the same samples.
+"""MELD from text only: runs of HERO against logistic regression on the same samples.
 
     python benchmarks/meld_text.py RUN [RUN ...] --encoder FOLDER [--root MELD] [--layers -4 -3 -2 -1] [--write FOLDER]
 
 Reads the split (splits.json) and the metrics (metrics.json) of finished runs on dataset=meld, fits logistic regression
-on TF-IDF and on the frozen encoder's mean vectors of the utterance (--layers: hidden layers that are averaged; penalty
-and class weights are chosen on the same validation dialogues), scores the same test rows, and prints one table in
-markdown, runs of one name as mean +- std. --write leaves the test answers of each regression, its setting fitted again
-on train + validation, as csv for `compare protocol=meld external={TF-IDF: FILE}`, whose models learn from both too.
+on TF-IDF and on mean embeddings of a frozen encoder (--layers: hidden layers to average; penalty and class weights are
+selected on the same validation dialogues), scores the same test rows, and prints a markdown table, runs of one name as
+mean +- std. --write saves the test predictions of each regression, refitted on train + validation, as csv for
+`compare protocol=meld external={TF-IDF: FILE}`, whose models are trained on both, too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def sentence_vectors(encoder: TextEncoder, texts: list[str], batch: int = 64) ->
 
 
 def logistic(x: dict, y: dict) -> tuple[np.ndarray, str, LogisticRegression]:
-    """Test predictions of the setting that validation prefers, the setting, and the model."""
+    """Test predictions of the best setting on validation, the setting, and the model."""
     found = []
     for weights in (None, "balanced"):
         for c in (0.1, 0.3, 1.0, 3.0, 10.0):
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[-1])
     parser.add_argument("--write", type=Path, default=None)
     options = parser.parse_args()
-    plan = json.loads((options.runs[0] / "plan.json").read_text())
+    index = json.loads((options.runs[0] / "index.json").read_text())
     config = (options.runs[0] / "config.yaml").read_text()
     root = options.root or Path(next(line.split(":", 1)[1].strip() for line in config.splitlines() if "/meld" in line))
     tasks = {"emotion": ClassTask("emotion")}
@@ -82,7 +82,7 @@ def main() -> None:
     vectors = {s: sentence_vectors(encoder.eval(), texts[s]) for s in SPLITS}
     both = {s: hstack([tfidf[s], vectors[s]]).tocsr() for s in SPLITS}
 
-    print(f"train {len(ids['train'])}, val {len(ids['val'])}, test {len(ids['test'])}: {plan['split_origin']}\n")
+    print(f"train {len(ids['train'])}, val {len(ids['val'])}, test {len(ids['test'])}: {index['split_origin']}\n")
     print("| system | weighted F1 | macro F1 | accuracy |\n|---|---|---|---|")
     for name, x in {"TF-IDF": tfidf, "frozen encoder": vectors, "both": both}.items():
         guess, setting, model = logistic(x, y)

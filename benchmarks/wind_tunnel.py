@@ -1,11 +1,11 @@
-"""The wind tunnel: where the truth is known, does the gate follow it?
+"""Does the gate follow the ground truth of the demo dataset?
 
     python -m hero_lightning.train -m seed=0,1,2 name=tunnel
     python benchmarks/wind_tunnel.py runs/tunnel/0 runs/tunnel/1 runs/tunnel/2 --truth data/demo/truth.json
 
-Reads predictions.csv of finished runs on the demo dataset and prints three tables, mean +- std over the
-runs: gate weight on the informative channel against the others, gate weight of sound over the picture's noise, and how
-well the synergy expert tells clips whose sound is another utterance's.
+Reads predictions.csv of finished runs on the demo dataset and prints, as mean +- std over the runs: the gate weight of
+the informative channel against the others, the gate weight of audio by noise level of the frames, and the AUC of the
+synergy expert for clips whose audio belongs to another utterance.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def gate(row: dict[str, str], channel: str) -> float:
 
 
 def by_channel(rows: Rows, truth: dict) -> dict[tuple[str, str], float]:
-    """(informative channel, channel) -> mean gate weight, over clips that one channel alone carries."""
+    """(informative channel, channel) -> mean gate weight, over clips with one informative channel."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        carried = truth[row["id"]]["informative"]
-        if len(carried) == 1:
+        informative = truth[row["id"]]["informative"]
+        if len(informative) == 1:
             for channel in CHANNELS:
-                found[carried[0], channel].append(gate(row, channel))
+                found[informative[0], channel].append(gate(row, channel))
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
 def by_noise(rows: Rows, truth: dict) -> dict[float, float]:
-    """Noise level of the picture -> mean gate weight of sound, over clips that have sound."""
+    """Noise level of the frames -> mean gate weight of audio, over clips with audio."""
     found: dict[float, list[float]] = defaultdict(list)
     for row in rows:
         if "audio" in row["present"].split("|"):
@@ -60,10 +60,10 @@ def by_noise(rows: Rows, truth: dict) -> dict[float, float]:
 
 
 def conflict_auc(rows: Rows, truth: dict) -> float:
-    """AUC of 1 - match over clips that have sound and movement."""
-    seen = [r for r in rows if r["sync"] not in ("", "nan")]
-    conflict = np.array([bool(truth[r["id"]]["conflict"]) for r in seen])
-    return auc(1 - np.array([float(r["sync"]) for r in seen]), conflict)
+    """AUC of 1 - sync over clips with audio and motion."""
+    both = [r for r in rows if r["sync"] not in ("", "nan")]
+    conflict = np.array([bool(truth[r["id"]]["conflict"]) for r in both])
+    return auc(1 - np.array([float(r["sync"]) for r in both]), conflict)
 
 
 def spread(values: list[float]) -> str:
@@ -86,12 +86,12 @@ def main() -> None:
     channels = [by_channel(rows, truth) for rows in tests]
     print(f"{options.split} clips {len(tests[0])}, runs {len(tests)}\n")
     print("| informative | " + " | ".join(CHANNELS) + " | ranked |\n|---|" + "---|" * (len(CHANNELS) + 1))
-    for carried in [c for c in CHANNELS if c != "synergy"]:
-        means = {c: [found[carried, c] for found in channels] for c in CHANNELS}
-        rank = sorted(CHANNELS, key=lambda c: -np.mean(means[c])).index(carried) + 1
-        print(f"| {carried} | " + " | ".join(spread(means[c]) for c in CHANNELS) + f" | {rank} |")
+    for informative in [c for c in CHANNELS if c != "synergy"]:
+        means = {c: [found[informative, c] for found in channels] for c in CHANNELS}
+        rank = sorted(CHANNELS, key=lambda c: -np.mean(means[c])).index(informative) + 1
+        print(f"| {informative} | " + " | ".join(spread(means[c]) for c in CHANNELS) + f" | {rank} |")
     noise = [by_noise(rows, truth) for rows in tests]
-    print("\n| noise of the picture | gate weight of sound |\n|---|---|")
+    print("\n| noise of the frames | gate weight of audio |\n|---|---|")
     for level in noise[0]:
         print(f"| {level:.2f} | {spread([found[level] for found in noise])} |")
     print(f"\nAUC of the synergy expert on conflict clips: {spread([conflict_auc(rows, truth) for rows in tests])}")

@@ -7,7 +7,7 @@ import csv
 import numpy as np
 
 from hero_lightning.check import availability
-from tests.datasets.datasets import write_folder
+from tests.datasets.small_datasets import write_folder
 from tests.helpers import in_process
 from tests.media_helpers import write_clip
 

@@ -110,7 +110,7 @@ def test_a_fit_that_is_scored_on_test_learns_from_validation_too(tmp_path, monke
 
     def spy(datamodule, cached, split, **options):
         loader = real(datamodule, cached, split, **options)
-        seen.append((split, len(loader.loader.dataset)))
+        seen.append((split, len(loader.dataset)))
         return loader
 
     monkeypatch.setattr(compare, "_loader", spy)

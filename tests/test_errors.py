@@ -1,4 +1,4 @@
-"""Messages and the checks that raise them."""
+"""Messages, and the checks that raise them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hero_lightning.errors import ConfigError, DataError, cause, in_range, one_of
 
 
-def test_an_error_names_its_details_and_travels_to_another_process() -> None:
+def test_an_error_prints_its_details_and_can_be_pickled() -> None:
     error = DataError("Broken.", expected=1, got="two", where="a.csv", hint="python -m hero_lightning.check")
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error)
@@ -30,7 +30,10 @@ def test_one_of() -> None:
 
 @pytest.mark.parametrize(
     ("value", "interval", "fits"),
-    [(0, "[0, 1)", True), (1, "[0, 1)", False), (0, "(0, 1]", False), (1e9, "[1, inf)", True), (float("nan"), "[0, 1]", False)],
+    [
+        (0, "[0, 1)", True), (1, "[0, 1)", False), (0, "(0, 1]", False), (1, "(0, 1]", True),
+        (1e9, "[1, inf)", True), (float("nan"), "[0, 1]", False),
+    ],
 )  # fmt: skip
 def test_in_range(value: float, interval: str, fits: bool) -> None:
     if fits:
@@ -41,6 +44,6 @@ def test_in_range(value: float, interval: str, fits: bool) -> None:
     assert f"a number in {interval}" in str(caught.value)
 
 
-def test_cause_is_the_kind_and_the_first_line() -> None:
+def test_cause_is_the_type_and_the_first_line() -> None:
     assert cause(ValueError("version 3 is needed\nmore")) == "ValueError: version 3 is needed"
     assert cause(KeyError()) == "KeyError"

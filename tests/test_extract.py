@@ -98,12 +98,12 @@ def plan_of(root: Path, *overrides: str) -> EmotionDataModule:
 def test_a_feature_set_that_is_missing_prints_the_command_that_makes_it(root: Path) -> None:
     with pytest.raises(FeatureError, match="No features of this identity") as info:
         plan_of(
-            root, "modes=hybrid", "mode@modality.audio=realtime", "encoder@modality.frame.encoder=tiny_frames"
+            root, "modes=hybrid", "mode@modality.audio=realtime", "encoder@modality.frame.encoder=frame_difference"
         ).build_index()
     command = (
         f"python -m hero_lightning.extract dataset.clips=24 dataset.num_workers=0 paths.data={root}/data "
         f"paths.features={root}/features modes=hybrid mode@modality.audio=realtime "
-        "encoder@modality.frame.encoder=tiny_frames modalities=[frame]"
+        "encoder@modality.frame.encoder=frame_difference modalities=[frame]"
     )
     assert command in info.value.details["hint"]
     assert "FrameHog" in info.value.details["got"]

@@ -38,7 +38,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         "dataset.clips=36",
         "evidence_decoder=transformer",
         "trainer.max_epochs=2",
-        "reasoner.explain_val=2",
+        "reasoner.generation.explain_val=2",
         "logger=csv",
         "trainer.log_every_n_steps=1",
     ]
@@ -152,7 +152,7 @@ def test_what_does_not_fit_together_is_refused(overrides: list[str], words: str,
     cfg = in_process("train", tmp_path, *QUIET, *overrides)
     main = build.dataset(cfg).tasks
     with pytest.raises(ConfigError, match=words):
-        build.reasoner(cfg, next(iter(main.values())))
+        build.reasoner(cfg, next(iter(main.values())), model=None)
 
 
 def test_a_stored_language_model_is_checked_as_the_rest(demo: tuple[Path, list[str]], tmp_path: Path) -> None:

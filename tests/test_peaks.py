@@ -42,8 +42,7 @@ def test_it_writes_what_the_sampler_reads(samples: list[Sample], tmp_path: Path,
     assert [(id, stage) for id, stage, _ in failures] == [("broken", "peaks"), ("bare", "peaks")]
     assert "cannot be opened" in failures[0][2]
     assert sorted(p.name for p in folder.iterdir()) == ["a%2F1.json", "b.json"]
-    sampler = EmotionPeak()
-    sampler.peaks_folder = folder
+    sampler = EmotionPeak(peaks_folder=folder)
     with ClipReader(samples[0].video) as clip:
         plan = sampler.plan(clip.info, samples[0], 0, 0)
     assert (plan.reason, plan.notes) == ("peak", {"peak": 12.0})

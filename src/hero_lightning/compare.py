@@ -252,9 +252,7 @@ def fit(job: Job) -> dict[str, Any]:
         result |= {"score": float(trainer.callback_metrics["val/score"]), "val": _answers(module, datamodule, "val")}
     result |= {"parameters": sum(p.numel() for p in module.model.parameters()), "seconds": time.monotonic() - start}
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    part = job.path.with_suffix(f".{os.getpid()}.part")
-    run_folder.write_json(part, result)
-    part.replace(job.path)  # atomic: a killed fit leaves no file, and a restart repeats it
+    run_folder.write_json(job.path, result)  # atomic: a killed fit leaves no file, and a restart repeats it
     return result
 
 
@@ -264,9 +262,9 @@ def _loader(datamodule: Any, cached: dict[str, Cached], split: str, seed: int, b
 
     parts = datamodule.index.samples
     parts.setdefault(BOTH, [*parts["train"], *parts["val"]])
-    made = datamodule.loader(split, split in ("train", BOTH), seed, batch_size)
-    clips: Any = cached.setdefault(split, Cached(made.loader.dataset))
-    return BatchLoader(clips, made.loader.collate_fn, made.batch_sampler, 0, made.index, made.policy)
+    made = datamodule.loader(split, split in ("train", BOTH), seed=seed, batch_size=batch_size)
+    clips: Any = cached.setdefault(split, Cached(made.dataset))
+    return BatchLoader(clips, made.collate, made.batch_sampler, 0, made.index, made.missing)
 
 
 def _answers(module: Any, datamodule: Any, split: str) -> dict[str, Any]:

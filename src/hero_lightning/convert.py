@@ -25,10 +25,10 @@ def main(cfg: Any) -> None:
 def convert(cfg: Any) -> int:
     """The number of faults found with check=DIR; else 0."""
     from hero_lightning.config import build
-    from hero_lightning.data.availability import write_rows
     from hero_lightning.datasets.export import Fault, check_folder, write_folder
     from hero_lightning.datasets.shards import write_shards
     from hero_lightning.errors import ConfigError, one_of
+    from hero_lightning.features.files import write_csv
 
     if (cfg.out is None) == (cfg.check is None):
         expected, got = "one of out=DIR and check=DIR", "none" if cfg.out is None else "both"
@@ -36,7 +36,7 @@ def convert(cfg: Any) -> int:
     one_of("form", cfg.form, ("folder", "shards"))
     if cfg.check is not None:
         faults = check_folder(Path(cfg.check))
-        write_rows(build.run_folder() / "faults.csv", Fault, faults)
+        write_csv(build.run_folder() / "faults.csv", Fault, faults)
         for fault in faults[: cfg.show]:
             log.error("%s: %s. Hint: %s", fault.id, fault.problem, fault.hint)
         log.info("%d faults in %s, listed in %s", len(faults), cfg.check, build.run_folder() / "faults.csv")

@@ -1,7 +1,7 @@
-"""Errors a user can act on: what was expected, what was found, where, and a hint; and the checks that raise them.
+"""Errors for the user: what was expected, what was found, where, and a hint; and the checks that raise them.
 
-Data flow: raised anywhere in the package -> caught once at the edge of a command (`hero_lightning.config.cli`), which
-shows the message without a traceback unless HYDRA_FULL_ERROR=1.
+Data flow: raised anywhere in the package -> caught by the command line (`hero_lightning.config.cli`), which prints the
+message without a traceback unless HYDRA_FULL_ERROR=1.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 
 class HeroError(Exception):
-    """A problem the user can hint.
+    """A problem that the user can fix.
 
     Args:
         problem: one sentence that says what is wrong.
-        expected: what would have been right.
+        expected: what would have been valid.
         got: what was found instead.
         where: file, sample id or config key.
-        hint: the command or edit that solves it, exactly as it is typed.
+        hint: the command or edit that fixes it, exactly as it is typed.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class HeroError(Exception):
         super().__init__("\n".join([problem, *lines]))
 
     def __reduce__(self) -> tuple:
-        # Worker processes send their errors through pickle; the default would lose the keyword arguments.
+        # Worker processes pickle their errors; the default would lose the keyword arguments.
         return _rebuild, (type(self), self.problem, self.details)
 
 
@@ -44,7 +44,7 @@ def _rebuild(kind: type[HeroError], problem: str, details: dict) -> HeroError:
 
 
 class ConfigError(HeroError):
-    """A setting is unknown, of the wrong value, or does not fit another one."""
+    """An option is unknown, has an invalid value, or contradicts another one."""
 
 
 class DataError(HeroError):
@@ -52,19 +52,19 @@ class DataError(HeroError):
 
 
 class MediaError(DataError):
-    """A video, audio or AU file cannot be read or lacks what was asked of it."""
+    """A video, audio or AU file cannot be read or lacks the requested content."""
 
 
 class FeatureError(DataError):
-    """A stored feature is missing, broken, of another width or of another identity."""
+    """A stored feature is missing, broken, of another width or made by another encoder."""
 
 
 class CheckpointError(HeroError):
-    """A checkpoint is missing, unsafe, or does not fit the data or model at hand."""
+    """A checkpoint is missing, unsafe, or does not fit the data or model."""
 
 
 def one_of(where: str, value: object, known: Iterable[object], error: type[HeroError] = ConfigError) -> None:
-    """Checks that a value is one of those known; `where` is its config key.
+    """Checks that a value is one of the known ones; `where` is its config key.
 
     Raises:
         ConfigError (or `error`): it is not.
@@ -75,12 +75,12 @@ def one_of(where: str, value: object, known: Iterable[object], error: type[HeroE
 
 
 def in_range(where: str, value: float, interval: str, error: type[HeroError] = ConfigError) -> None:
-    """Checks that a number lies in an interval; `where` is its config key.
+    """Checks that a number lies in an interval.
 
     Args:
-        where: see above.
-        value: NaN lies in none.
-        interval: as in mathematics: "[0, 1)" holds 0 but not 1; "[1, inf)" has no upper end.
+        where: config key.
+        value: the number; NaN lies in no interval.
+        interval: in mathematical notation: "[0, 1)" contains 0 but not 1; "[1, inf)" has no upper end.
 
     Raises:
         ConfigError (or `error`): it does not.
@@ -93,6 +93,6 @@ def in_range(where: str, value: float, interval: str, error: type[HeroError] = C
 
 
 def cause(error: BaseException) -> str:
-    """What really happened, in one line: kind and first line of an error that is shown inside one of ours."""
+    """Type and first line of an error, to be shown inside one of ours."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -6,7 +6,6 @@ Data flow: dataset, or single clips -> samples -> decode in workers, encode on t
 
 from __future__ import annotations
 
-import csv
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -122,19 +121,18 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
 
 def _report(modalities: Mapping[str, Modality], samples: Sequence[Sample], folder: Path) -> None:
     """Writes availability.csv (stored clips by split and reason) and failures.csv (clips without, and errors)."""
-    from hero_lightning.data.availability import AvailabilityCount, describe, tabulate, write_rows
+    from hero_lightning.data.availability import AvailabilityCount, describe, tabulate
+    from hero_lightning.features.files import write_csv
 
-    found = {s.id: {name: modality.extracted(s) for name, modality in modalities.items()} for s in samples}
+    found = {s.id: {name: modality.stored_availability(s) for name, modality in modalities.items()} for s in samples}
     table = tabulate(samples, found)
     for name, line in describe(table).items():
         log.info("%s: %s", name, line)
-    write_rows(folder / "availability.csv", AvailabilityCount, table)
+    write_csv(folder / "availability.csv", AvailabilityCount, table)
     stores = {name: modality.store for name, modality in modalities.items() if modality.store is not None}
     faults = [(s.id, name, fault) for s in samples for name, store in stores.items() if (fault := store.fault(s))]
-    with (folder / "failures.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("id", "modality", "stage", "error"))
-        writer.writerows((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
+    rows = ((id, name, fault["stage"], fault["error"]) for id, name, fault in faults)
+    write_csv(folder / "failures.csv", ("id", "modality", "stage", "error"), rows)
     log.info("%d failures, see %s", len(faults), folder / "failures.csv")
 
 

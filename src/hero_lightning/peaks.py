@@ -6,10 +6,8 @@ emotion_peak sampler reads. A restart continues; failures are listed in ledger.c
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ log = logging.getLogger(__name__)
 def peaks(cfg: Any) -> Counter[str]:
     """Finds and writes peaks; returns the number of clips by method."""
     from hero_lightning.config import build, instantiate
+    from hero_lightning.features.files import write_csv
     from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
 
@@ -41,8 +40,7 @@ def peaks(cfg: Any) -> Counter[str]:
     samples = [s for s in datamodule.samples() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
-    with ledger.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "stage", "error"), *failures])
+    write_csv(ledger, ("id", "stage", "error"), failures)
     log.info("%s: %s", folder, ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "no clip")
     if failures:
         log.warning("%d clips failed, see %s", len(failures), ledger)
@@ -90,6 +88,7 @@ class _Clips:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[str, str, str]:
+        from hero_lightning.features.files import write_atomic
         from hero_lightning.media.action_units import au_info_file
 
         sample = self.samples[index]
@@ -102,9 +101,7 @@ class _Clips:
             if not self.force and _stored(path) == self.finder.inputs(sample):
                 return sample.id, "kept", ""
             found = self.finder.find(sample)
-            written = path.with_suffix(f".{os.getpid()}.part")
-            written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            written.replace(path)
+            write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
         except DataError as error:
             return sample.id, "failed", f"{error.problem} {error.details['where'] or ''}".strip()
         except (OSError, ValueError, RuntimeError) as error:  # of readers and detectors; the other clips continue

@@ -65,7 +65,6 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
 
     from hero_lightning.config import build
     from hero_lightning.data.availability import check_all
-    from hero_lightning.data.collate import to_device
     from hero_lightning.errors import DataError
     from hero_lightning.features import Availability
 
@@ -83,7 +82,7 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
             row[name] = Availability("absent", "the run reads it from stored features and names no encoder")
     predicted = set()
     for loaded in _loader(cfg, samples, modalities, found):
-        batch = to_device(loaded.batch, torch.device(device))
+        batch = loaded.batch.to(torch.device(device))
         with torch.inference_mode():
             features = module.encode(batch)
             outputs = module.model(features, explain=True)

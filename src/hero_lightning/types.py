@@ -1,9 +1,9 @@
-"""The nouns every room shares: Sample, rows of a modality, Features, Batch.
+"""Data types shared by all packages: Sample, per-clip rows of a modality, Features, Label and Batch.
 
 Data flow: dataset -> Sample -> (worker) StoredFeatures | EncoderInput rows -> (collate) Batch -> (device) Features.
 
-Shapes: B rows of a batch, T time steps or tokens, D feature width, H W picture size, N audio samples.
-Masks are boolean, True = real. Times are seconds from the start of the clip (its span, not its file).
+Shapes: B rows of a batch, T time steps or tokens, D feature width, H W image size.
+Masks are boolean, True = valid. Times are in seconds from the start of the clip (its span, not the file).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 MODALITIES = ("frame", "face", "motion", "audio", "au", "text")
-"""Every modality in canonical order (HERO's five experts and the face crops AffectGPT adds)."""
+"""All modalities in canonical order: those of HERO's five experts, and the face crops of AffectGPT."""
 AU_NAMES = {
     1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser", 6: "cheek raiser",
     7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler",
     15: "lip corner depressor", 17: "chin raiser", 20: "lip stretcher", 23: "lip tightener", 25: "lips part",
     26: "jaw drop", 28: "lip suck", 45: "blink",
 }  # fmt: skip
-"""Action units by muscle (Ekman & Friesen, FACS); never by the emotion they may stand for."""
+"""Action units named by muscle movement (FACS, Ekman & Friesen 1978), not by the emotion they may indicate."""
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 as fractions of the picture, 0..1."""
+"""x0, y0, x1, y1 as fractions of the image size, 0..1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Media:
     """One media file of a clip, or the part of it that belongs to the clip.
 
     Attributes:
-        path: video or audio file; also an image, a folder of images, or a .npy array of pictures [T, H, W, 3].
-        span: start and end in seconds inside the file; None = all of it.
-        crop: part of the picture that belongs to the clip (IEMOCAP: the wearer's half); None = all of it.
-        rate: pictures per second of a folder or array, which does not say it; None = 25.
-        bgr: an array holds blue first (OpenFace's faces, written with OpenCV).
-        part: offset and size in bytes of the clip inside the file (a tar shard); None = the whole file.
+        path: video or audio file; also an image, a folder of images, or a .npy array of frames [T, H, W, 3].
+        span: start and end in seconds inside the file; None = the whole file.
+        crop: region of the frame that belongs to the clip (IEMOCAP: one half of the frame); None = the whole frame.
+        rate: frames per second of a folder or array, which store no rate; None = 25.
+        bgr: the channels of an array are in BGR order (OpenFace's face crops, written with OpenCV).
+        part: byte offset and size of the clip inside the file (a tar shard); None = the whole file.
     """
 
     path: Path
@@ -66,17 +66,18 @@ class Sample:
     Attributes:
         id: unique inside the dataset, over all splits.
         split: train, val, test, or another name of the dataset (test1, unlabelled).
-        video: the picture; also the sound unless `audio` is given.
-        audio: a separate sound file.
+        video: video file; its audio track is used too unless `audio` is given.
+        audio: separate audio file.
         files: further files by purpose: `features` (npy dict), `au` (csv or json), `au_info` (json), `face` (crops: an
             array, a folder of images or a video), `peak_frame` (image).
-        boxes: picture parts by modality, relative to the (cropped) picture: `face`.
-        text: what is said; gold where given, else the transcript.
-        turns: previous turns of the dialogue, oldest first (`dialogue`, `turn` say where it stands).
-        labels: Task name -> value in the dataset' own words; absent key or None = no label.
-        descriptions: words about the clip (caption, rationale, one per modality). training targets only: they are
-            written from the truth and must never reach a prompt.
-        truth: what a synthetic dataset knows about the clip (informative channels, noise levels, conflict).
+        boxes: regions by modality, relative to the (cropped) frame: `face`.
+        text: the spoken words: the dataset's transcript if it has one, else a recognised transcript.
+        dialogue: id of the dialogue; `turn` is the position of the utterance in it.
+        turns: previous turns of the dialogue, oldest first.
+        labels: Task name -> value as the dataset writes it; absent key or None = no label.
+        descriptions: texts about the clip (caption, rationale, one per modality). Training targets only: they were
+            written with knowledge of the label and must never enter a prompt.
+        truth: ground truth of a synthetic clip (informative channels, noise levels, conflict).
     """
 
     id: str
@@ -97,12 +98,12 @@ class Sample:
 
 @dataclass(slots=True)
 class StoredFeatures:
-    """One clip's features of one modality, read or computed before: nothing left to encode.
+    """One clip's precomputed features of one modality.
 
     Attributes:
         x: [T, D] float.
-        time: [T] seconds, or None where the features carry no clock.
-        measures: named numbers of the clip in words' reach, e.g. {"pitch_hz": 182.0}.
+        time: [T] seconds, or None if the features have no time stamps.
+        measures: scalar measurements of the clip by name, for evidence texts, e.g. {"pitch_hz": 182.0}.
     """
 
     x: Tensor
@@ -112,11 +113,11 @@ class StoredFeatures:
 
 @dataclass(slots=True)
 class EncoderInput:
-    """One clip's encoder input of one modality: what Encoder.preprocess made in the worker.
+    """One clip's input of the modality's encoder, as returned by Encoder.preprocess in the worker.
 
     Attributes:
         inputs: tensors of one clip, without a batch axis.
-        measures: see StoredFeatures.
+        measures: as in StoredFeatures.
     """
 
     inputs: dict[str, Tensor]
@@ -124,7 +125,7 @@ class EncoderInput:
 
 
 Row = StoredFeatures | EncoderInput | None
-"""A modality's row of one clip; None = the modality is absent."""
+"""One modality of one clip; None = the modality is missing."""
 
 
 @dataclass(slots=True)
@@ -132,8 +133,8 @@ class Features:
     """One modality's features of a batch.
 
     Attributes:
-        x: [B, T, D]; values where mask is False mean nothing (an absent row may even hold NaN).
-        mask: [B, T] True = real; a row without any True is an absent modality.
+        x: [B, T, D]; values where mask is False are undefined (they may be NaN).
+        mask: [B, T] True = valid; a row without any True is a missing modality.
         time: [B, T] seconds, or None.
     """
 
@@ -143,20 +144,20 @@ class Features:
 
     @property
     def present(self) -> Tensor:
-        """[B] True where the modality has at least one real step."""
+        """[B] True where the modality has at least one valid step."""
         return self.mask.any(dim=1)
 
 
 @dataclass(slots=True)
 class ModalityBatch:
-    """One modality of a batch before its encoder: some rows ready, some raw, some absent.
+    """One modality of a batch before encoding: R rows with stored features, W rows to encode, the rest missing.
 
     Attributes:
-        size: B, the rows of the batch.
-        stored: Features of the ready rows [R, T, D], or None.
-        stored_rows: [R] their places in the batch.
-        inputs: collated encoder inputs of the other rows, or None.
-        input_rows: [W] their places in the batch.
+        size: B, the number of rows of the batch.
+        stored: Features [R, T, D] of the rows with stored features, or None.
+        stored_rows: [R] their row numbers in the batch.
+        inputs: collated encoder inputs of the W rows to encode, or None.
+        input_rows: [W] their row numbers in the batch.
     """
 
     size: int
@@ -171,8 +172,9 @@ class Label:
     """One Task's labels of a batch.
 
     Attributes:
-        value: [B] class index (long), or [B, W] (multilabel, distribution), or [B] score (float).
-        mask: [B] True where the sample carries this label.
+        value: encoded labels, by kind of Task: class index [B] (long), labels or shares [B, C], score [B] (float),
+            vocabulary and count of other words [B, C + 1], packed comparisons [B, M] (long).
+        mask: [B] True where the sample has this label.
     """
 
     value: Tensor
@@ -181,14 +183,15 @@ class Label:
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of one or more items.
+    """B rows of one or more items (a sample, a dialogue or a comparison).
 
     Attributes:
-        index: [B] row number of the sample in its split: the key under which a prediction counts once.
-        group: [B] which item of the batch a row belongs to; `order` [B] its place inside the item.
+        index: [B] row number of the sample in its split; predictions are deduplicated by it.
+        group: [B] item of the batch that a row belongs to.
+        order: [B] position of the row inside its item.
         modalities: modality name -> ModalityBatch.
         labels: Task name -> Label.
-        samples: the Samples themselves (ids, text, turns, speaker, truth), B of them.
+        samples: the B Samples.
         measures: per row, modality -> measures.
     """
 
@@ -205,12 +208,12 @@ class Batch:
 
     @property
     def ids(self) -> list[str]:
-        """Sample ids, B of them."""
+        """The B sample ids."""
         return [s.id for s in self.samples]
 
 
 def pad(rows: list[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
-    """B rows [T_b, ...] of different length -> [B, T, ...] filled up with `value`, and the mask [B, T]."""
+    """B rows [T_b, ...] of different lengths -> [B, T, ...] padded with `value`, and the mask [B, T]."""
     length = max((r.shape[0] for r in rows), default=0)
     out = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), value)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -221,35 +224,36 @@ def pad(rows: list[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
 
 
 def link_dialogues(samples: list[Sample]) -> list[Sample]:
-    """Gives every sample its previous turns, per (split, dialogue), in order of `turn`.
+    """Sets every sample's previous turns, per split and dialogue, in order of `turn`.
 
-    Samples without a dialogue, or that come with turns, are returned as they are. Turns without text are left out of
-    the context.
+    Samples without a dialogue, or with turns already set, are returned unchanged. Turns without text are left out.
     """
-    past: dict[tuple[str, str], list[Sample]] = {}
+    members: dict[tuple[str, str], list[Sample]] = {}
     for s in samples:
         if s.dialogue is not None:
-            past.setdefault((s.split, s.dialogue), []).append(s)
+            members.setdefault((s.split, s.dialogue), []).append(s)
     turns: dict[str, tuple[Turn, ...]] = {}
-    for members in past.values():
-        members.sort(key=lambda s: (s.turn is None, s.turn or 0))
-        said = [Turn(m.speaker, m.text) for m in members if m.text]
-        spoken = 0
-        for m in members:
-            turns[m.id] = tuple(said[:spoken])
-            spoken += bool(m.text)
+    for dialogue in members.values():
+        previous: tuple[Turn, ...] = ()
+        for s in sorted(dialogue, key=_turn):
+            turns[s.id] = previous
+            previous += (Turn(s.speaker, s.text),) if s.text else ()
     return [replace(s, turns=turns[s.id]) if s.id in turns and not s.turns else s for s in samples]
 
 
 def dialogues(samples: list[Sample]) -> list[tuple[int, ...]]:
-    """Row numbers of the turns of every dialogue, in order of `turn`; a sample without one stands alone."""
-    talks: dict[str | int, list[int]] = {}
+    """Row numbers of every dialogue's samples, in order of `turn`; a sample without a dialogue is one of its own."""
+    rows: dict[str | int, list[int]] = {}
     for row, s in enumerate(samples):
-        talks.setdefault(row if s.dialogue is None else s.dialogue, []).append(row)
-    place = [(s.turn is None, s.turn or 0) for s in samples]
-    return [tuple(sorted(rows, key=place.__getitem__)) for rows in talks.values()]
+        rows.setdefault(row if s.dialogue is None else s.dialogue, []).append(row)
+    return [tuple(sorted(members, key=lambda row: _turn(samples[row]))) for members in rows.values()]
+
+
+def _turn(sample: Sample) -> tuple[bool, int]:
+    """Sort key of the turns of a dialogue; samples without a turn number come last."""
+    return sample.turn is None, sample.turn or 0
 
 
 def measures_of(rows: Mapping[str, Row]) -> dict[str, dict[str, float]]:
-    """The measures of one clip's rows by modality; modalities without any are left out."""
+    """Measures of one clip by modality; modalities without any are left out."""
     return {name: row.measures for name, row in rows.items() if row is not None and row.measures}

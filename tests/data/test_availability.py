@@ -8,15 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hero_lightning.data.availability import (
-    KNOWN,
-    DatasetIndex,
-    Entry,
-    apply_policy,
-    check_all,
-    describe,
-    tabulate,
-)
+from hero_lightning.data.availability import KNOWN, DatasetIndex, Entry, apply_policy, check_all, describe, tabulate
 from hero_lightning.errors import DataError
 from hero_lightning.features.source import Availability
 from hero_lightning.types import Media, Sample

@@ -13,23 +13,33 @@ from hero_lightning.features.foreign.hero_npy import NpyDict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask, ScoreTask, Task
 from hero_lightning.types import Sample
-from tests.datasets.datasets import EMOTIONS, dataset, folder, talk, three_splits, words, write_folder
+from tests.datasets.small_datasets import (
+    EMOTIONS,
+    by_id,
+    dataset,
+    folder,
+    sizes,
+    talk,
+    three_splits,
+    words,
+    write_folder,
+)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("batch_size", 0, "at least 1"),
-        ("num_workers", -1, "at least 0"),
-        ("seed", -1, "at least 0"),
+        ("batch_size", 0, "[1, inf)"),
+        ("num_workers", -1, "[0, inf)"),
+        ("seed", -1, "[0, inf)"),
         ("missing", "ignore", "error, skip, mask"),
         ("unknown_label", "keep", "error, drop"),
-        ("val_fraction", 0.0, "a share above 0"),
-        ("test_fraction", 0.9, "below 1 - val_fraction"),
-        ("limit", 0, "at least 1, or null"),
-        ("balance", "arousal", "one of ['emotion'], or null"),
-        ("modalities", {}, "at least one modality"),
-        ("tasks", {}, "at least one task"),
+        ("val_fraction", 0.0, "(0, 1)"),
+        ("test_fraction", 0.9, "[0, 0.9)"),
+        ("limit", 0, "[1, inf)"),
+        ("balance", "arousal", "None, emotion"),
+        ("modalities", {}, "at least one"),
+        ("tasks", {}, "at least one"),
     ],
 )
 def test_wrong_settings_name_their_key(key, value, expected):
@@ -40,19 +50,19 @@ def test_wrong_settings_name_their_key(key, value, expected):
 
 
 def test_index_is_made_once():
-    data = dataset(three_splits())
-    index = data.build_index()
-    data.given = []
-    data.setup("fit")
-    data.prepare_data()
-    assert data.build_index() is index
-    assert data.dims == {"text": 8}
+    datamodule = dataset(three_splits())
+    index = datamodule.build_index()
+    datamodule.given = []
+    datamodule.setup("fit")
+    datamodule.prepare_data()
+    assert datamodule.build_index() is index
+    assert datamodule.dims == {"text": 8}
     assert index.classes == {"emotion": list(EMOTIONS)}
-    assert {k: len(v) for k, v in index.samples.items()} == {"train": 12, "val": 5, "test": 4}
+    assert sizes(datamodule) == {"train": 12, "val": 5, "test": 4}
 
 
 def test_no_samples():
-    with pytest.raises(DataError, match="holds no sample"):
+    with pytest.raises(DataError, match="has no samples"):
         dataset([]).build_index()
 
 
@@ -64,40 +74,38 @@ def test_duplicate_ids():
 
 def test_dialogues_are_linked():
     given = [replace(s, dialogue="d", turn=9 - k) for k, s in enumerate(talk(4))]
-    data = dataset([*given, *talk(3, "val", "v")])
-    assert [t.text for t in data.index.samples["train"][0].turns] == [s.text for s in reversed(given[1:])]
+    datamodule = dataset([*given, *talk(3, "val", "v")])
+    assert [t.text for t in datamodule.index.samples["train"][0].turns] == [s.text for s in reversed(given[1:])]
 
 
 def test_missing_splits_are_made_and_named():
-    data = dataset(talk(60), val_fraction=0.2, test_fraction=0.1)
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 42, "val": 12, "test": 6}
-    assert "0.2 of train by single samples" in data.index.split_origin["val"]
+    datamodule = dataset(talk(60), val_fraction=0.2, test_fraction=0.1)
+    assert sizes(datamodule) == {"train": 42, "val": 12, "test": 6}
+    assert "0.2 of train by single samples" in datamodule.index.split_origin["val"]
     again = dataset(talk(60), val_fraction=0.2, test_fraction=0.1, seed=7)
-    assert again.index.samples["val"] == data.index.samples["val"], "the run's seed must not move a split"
+    assert again.index.samples["val"] == datamodule.index.samples["val"], "the run's seed must not move a split"
     other = dataset(talk(60), val_fraction=0.2, test_fraction=0.1, split_seed=7)
-    assert other.index.samples["val"] != data.index.samples["val"]
+    assert other.index.samples["val"] != datamodule.index.samples["val"]
 
 
 def test_limit_and_use_splits():
-    data = dataset(three_splits(), limit=3)
-    assert [len(v) for v in data.index.samples.values()] == [3, 3, 3]
-    assert [s.id for s in data.index.samples["train"]] == ["s0", "s1", "s2"]
-    data = dataset(three_splits(), use_splits=["val"])
-    assert list(data.index.samples) == data.test_splits == ["val"]
-    assert data.index.classes == {"emotion": list(EMOTIONS)}, "classes still come from train"
-    assert [b.ids for b in data.test_dataloader()] == [["v0", "v1", "v2", "v3"], ["v4"]]
-    with pytest.raises(DataError, match="no split 'test3'") as caught:
+    datamodule = dataset(three_splits(), limit=3)
+    assert [len(v) for v in datamodule.index.samples.values()] == [3, 3, 3]
+    assert [s.id for s in datamodule.index.samples["train"]] == ["s0", "s1", "s2"]
+    datamodule = dataset(three_splits(), use_splits=["val"])
+    assert list(datamodule.index.samples) == datamodule.test_splits == ["val"]
+    assert datamodule.index.classes == {"emotion": list(EMOTIONS)}, "classes still come from train"
+    assert [b.ids for b in datamodule.test_dataloader()] == [["v0", "v1", "v2", "v3"], ["v4"]]
+    with pytest.raises(DataError, match=r"Unknown dataset\.use_splits") as caught:
         dataset(three_splits(), use_splits=["test3"]).build_index()
     assert caught.value.details["expected"] == "test, train, val"
 
 
 def test_several_test_parts():
-    data = dataset([*three_splits(), *talk(3, "test2", "u"), *talk(2, "unlabelled", "w")])
-    assert data.test_splits == ["test", "test2"]
-    assert [[b.ids for b in part] for part in data.test_dataloader()] == [
-        [["t0", "t1", "t2", "t3"]],
-        [["u0", "u1", "u2"]],
-    ]
+    datamodule = dataset([*three_splits(), *talk(3, "test2", "u"), *talk(2, "unlabelled", "w")])
+    assert datamodule.test_splits == ["test", "test2"]
+    served = [[b.ids for b in part] for part in datamodule.test_dataloader()]
+    assert served == [[["t0", "t1", "t2", "t3"]], [["u0", "u1", "u2"]]]
 
 
 # ---- tasks
@@ -110,25 +118,25 @@ def test_unknown_labels():
         dataset(given).build_index()
     assert "v2 (val)" in str(caught.value)
     assert "bored" in str(caught.value)
-    data = dataset(given, unknown_label="drop")
-    (entry,) = data.index.ledger
+    datamodule = dataset(given, unknown_label="drop")
+    (entry,) = datamodule.index.ledger
     assert (entry.id, entry.split, entry.modality, entry.kind) == ("v2", "val", "emotion", "unknown")
-    assert "1 unknown labels were dropped" in data.index.notes
-    (batch, _) = data.loader("val")
+    assert "1 unknown labels were dropped" in datamodule.index.notes
+    (batch, _) = datamodule.loader("val")
     assert batch.ids[2] == "v2"
     assert batch.labels["emotion"].mask.tolist() == [True, True, False, True]
-    assert given[14].labels["emotion"] == "bored", "the dataset' own sample was changed"
+    assert given[14].labels["emotion"] == "bored", "the dataset's own sample was changed"
 
 
 def test_labels_of_another_dataset_are_mapped():
     run = Task.from_state(ClassTask("emotion").fit(["joy", "neutral", "fear"]).state())
     given = three_splits()
-    data = dataset(given, tasks={"emotion": run}, label_map={"happy": "joy"}, use_splits=["val"])
-    assert data.index.classes == {"emotion": ["fear", "joy", "neutral"]}
-    (batch, _) = data.test_dataloader()
+    datamodule = dataset(given, tasks={"emotion": run}, label_map={"happy": "joy"}, use_splits=["val"])
+    assert datamodule.index.classes == {"emotion": ["fear", "joy", "neutral"]}
+    (batch, _) = datamodule.test_dataloader()
     assert batch.labels["emotion"].mask.tolist() == [True, True, False, True]
     assert batch.labels["emotion"].value[:2].tolist() == [1, 2]
-    assert data.index.notes == ["1 unknown labels were dropped"]
+    assert datamodule.index.notes == ["1 unknown labels were dropped"]
     assert given[0].labels == {"emotion": "happy"}
     with pytest.raises(DataError, match="Unknown label"):
         dataset(three_splits(), tasks={"emotion": run}).build_index()
@@ -136,7 +144,7 @@ def test_labels_of_another_dataset_are_mapped():
 
 def test_official_class_order_unless_configured(monkeypatch):
     monkeypatch.setattr(
-        "tests.datasets.datasets.ListDataset.class_orders", {"emotion": ("sad", "fear", "neutral", "happy")}
+        "tests.datasets.small_datasets.ListDataset.class_orders", {"emotion": ("sad", "fear", "neutral", "happy")}
     )
     assert dataset(three_splits()).index.classes["emotion"] == ["sad", "fear", "neutral", "happy"]
     own = {"emotion": ClassTask("emotion", ["neutral", "happy", "sad"])}
@@ -145,32 +153,25 @@ def test_official_class_order_unless_configured(monkeypatch):
 
 def test_tasks_without_labels_are_left_out(caplog):
     both = dataset([]).tasks | {"score": ScoreTask("score", -3, 3)}
-    data = dataset(three_splits(), tasks=both)
-    assert "task score is left out: no train sample has a label 'score'" in data.index.notes
-    assert list(data.tasks) == ["emotion"]
+    datamodule = dataset(three_splits(), tasks=both)
+    assert "task score is left out: no train sample has a label 'score'" in datamodule.index.notes
+    assert list(datamodule.tasks) == ["emotion"]
     with pytest.raises(DataError, match="No task is left") as caught:
         dataset(three_splits(), tasks={"score": both["score"]}).build_index()
     assert "['emotion']" in str(caught.value)
-
-
-def test_a_fitted_target_keeps_its_classes():
-    fitted = Task.from_state(ClassTask("emotion").fit(["happy", "neutral", "sad", "fear"]).state())
-    data = dataset(three_splits(), tasks={"emotion": fitted})
-    assert data.index.classes["emotion"] == ["fear", *EMOTIONS]
-    assert data.tasks["emotion"].prior[0] == 0.25
 
 
 def test_without_train_classes_must_be_known():
     with pytest.raises(DataError, match="classes of task emotion are unknown"):
         dataset(talk(4, "test")).build_index()
     known = {"emotion": ClassTask("emotion", EMOTIONS)}
-    data = dataset(talk(4, "test"), tasks=known)
-    assert list(data.index.samples) == ["test"]
-    assert data.val_dataloader() == []
+    datamodule = dataset(talk(4, "test"), tasks=known)
+    assert list(datamodule.index.samples) == ["test"]
+    assert datamodule.val_dataloader() == []
 
 
 def test_official_counts_are_compared(monkeypatch):
-    monkeypatch.setattr("tests.datasets.datasets.ListDataset.official_counts", {"train": 12, "val": 6, "test9": 1})
+    monkeypatch.setattr("tests.datasets.small_datasets.ListDataset.official_counts", {"train": 12, "val": 6})
     assert dataset(three_splits()).index.notes == ["list val has 5 samples; the official count is 6"]
 
 
@@ -180,12 +181,12 @@ def test_official_counts_are_compared(monkeypatch):
 def test_a_modality_that_no_clip_has_is_left_out(caplog):
     absent = Modality("audio", "preextracted", source=NpyDict("nowhere", "hubert"))
     modalities = {"audio": absent, "text": words()}
-    data = dataset(three_splits(), modalities=modalities)
-    assert data.dims == {"text": 8}
-    assert data.index.notes == ["modality audio is left out: no clip has it (no feature file)"]
+    datamodule = dataset(three_splits(), modalities=modalities)
+    assert datamodule.dims == {"text": 8}
+    assert datamodule.index.notes == ["modality audio is left out: no clip has it (no feature file)"]
     assert caplog.text.count("modality audio is left out") == 1
-    assert list(next(iter(data.loader("train"))).modalities) == ["text"]
-    assert not data.index.ledger
+    assert list(next(iter(datamodule.loader("train"))).modalities) == ["text"]
+    assert not datamodule.index.ledger
     with pytest.raises(DataError, match="No modality is left"):
         dataset(three_splits(), modalities={"audio": absent}).build_index()
     with pytest.raises(DataError, match="21 clips lack a modality"):
@@ -202,10 +203,7 @@ def test_policies_on_real_modalities(tmp_path):
         ("c4", "audio", "absent"), ("c4", "frame", "absent"), ("c5", "audio", "broken"), ("c5", "frame", "broken"),
     }  # fmt: skip
     skipped = folder(tmp_path, missing="skip")
-    assert {s.id for rows in skipped.index.samples.values() for s in rows} == {f"c{k}" for k in range(20)} - {
-        "c4",
-        "c5",
-    }
+    assert set(by_id(skipped)) == {f"c{k}" for k in range(20)} - {"c4", "c5"}
     assert "2 samples were left out, see ledger.csv" in skipped.index.notes
     ids = [i for split in skipped.index.samples for b in skipped.loader(split) for i in b.ids]
     assert len(ids) == len(set(ids)) == 18, "a clip was replaced by another"
@@ -224,16 +222,16 @@ def test_mode_auto_is_stored_before_training(tmp_path):
     given = three_splits()
     given[3].text = None
     live = next(iter(dataset(given, tmp_path).loader("train"))).modalities["text"]
-    data, late = (dataset(given, tmp_path, modalities={"text": words("auto")}) for _ in range(2))
+    datamodule, late = (dataset(given, tmp_path, modalities={"text": words("auto")}) for _ in range(2))
     assert late.index.availability["s0"]["text"].mode == "realtime"
-    data.prepare_data()
-    assert {r["text"].mode for r in data.index.availability.values()} == {"preextracted"}
+    datamodule.prepare_data()
+    assert {r["text"].mode for r in datamodule.index.availability.values()} == {"preextracted"}
     late.setup()  # another process, which made its index before the store was filled
     assert {r["text"].mode for r in late.index.availability.values()} == {"preextracted"}
     stored = next(iter(late.loader("train"))).modalities["text"].stored
     encoder = words().encoder_module()
     assert torch.equal(stored.x, encoder(live.inputs).x)
-    assert "s3" not in data.index.availability
+    assert "s3" not in datamodule.index.availability
     kept = dataset(given, tmp_path, modalities={"text": words("auto", cache=False)})
     kept.prepare_data()
     assert kept.index.availability["s0"]["text"].mode == "preextracted", "a stored feature is read"
@@ -244,20 +242,32 @@ def test_mode_auto_is_stored_before_training(tmp_path):
 
 def test_balance_in_the_loader():
     given = [s for s in talk(30) if s.labels["emotion"] != "sad" or s.id in ("s2", "s5")]
-    data = dataset([*given, *talk(3, "val", "v")], balance="emotion", batch_size=3)
-    ids = [s.labels["emotion"] for b in data.loader("train", shuffle=True) for s in b.samples]
+    datamodule = dataset([*given, *talk(3, "val", "v")], balance="emotion", batch_size=3)
+    ids = [s.labels["emotion"] for b in datamodule.loader("train", shuffle=True) for s in b.samples]
     assert [ids.count(e) for e in EMOTIONS] == [7, 7, 7]
-    ids = [i for b in data.loader("val") for i in b.ids]
+    ids = [i for b in datamodule.loader("val") for i in b.ids]
     assert ids == ["v0", "v1", "v2"], "evaluation must not be balanced"
 
 
 def test_bucketed_batches_hold_like_lengths():
-    data = dataset([*talk(60), *talk(3, "val", "v")], batch_size=6)
-    spread = [len({len(s.text.split()) for s in b.samples}) for b in data.loader("train", shuffle=True)]
-    assert sum(spread) / len(spread) < 2.5
-    data.bucket = False
-    spread = [len({len(s.text.split()) for s in b.samples}) for b in data.loader("train", shuffle=True)]
-    assert sum(spread) / len(spread) > 2.5
+    for bucket in (True, False):
+        datamodule = dataset([*talk(60), *talk(3, "val", "v")], batch_size=6, bucket=bucket)
+        spread = [len({len(s.text.split()) for s in b.samples}) for b in datamodule.loader("train", shuffle=True)]
+        assert (sum(spread) / len(spread) < 2.5) == bucket
+
+
+def test_a_loader_may_have_its_own_seed_and_batch_size():
+    batches = [b.ids for b in dataset(three_splits(), seed=7, batch_size=3).loader("train", shuffle=True)]
+    own = dataset(three_splits()).loader("train", shuffle=True, seed=7, batch_size=3)
+    assert [b.ids for b in own] == batches != [b.ids for b in dataset(three_splits()).loader("train", shuffle=True)]
+
+
+def test_fitted_tasks_replace_those_of_the_same_name():
+    datamodule = dataset(three_splits())
+    fitted = Task.from_state(ClassTask("emotion").fit(["happy", "neutral", "sad", "fear"]).state())
+    datamodule.use_tasks({"emotion": fitted, "valence": ScoreTask("valence", -1, 1)})
+    assert datamodule.index.classes == {"emotion": ["fear", *EMOTIONS]}
+    assert datamodule.tasks["emotion"].prior[0] == 0.25
 
 
 class Recorder(pl.LightningModule):
@@ -294,28 +304,30 @@ class KillAt(pl.Callback):
             raise KeyError("killed")
 
 
-def fit(data, epochs=3, callbacks=(), resume=None):
-    module = Recorder()
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
+def trainer(callbacks=(), **options):
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=list(callbacks),
-    )
+        use_distributed_sampler=False, callbacks=list(callbacks), **options,
+    )  # fmt: skip
+
+
+def fit(datamodule, epochs=3, callbacks=(), resume=None):
+    module = Recorder()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
+        trainer(callbacks, max_epochs=epochs).fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=False)
     except KeyError:
         assert callbacks
     return module.seen
 
 
+def long(**options):
+    return dataset([*talk(26), *talk(3, "val", "v")], seed=5, **options)
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
-    return fit(dataset([*talk(26), *talk(3, "val", "v")], seed=5))
+    return fit(long())
 
 
 def test_training_draws_every_sample_once_per_epoch(undisturbed):
@@ -327,42 +339,36 @@ def test_training_draws_every_sample_once_per_epoch(undisturbed):
 
 
 def test_workers_do_not_change_the_order(undisturbed):
-    assert fit(dataset([*talk(26), *talk(3, "val", "v")], seed=5, num_workers=2)) == undisturbed
+    assert fit(long(num_workers=2)) == undisturbed
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 2), (1, 0), (1, 6)])
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, undisturbed, epoch, batch):
-    make = lambda: dataset([*talk(26), *talk(3, "val", "v")], seed=5)  # noqa: E731
-    killed = fit(make(), callbacks=[KillAt(tmp_path / "last.ckpt", epoch, batch)])
-    resumed = fit(make(), resume=tmp_path / "last.ckpt")
+    killed = fit(long(), callbacks=[KillAt(tmp_path / "last.ckpt", epoch, batch)])
+    resumed = fit(long(), resume=tmp_path / "last.ckpt")
     assert killed + resumed == undisturbed
 
 
 def test_a_finished_run_goes_on_with_the_next_epoch(tmp_path, undisturbed):
-    make = lambda: dataset([*talk(26), *talk(3, "val", "v")], seed=5)  # noqa: E731
     save = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="last")
-    first = fit(make(), epochs=2, callbacks=[save])
-    assert first + fit(make(), resume=tmp_path / "last.ckpt") == undisturbed
+    first = fit(long(), epochs=2, callbacks=[save])
+    assert first + fit(long(), resume=tmp_path / "last.ckpt") == undisturbed
 
 
 def test_the_loader_leaves_the_global_random_state_alone():
-    data = dataset(three_splits())
+    datamodule = dataset(three_splits())
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    list(data.loader("train", shuffle=True))
+    list(datamodule.loader("train", shuffle=True))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_predict_serves_every_test_sample(tmp_path):
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False)
-    found = trainer.predict(Recorder(), datamodule=dataset(three_splits()))
+def test_predict_serves_every_test_sample():
+    found = trainer().predict(Recorder(), datamodule=dataset(three_splits()))
     assert found == [["t0", "t1", "t2", "t3"]]
 
 
 def test_overfitting_keeps_its_batches():
-    data, module = dataset(three_splits()), Recorder()
-    pl.Trainer(
-        max_epochs=2, overfit_batches=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    ).fit(module, datamodule=data)  # fmt: skip
+    module = Recorder()
+    trainer(max_epochs=2, overfit_batches=1).fit(module, datamodule=dataset(three_splits()))
     assert [ids for _, _, ids in module.seen] == [("s0", "s1", "s2", "s3")] * 2

@@ -1,4 +1,4 @@
-"""Training and evaluation order: near-uniform classes, disjoint ranks, reproducible, resumable (invariant 13)."""
+"""Training and evaluation order: near-uniform classes, disjoint ranks, reproducible, resumable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASE = st.tuples(
     st.integers(0, 5),  # seed
     st.integers(0, 9),  # epoch
     st.booleans(),  # bucket
-    st.booleans(),  # balance
+    st.sampled_from([None, "even", "ratios"]),  # balance
 )
 
 
@@ -33,6 +33,7 @@ def make(case, rank=0, world=None, batch=None):
         batch or size,
         seed=seed,
         classes=(np.arange(count) ** 2 % 3).tolist() if balance else None,
+        ratios=[1.0, 2.5, 0.5] if balance == "ratios" else None,
         lengths=rng.integers(1, 50, count).tolist() if bucket else None,
         rank=rank,
         world=world or ranks,

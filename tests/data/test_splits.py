@@ -107,8 +107,8 @@ def test_another_part_serves_as_test():
     assert found["test"] == {f"v{k}" for k in range(5)}
     assert len(found["val"]) == 4
     assert found["val"] <= {s.id for s in samples if s.split == "train"}
-    assert origin["test"] == "the dataset' val part, for want of a test part"
-    with pytest.raises(ConfigError, match="No such split can serve as test"):
+    assert origin["test"] == "the dataset's val split, because it has no test split"
+    with pytest.raises(ConfigError, match=r"Unknown dataset\.test_from"):
         make_splits(samples, BOTH, test_from="dev2")
     official = [*samples, Sample("t", "test")]
     assert make_splits(official, {"val": 0.1}, test_from="val")[0] == official

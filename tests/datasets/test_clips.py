@@ -19,8 +19,8 @@ def test_files_of_one_stem_are_one_clip(tmp_path):
     a, b, c = find_clips(tmp_path)
     assert [s.id for s in (a, b, c)] == ["a", "b", "c"]
     assert (a.video.path.name, a.audio.path.name, a.text) == ("a.mp4", "a.wav", "hello")
-    beside = {"au": "a.csv", "au_info": "a_au_analysis.json", "peak_frame": "a_peak_frame.png"}
-    assert {kind: path.name for kind, path in a.files.items()} == beside
+    expected = {"au": "a.csv", "au_info": "a_au_analysis.json", "peak_frame": "a_peak_frame.png"}
+    assert {kind: path.name for kind, path in a.files.items()} == expected
     assert (b.audio, b.text, b.files) == (None, None, {})
     assert c.video is None
     assert [s.id for s in find_clips(tmp_path / "*.mp4")] == ["a"]

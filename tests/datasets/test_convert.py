@@ -15,14 +15,13 @@ from hero_lightning.datasets.export import check_folder, write_folder
 from hero_lightning.datasets.folder import FolderDataModule, read_record, to_record
 from hero_lightning.encoders.handcrafted import AuValues, FrameHog, HashedWords, LogMelProsody
 from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.tasks import ClassTask, ScoreTask
 from hero_lightning.types import Media, Sample, Turn
-from tests.datasets.datasets import dataset, features, folder, words
-from tests.datasets.datasets import write_folder as made_folder
+from tests.datasets.small_datasets import dataset, features, folder, words
+from tests.datasets.small_datasets import write_folder as made_folder
 from tests.datasets.test_meld import meld, write_csv
 from tests.helpers import in_process
 
@@ -39,7 +38,7 @@ FULL = Sample(
     turn=3,
     labels={"emotion": "sad", "valence": -0.25, "votes": {"sad": 2, "fear": 1}, "open": ["sad", "tired"]},
     descriptions={"caption": "c", "rationale": "r", "audio": "a low voice", "face": "a frown"},
-    truth={"is_counterfactual": True, "informative": ["audio"]},
+    truth={"informative": ["audio"]},
 )
 
 
@@ -62,7 +61,7 @@ def test_a_record_carries_all_of_a_sample(sample):
      {"turns": ["hello"]}, {"labels": ["sad"]}, {"video": {"path": "a", "length": 3}}],
 )  # fmt: skip
 def test_a_bad_record_is_named(bad):
-    with pytest.raises(DataError, match=r"wrong form[\s\S]*record 7"):
+    with pytest.raises(DataError, match=r"another form[\s\S]*record 7"):
         read_record({"video_id": "a", **bad}, "record 7")
 
 
@@ -110,16 +109,16 @@ def test_demo_and_back(tmp_path):
     }
     tasks = {"emotion": ClassTask("emotion"), "valence": ScoreTask("valence", -1, 1)}
     options = {"features_root": tmp_path / "stores", "modalities": modalities, "tasks": tasks}
-    data = DemoDataModule(root=tmp_path / "demo", clips=24, **options)
-    data.prepare_data()
-    written = write_folder(data, tmp_path / "out")
+    datamodule = DemoDataModule(root=tmp_path / "demo", clips=24, **options)
+    datamodule.prepare_data()
+    written = write_folder(datamodule, tmp_path / "out")
     assert set(written) == set(modalities)
     assert written["frame"] == 24
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(tasks["emotion"].classes)
     fresh = {"emotion": ClassTask("emotion"), "valence": ScoreTask("valence", -1, 1)}
     again = back(tmp_path / "out", modalities, fresh)
-    assert_equal(data, again)
-    assert again.index.classes == data.index.classes
+    assert_equal(datamodule, again)
+    assert again.index.classes == datamodule.index.classes
     assert again.index.split_origin["val"] == "given by the dataset"
     assert check_folder(tmp_path / "out") == []
     batch = next(iter(again.loader("train", shuffle=True)))
@@ -129,30 +128,30 @@ def test_demo_and_back(tmp_path):
 def test_meld_and_back(tmp_path):
     write_csv(tmp_path, "train", {d: range(3) for d in range(20)})
     write_csv(tmp_path, "dev", {0: [0, 2, 5], 1: [0]})
-    data = meld(tmp_path, modalities={"text": words("auto")}, test_from="dev")
-    data.prepare_data()
-    write_folder(data, tmp_path / "out")
+    datamodule = meld(tmp_path, modalities={"text": words("auto")}, test_from="dev")
+    datamodule.prepare_data()
+    write_folder(datamodule, tmp_path / "out")
     tasks = {"emotion": ClassTask("emotion"), "sentiment": ClassTask("sentiment")}
     again = back(tmp_path / "out", ["text"], tasks)
-    assert_equal(data, again)
+    assert_equal(datamodule, again)
     assert again.index.samples.keys() == {"train", "val", "test"}
-    assert again.gathered[1].turns == data.gathered[1].turns != ()
+    assert again.gathered[1].turns == datamodule.gathered[1].turns != ()
     assert check_folder(tmp_path / "out") == []
 
 
 def test_folder_and_back(tmp_path):
     made_folder(tmp_path / "in", 12)
-    data = folder(tmp_path / "in")
-    write_folder(data, tmp_path / "out")
-    assert_equal(data, folder(tmp_path / "out"))
+    datamodule = folder(tmp_path / "in")
+    write_folder(datamodule, tmp_path / "out")
+    assert_equal(datamodule, folder(tmp_path / "out"))
 
 
 def test_what_cannot_be_written(tmp_path, caplog):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    data = dataset([Sample("a", "train", text="hi", labels={"emotion": e}) for e in "x"], tmp_path)
+    datamodule = dataset([Sample("a", "train", text="hi", labels={"emotion": e}) for e in "x"], tmp_path)
     with pytest.raises(DataError, match="not empty"):
-        write_folder(data, tmp_path / "full")
+        write_folder(datamodule, tmp_path / "full")
     rows = [Sample(id, "train", text="hi", labels={"emotion": id[-1]}) for id in ("../a", "b", "c", "d")]
     with pytest.raises(DataError, match="cannot be a file name"):
         write_folder(dataset(rows, tmp_path), tmp_path / "out")
@@ -165,10 +164,12 @@ def test_what_cannot_be_written(tmp_path, caplog):
 
 
 def test_pairs_are_not_lost_silently(tmp_path, caplog):
-    data = dataset([Sample(f"s{k}", "train", text="hi", labels={"emotion": "ab"[k % 2]}) for k in range(9)], tmp_path)
-    data.items = lambda split: [(0, 1)]
-    write_folder(data, tmp_path / "out")
-    assert "pairs and lists have no place" in caplog.text
+    datamodule = dataset(
+        [Sample(f"s{k}", "train", text="hi", labels={"emotion": "ab"[k % 2]}) for k in range(9)], tmp_path
+    )
+    datamodule.items = lambda split: [(0, 1)]
+    write_folder(datamodule, tmp_path / "out")
+    assert "pairs and lists do not exist" in caplog.text
 
 
 def test_check_lists_every_fault(tmp_path):
@@ -196,12 +197,12 @@ def test_check_lists_every_fault(tmp_path):
         ("c3", "the id occurs twice"),
         ("record 14", "A record lacks 'video_id'"),
         ("bad", "emotion 'joyful' is not in classes.json"),
-        ("form", "A record has a value of a wrong form"),
+        ("form", "A record has a value of another form"),
         ("record 18", "A record is not an object"),
         ("c1", "splits.json lists it twice"),
         ("stranger", "splits.json lists it, but it has no record"),
-        ("bad", "no list of splits.json names it"),
-        ("gone", "no list of splits.json names it"),
+        ("bad", "splits.json does not list it"),
+        ("gone", "splits.json does not list it"),
         ("gone", "there is no feature file"),
         ("gone", f"file missing: {tmp_path / 'gone.mp4'}"),
         ("bad", "Feature clip holds NaN or Inf"),
@@ -219,7 +220,7 @@ def test_check_of_broken_lists(tmp_path):
     made_folder(tmp_path, 3, classes={"sad": 0}, splits=["c1"])
     assert [f.id for f in check_folder(tmp_path)] == ["classes.json", "splits.json"]
     (tmp_path / "classes.json").write_text("[")
-    assert "not legal JSON" in check_folder(tmp_path)[0].problem
+    assert "not valid JSON" in check_folder(tmp_path)[0].problem
 
 
 def table(root, columns, cells):

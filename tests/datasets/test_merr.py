@@ -6,19 +6,20 @@ import json
 
 import pytest
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import DataError
 from hero_lightning.media.frame_samplers import EmotionPeak
 from hero_lightning.media.types import ClipInfo
-from tests.datasets.datasets_b import bare, build, merr
+from tests.datasets.official_trees import bare, build, merr
+from tests.datasets.small_datasets import sizes
 
 
 def test_fine(tmp_path):
-    data = build("merr", tmp_path / "c")
-    index = data.index
-    assert {k: len(v) for k, v in index.samples.items()} == {"train": 12, "val": 1, "test": 1}
+    datamodule = build("merr", tmp_path / "c")
+    index = datamodule.index
+    assert sizes(datamodule) == {"train": 12, "val": 1, "test": 1}
     assert index.classes["emotion"][6:] == ["fear", "contempt", "doubt"]
     assert "merr train has 14 samples; the official count is 4487" in index.notes
-    clips = {s.id: s for s in data.samples()}
+    clips = {s.id: s for s in datamodule.samples()}
     whole, poor, old = (clips[f"clip_{k:04d}"] for k in (0, 1, 2))
     assert (whole.text, whole.labels, whole.truth) == ("oh 0", {"emotion": "surprise"}, {"peak_index": 0})
     assert whole.descriptions == {"rationale": "reason 0", "au": "wide eyes; jaw drop", "audio": "raised"}
@@ -28,9 +29,9 @@ def test_fine(tmp_path):
 
 
 def test_coarse(tmp_path):
-    data = build("merr", tmp_path / "c", grain="coarse")
-    assert data.samples()[0].descriptions["caption"] == "templated"
-    assert "merr train has 14 samples; the official count is 28618" in data.index.notes
+    datamodule = build("merr", tmp_path / "c", grain="coarse")
+    assert datamodule.samples()[0].descriptions["caption"] == "templated"
+    assert "merr train has 14 samples; the official count is 28618" in datamodule.index.notes
 
 
 def test_the_peak_frame_is_looked_at(tmp_path):
@@ -46,7 +47,7 @@ def test_the_peak_frame_is_looked_at(tmp_path):
     [
         ({"pseu_emotion": None}, "lacks 'pseu_emotion'", "clip_0003"),
         ({"pseu_emotion": "rage"}, "Unknown label", "clip_0003"),
-        ({"peak_index": "late"}, "peak frame is no number", "clip_0003, key peak_index"),
+        ({"peak_index": "late"}, "peak frame is not a number", "clip_0003, key peak_index"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path, change, problem, where):
@@ -59,13 +60,3 @@ def test_a_bad_record_is_named(tmp_path, change, problem, where):
     with pytest.raises(DataError, match=problem) as caught:
         bare("merr", root).build_index()
     assert where in str(caught.value)
-
-
-def test_bad_files_and_settings(tmp_path):
-    with pytest.raises(ConfigError, match="grain has a wrong value"):
-        bare("merr", tmp_path, grain="middle")
-    with pytest.raises(DataError, match="No label file of merr"):
-        bare("merr", tmp_path).build_index()
-    (tmp_path / "MERR_fine_grained.json").write_text('{"a": 1}')
-    with pytest.raises(DataError, match="another form"):
-        bare("merr", tmp_path).build_index()

@@ -6,24 +6,25 @@ from collections import Counter
 
 import pytest
 
-from hero_lightning.data.sampling import EpochBatchSampler
 from hero_lightning.datasets.mix import MixDataModule
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import Task
-from tests.datasets.datasets import dataset, folder, talk, words, write_folder
+from tests.datasets.small_datasets import dataset, folder, talk, words, write_folder
 from tests.datasets.test_meld import write_csv
 from tests.helpers import train_in_process
 
 
-def parts(tmp_path, mode="auto", **changes):
+def parts(tmp_path, mode="auto"):
     """A large and a small dataset of words, with ids in common."""
-    large = dataset(
-        [*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")], tmp_path, modalities={"text": words(mode)}
-    )
-    small = dataset([*talk(10), *talk(3, "val", "v")], tmp_path, modalities={"text": words(mode)}, **changes)
-    large.name, small.name = "large", "small"
-    return {"large": large, "small": small}
+    given = {
+        "large": [*talk(30), *talk(4, "val", "v"), *talk(5, "test", "t")],
+        "small": [*talk(10), *talk(3, "val", "v")],
+    }
+    made = {name: dataset(rows, tmp_path, modalities={"text": words(mode)}) for name, rows in given.items()}
+    for name, datamodule in made.items():
+        datamodule.name = name
+    return made
 
 
 def mix(tmp_path, datasets=None, **options):
@@ -34,15 +35,15 @@ def mix(tmp_path, datasets=None, **options):
 
 
 def test_ids_tasks_and_splits(tmp_path):
-    data = mix(tmp_path)
-    index = data.index
+    datamodule = mix(tmp_path)
+    index = datamodule.index
     assert {k: len(v) for k, v in index.samples.items()} == {"train": 40, "val": 7, "test": 5}
-    assert set(index.classes) == {"large/emotion", "small/emotion"} == set(data.tasks)
+    assert set(index.classes) == {"large/emotion", "small/emotion"} == set(datamodule.tasks)
     ids = [s.id for s in index.samples["train"]]
     assert len(set(ids)) == 40
     assert {i.partition("/")[0] for i in ids} == {"large", "small"}
     assert index.split_origin["val"] == "large: given by the dataset; small: given by the dataset"
-    batch = next(iter(data.loader("val")))
+    batch = next(iter(datamodule.loader("val")))
     assert batch.labels["large/emotion"].mask.tolist() == [True] * 4
     assert not batch.labels["small/emotion"].mask.any()
 
@@ -50,99 +51,90 @@ def test_ids_tasks_and_splits(tmp_path):
 def test_stores_are_those_of_single_runs(tmp_path):
     datasets = parts(tmp_path)
     datasets["large"].prepare_data()
-    data = mix(tmp_path, datasets)
-    assert Counter(r["text"].mode for r in data.index.availability.values()) == {"preextracted": 39, "realtime": 13}
-    data.prepare_data()
-    assert Counter(r["text"].mode for r in data.index.availability.values()) == {"preextracted": 52}
-    for s in data.index.samples["train"]:
+    datamodule = mix(tmp_path, datasets)
+    assert Counter(r["text"].mode for r in datamodule.index.availability.values()) == {
+        "preextracted": 39,
+        "realtime": 13,
+    }
+    datamodule.prepare_data()
+    assert Counter(r["text"].mode for r in datamodule.index.availability.values()) == {"preextracted": 52}
+    for s in datamodule.index.samples["train"]:
         name, _, id = s.id.partition("/")
         alone = next(a for a in datasets[name].index.samples["train"] if a.id == id)
-        assert data.modalities["text"].stored(s).x.equal(datasets[name].modalities["text"].stored(alone).x)
-    assert set(data.modalities["text"].identity()["parts"]) == {"large", "small"}
+        assert datamodule.modalities["text"].stored(s).x.equal(datasets[name].modalities["text"].stored(alone).x)
+    assert set(datamodule.modalities["text"].identity()["parts"]) == {"large", "small"}
 
 
-def drawn(data, epoch):
-    loader = data.loader("train", shuffle=True)
+def drawn(datamodule, epoch):
+    loader = datamodule.loader("train", shuffle=True)
     loader.batch_sampler.set_epoch(epoch)
     return [batch.ids for batch in loader]
 
 
 def test_ratios(tmp_path):
-    data = mix(tmp_path, ratios={"large": 1, "small": 3})
+    datamodule = mix(tmp_path, ratios={"large": 1, "small": 3})
     seen = Counter()
     for epoch in range(3):
-        ids = [i for batch in drawn(data, epoch) for i in batch]
+        ids = [i for batch in drawn(datamodule, epoch) for i in batch]
         assert Counter(i.partition("/")[0] for i in ids) == {"large": 10, "small": 30}
         seen.update(ids)
     assert {i: n for i, n in seen.items() if i.startswith("large")} == {f"large/s{k}": 1 for k in range(30)}
     assert all(n == 9 for i, n in seen.items() if i.startswith("small"))
-    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(s.id for s in data.index.samples["train"])
+    assert sorted(i for b in drawn(mix(tmp_path), 0) for i in b) == sorted(
+        s.id for s in datamodule.index.samples["train"]
+    )
 
 
 def test_order_does_not_depend_on_workers(tmp_path):
     ratios = {"large": 1, "small": 1}
-    data, again = mix(tmp_path, ratios=ratios), mix(tmp_path, ratios=ratios, num_workers=2)
-    assert drawn(data, 1) == drawn(again, 1)
+    datamodule, again = mix(tmp_path, ratios=ratios), mix(tmp_path, ratios=ratios, num_workers=2)
+    assert drawn(datamodule, 1) == drawn(again, 1)
     again.teardown()
 
 
-def test_ranks_share_the_order_of_one_process():
-    """Batches of two ranks together are those of one process with twice the batch size."""
-    classes, ratios = [0] * 30 + [1] * 10, [1.0, 2.5]
-    one = EpochBatchSampler(40, 8, classes=classes, ratios=ratios)
-    two = [EpochBatchSampler(40, 4, classes=classes, ratios=ratios, rank=r, world=2) for r in (0, 1)]
-    assert sum(one.shares) == one.size == 39
-    assert one.shares == [11, 28]
-    for epoch in range(3):
-        assert len({len(t.batches(epoch)) for t in two}) == 1
-        for whole, a, b in zip(one.batches(epoch), *(t.batches(epoch) for t in two), strict=False):
-            assert set(a) | set(b) <= set(whole)
-
-
 def test_widths_must_agree(tmp_path):
-    large, small = parts(tmp_path).values()
-    (modality,) = folder(write_folder(tmp_path / "in")).modalities.keys() - {"audio"}
-    other = folder(tmp_path / "in")
-    wide = folder(write_folder(tmp_path / "wide"), modalities={"frame": other.modalities["audio"]})
-    wide.modalities = {"frame": Modality("frame", "preextracted", source=other.modalities["audio"].source)}
+    frame = folder(write_folder(tmp_path / "in"))
+    audio = folder(write_folder(tmp_path / "wide")).modalities["audio"]
+    wide = folder(tmp_path / "wide", modalities={"frame": Modality("frame", "preextracted", source=audio.source)})
     with pytest.raises(DataError, match=r"frame in different widths[\s\S]*6 in b[\s\S]*datasets\.b"):
-        mix(tmp_path, {"a": other, "b": wide}).build_index()
-    assert (modality, large.name, small.name) == ("frame", "large", "small")
+        mix(tmp_path, {"a": frame, "b": wide}).build_index()
 
 
 def test_a_modality_that_one_dataset_lacks_is_absent_there(tmp_path):
-    data = mix(tmp_path, {"talk": parts(tmp_path)["small"], "own": folder(write_folder(tmp_path / "in"))})
-    found = data.index.availability
-    assert set(data.dims) == {"text", "frame", "audio"}
+    datamodule = mix(tmp_path, {"talk": parts(tmp_path)["small"], "own": folder(write_folder(tmp_path / "in"))})
+    found = datamodule.index.availability
+    assert set(datamodule.dims) == {"text", "frame", "audio"}
     assert found["talk/s0"]["frame"].mode == "absent"
     assert found["own/c0"]["text"].mode == "absent"
-    batch = next(iter(data.loader("train")))
-    assert set(batch.modalities) == set(data.dims)
+    batch = next(iter(datamodule.loader("train")))
+    assert set(batch.modalities) == set(datamodule.dims)
 
 
 def test_tasks_of_a_checkpoint_come_back(tmp_path):
-    states = {name: t.state() for name, t in mix(tmp_path).index and mix(tmp_path).tasks.items()}
     first = mix(tmp_path)
     first.build_index()
     states = {name: t.state() for name, t in first.tasks.items()}
-    again = mix(tmp_path, tasks={name: Task.from_state(s) for name, s in states.items()})
-    again.build_index()
-    assert {n: t.state() for n, t in again.tasks.items()} == states
-    assert again.datasets["large"].tasks["emotion"].name == "emotion"
+    fitted = {name: Task.from_state(s) for name, s in states.items()}
+    later = mix(tmp_path)
+    later.use_tasks(fitted)
+    for again in (mix(tmp_path, tasks=fitted), later):
+        again.build_index()
+        assert {n: t.state() for n, t in again.tasks.items()} == states
+        assert again.datasets["large"].tasks["emotion"].name == "emotion"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"ratios": {"large": 1}}, "ratios is wrong"),
         ({"ratios": {"large": 1, "small": 0}}, "ratios is wrong"),
-        ({"limit": 3}, "limit belongs to a part"),
-        ({"balance": "large/emotion"}, "balance belongs to a part"),
-        ({"label_map": {"a": "b"}}, "label_map belongs to a part"),
+        ({"limit": 3}, "limit is a setting of each part"),
+        ({"balance": "large/emotion"}, "balance is a setting of each part"),
+        ({"label_map": {"a": "b"}}, "label_map is a setting of each part"),
     ],
 )
-def test_refusals(tmp_path, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_refusals(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
         mix(tmp_path, **options)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hero_lightning.datasets.ovmerd import label_set
-from hero_lightning.errors import DataError
-from tests.datasets.datasets_b import bare, build, mercaption, table
+from tests.datasets.official_trees import bare, build, mercaption, write_table
+from tests.datasets.small_datasets import by_id, sizes
 
 
 @pytest.mark.parametrize(
@@ -25,48 +25,39 @@ def test_label_sets(text, words):
 
 
 def test_the_scored_set(tmp_path):
-    data = bare("ovmerd_plus", tmp_path / "none", part="test")
-    assert data.label_files == {"ovlabel.csv": 532}
-    data = build("ovmerd_plus", tmp_path / "c")
-    clips = {s.id: s for rows in data.index.samples.values() for s in rows}
+    datamodule = bare("ovmerd_plus", tmp_path / "none", part="test")
+    assert datamodule.label_files == {"ovlabel.csv": 532}
+    datamodule = build("ovmerd_plus", tmp_path / "c")
+    clips = by_id(datamodule)
     assert clips["ov_0000"].labels == {"openset": ["happy", "excited"]}
     assert clips["ov_0000"].text is None
     assert clips["ov_0001"].text == "said ov_0001"
     assert clips["ov_0002"].labels == {}, "an empty set is no label, and never neutral"
-    assert {k: len(v) for k, v in data.index.samples.items()} == {"train": 9, "val": 1, "test": 2}
-    assert "1 clips have an empty label set and count as unlabelled" in data.index.notes
-    assert [(e.id, e.kind) for e in data.index.ledger] == [("ov_0002", "unknown")]
-    assert "ovmerd_plus train has 12 samples; the official count is 532" in data.index.notes
-    assert data.index.classes["openset"][:2] == ["excited", "happy"]
+    assert sizes(datamodule) == {"train": 9, "val": 1, "test": 2}
+    assert "1 clips have an empty label set and count as unlabelled" in datamodule.index.notes
+    assert [(e.id, e.kind) for e in datamodule.index.ledger] == [("ov_0002", "unknown")]
+    assert "ovmerd_plus train has 12 samples; the official count is 532" in datamodule.index.notes
+    assert datamodule.index.classes["openset"][:2] == ["excited", "happy"]
 
 
 def test_a_model_of_another_dataset_scores_it(tmp_path):
     trained = build("mercaption_plus", tmp_path / "m")
     trained.build_index()
-    data = build("ovmerd_plus", tmp_path / "c", part="test", tasks=trained.tasks)
-    assert list(data.index.samples) == ["test"]
-    batch = next(iter(data.loader("test")))
+    datamodule = build("ovmerd_plus", tmp_path / "c", part="test", tasks=trained.tasks)
+    assert list(datamodule.index.samples) == ["test"]
+    batch = next(iter(datamodule.loader("test")))
     assert batch.labels["openset"].mask.tolist() == [True, True, False, True]
 
 
 def test_training_sets_have_reasons(tmp_path):
-    data = build("mercaption_plus", tmp_path / "c")
-    assert data.samples()[3].descriptions == {"rationale": "because, 3"}
-    assert "mercaption_plus train has 14 samples; the official count is 31327" in data.index.notes
+    datamodule = build("mercaption_plus", tmp_path / "c")
+    assert datamodule.samples()[3].descriptions == {"rationale": "because, 3"}
+    assert "mercaption_plus train has 14 samples; the official count is 31327" in datamodule.index.notes
     root = mercaption(tmp_path / "o")
     for k in (2, 3):
         (root / f"track{k}_train_mercaptionplus.csv").rename(root / f"track{k}_train_ovmerd.csv")
     assert (
         "mercaption_plus train has 14 samples; the official count is 332" in build("mercaption_plus", root).index.notes
     )
-    table(root / "own.csv", "name,openset", [("ov_0001", "happy")])
+    write_table(root / "own.csv", "name,openset", [("ov_0001", "happy")])
     assert bare("mercaption_plus", root, labels="own.csv").official() == {}
-
-
-def test_bad_files(tmp_path):
-    with pytest.raises(DataError, match="No label file of ovmerd_plus") as caught:
-        bare("ovmerd_plus", tmp_path).build_index()
-    assert "ovlabel.csv" in str(caught.value)
-    table(tmp_path / "ovlabel.csv", "name,labels", [("a", "b")])
-    with pytest.raises(DataError, match="lacks a column"):
-        bare("ovmerd_plus", tmp_path).build_index()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hero_lightning.datasets.readers import label_file, media_in, read_normal_form
+from hero_lightning.datasets.folder import read_record
+from hero_lightning.datasets.mosei import read_csd
+from hero_lightning.datasets.readers import label_file, media_in, read_json, read_normal_form
+from hero_lightning.datasets.shards import read_index
 from hero_lightning.errors import DataError, FeatureError
-from hero_lightning.features.foreign.tables import read_csv
-from tests.datasets.datasets_a import write, write_normal
+from tests.datasets.official_trees import write, write_normal
 
 
 def test_normal_form(tmp_path):
@@ -21,10 +23,10 @@ def test_normal_form(tmp_path):
     )
     rows = {r.name: r for r in read_normal_form(path)}
     assert rows["a"][:4] == ("train", "a", "sad", None), "-10 says that there is none"
-    assert rows["a"].words == {"chinese": "说 it's me", "english": "it's me"}
+    assert rows["a"].texts == {"chinese": "说 it's me", "english": "it's me"}
     assert rows["b"].val == -1.5
-    assert rows["b"].words == {"chinese": "说"}
-    assert (rows["c"].split, rows["c"].val, rows["c"].words) == ("val", None, {})
+    assert rows["b"].texts == {"chinese": "说"}
+    assert (rows["c"].split, rows["c"].val, rows["c"].texts) == ("val", None, {})
 
 
 @pytest.mark.parametrize("table", [{"a": {"val": 1.0}}, {"a": 3}])
@@ -48,13 +50,31 @@ def test_media_by_name(tmp_path):
     assert [find(n).path.name for n in "abcd"] == ["a.mp4", "b.mp4", "c.avi", "d.mp4"]
 
 
-def test_csv_faults_name_their_line(tmp_path):
-    path = write(tmp_path / "x.csv", "﻿name,label\na,1\nb\n")
-    with pytest.raises(DataError, match="DATASET label file has another number of cells") as caught:
-        list(read_csv(path, ("name", "label"), "DATASET"))
-    assert "x.csv, line 3" in str(caught.value)
-    with pytest.raises(DataError, match="lacks a column"):
-        list(read_csv(path, ("name", "score"), "DATASET"))
+@pytest.mark.parametrize(
+    ("target", "call"),
+    [
+        ("hero_lightning.datasets.folder.Media", lambda root: read_record({"video_id": "a", "video": "a.mp4"}, "x")),
+        ("hero_lightning.datasets.shards.tarfile.open", lambda root: read_index(root)),
+        ("h5py.File", lambda root: read_csd(root / "a.csd")),
+    ],
+)
+def test_the_cause_of_another_library_is_shown(tmp_path, monkeypatch, target, call):
+    def fails(*_, **__):
+        raise ValueError("needs version 9")
+
+    write(tmp_path / "a.tar", "")
+    monkeypatch.setattr(target, fails)
+    with pytest.raises(DataError, match=r"got: +ValueError: needs version 9"):
+        call(tmp_path)
+
+
+def test_errors_of_json_other_than_its_syntax_pass(tmp_path, monkeypatch):
+    def fails(_):
+        raise ValueError("needs version 9")
+
+    monkeypatch.setattr("hero_lightning.datasets.readers.json.loads", fails)
+    with pytest.raises(ValueError, match="needs version 9"):
+        read_json(write(tmp_path / "a.json", "{}"))
 
 
 def test_label_file(tmp_path):

@@ -28,7 +28,7 @@ from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Media, Sample
-from tests.datasets.datasets import EMOTIONS, dataset, folder, write_folder
+from tests.datasets.small_datasets import EMOTIONS, dataset, folder, write_folder
 from tests.helpers import in_process
 from tests.media_helpers import write_clip
 
@@ -54,9 +54,9 @@ def original(tmp_path):
     rows[4].video, rows[5].video = Media(clips[3], (0.0, 0.5)), Media(clips[3], (0.5, 1.0))
     rows[1].files["au"] = tmp_path / "au.csv"
     rows[2].split, rows[3].split = "val", "test"
-    data = dataset(rows, tmp_path, modalities=modalities())
-    data.prepare_data()
-    return data
+    datamodule = dataset(rows, tmp_path, modalities=modalities())
+    datamodule.prepare_data()
+    return datamodule
 
 
 def shards(root, own=None):
@@ -69,8 +69,8 @@ def shards(root, own=None):
 KEYS = {"frame": "clip", "audio": "hubert", "text": "bert"}
 
 
-def by_id(data):
-    return {s.id: s for s in data.gathered}
+def by_id(datamodule):
+    return {s.id: s for s in datamodule.gathered}
 
 
 def test_there_and_back(original, tmp_path):
@@ -78,36 +78,36 @@ def test_there_and_back(original, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tar")) == [
         "test-000000.tar", "train-000000.tar", "val-000000.tar",
     ]  # fmt: skip
-    data = shards(tmp_path / "out")
-    mine = by_id(data)
+    datamodule = shards(tmp_path / "out")
+    mine = by_id(datamodule)
     assert mine.keys() == by_id(original).keys()
     for s in original.gathered:
         for field in ("split", "text", "labels", "boxes", "speaker"):
             assert getattr(mine[s.id], field) == getattr(s, field)
         for name, modality in original.modalities.items():
-            x, y = modality.stored(s), pickle.loads(pickle.dumps(data.modalities[name])).stored(mine[s.id])
+            x, y = modality.stored(s), pickle.loads(pickle.dumps(datamodule.modalities[name])).stored(mine[s.id])
             assert x.x.equal(y.x)
             assert x.measures == y.measures
             assert (x.time is None) == (y.time is None)
     assert mine["Ses01F.impro/01 ü%"].files["au"].read_bytes() == (tmp_path / "au.csv").read_bytes()
     shared = mine["Ses01F.impro/04 ü%"]  # of a file that several clips share, the path is kept
     assert shared.video == original.gathered[4].video
-    assert len(next(iter(data.loader("train", shuffle=True)))) == 4
+    assert len(next(iter(datamodule.loader("train", shuffle=True)))) == 4
 
 
 def test_media_inside_a_shard(original, tmp_path):
     write_shards(original, tmp_path / "out")
-    data = shards(tmp_path / "out", modalities("realtime"))
+    datamodule = shards(tmp_path / "out", modalities("realtime"))
     for s in original.gathered[:2]:
-        inside = by_id(data)[s.id].video
+        inside = by_id(datamodule)[s.id].video
         assert inside.path.suffix == ".tar"
         with ClipReader(s.video) as a, ClipReader(inside) as b:
             assert a.info == b.info
             (x, sound), (y, again) = (c.read({"frame": [0.0, 0.3]}, sound=True) for c in (a, b))
         assert x["frame"].pixels.equal(y["frame"].pixels)
         assert sound.x.equal(again.x)
-    assert {r.mode for row in data.index.availability.values() for r in row.values()} == {"realtime"}
-    two = [by_id(data)[s.id] for s in original.gathered[:2]]
+    assert {r.mode for row in datamodule.index.availability.values() for r in row.values()} == {"realtime"}
+    two = [by_id(datamodule)[s.id] for s in original.gathered[:2]]
     assert SourceFingerprint("frame")(two[0]) != SourceFingerprint("frame")(two[1])  # one tar, two clips
 
 
@@ -160,7 +160,7 @@ def test_refusals(tmp_path):
         read_index(tmp_path)
     foreign(tmp_path / "a.tar", x__json=b"{}")
     foreign(tmp_path / "b.tar", x__json=b"{}")
-    with pytest.raises(DataError, match="two places"):
+    with pytest.raises(DataError, match="occurs twice"):
         read_index(tmp_path)
     foreign(tmp_path / "b.tar", y__json=b"{}", z__mp4=bytes(9000))
     (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:5000])
@@ -192,9 +192,9 @@ def test_remote_shards_are_fetched_once(original, tmp_path, monkeypatch):
 def test_many_clips_make_many_shards(tmp_path, monkeypatch):
     monkeypatch.setattr("hero_lightning.datasets.shards.CLIPS", 5)
     assert CLIPS > 5
-    data = folder(write_folder(tmp_path / "in", 24))
-    write_shards(data, tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("train-*.tar"))) == -(-len(data.index.samples["train"]) // 5)
+    datamodule = folder(write_folder(tmp_path / "in", 24))
+    write_shards(datamodule, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("train-*.tar"))) == -(-len(datamodule.index.samples["train"]) // 5)
     assert len(read_index(tmp_path / "out")) == 24
 
 

@@ -11,7 +11,7 @@ from hero_lightning.features.foreign.tables import CsvTable, NpyFolder
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask, MultilabelTask, ScoreTask
 from hero_lightning.types import Media
-from tests.datasets.datasets import words
+from tests.datasets.small_datasets import words
 from tests.helpers import train_in_process
 from tests.media_helpers import write_clip
 
@@ -45,15 +45,15 @@ def test_all_columns(tmp_path):
 
 def test_columns_by_name_and_clips_by_pattern(tmp_path):
     write(tmp_path, "name,label,Answer,Subtitle", "a.1,0,sad,hi")
-    data = table(tmp_path, columns={"emotion": "Answer", "text": "Subtitle"}, clips="video/{id}.avi")
-    (s,) = data.samples()
+    datamodule = table(tmp_path, columns={"emotion": "Answer", "text": "Subtitle"}, clips="video/{id}.avi")
+    (s,) = datamodule.samples()
     assert (s.labels, s.text, s.video) == ({"emotion": "sad"}, "hi", Media(tmp_path / "video/a.1.avi"))
 
 
 def test_several_labels_in_a_cell(tmp_path):
     write(tmp_path, "id,emotions,text", "a,sad | tired,hi", "b,,hi")
-    data = table(tmp_path, tasks={"emotions": MultilabelTask("emotions", ["sad", "tired"])})
-    assert [s.labels for s in data.samples()] == [{"emotions": ["sad", "tired"]}, {}]
+    datamodule = table(tmp_path, tasks={"emotions": MultilabelTask("emotions", ["sad", "tired"])})
+    assert [s.labels for s in datamodule.samples()] == [{"emotions": ["sad", "tired"]}, {}]
 
 
 def test_features_in_the_table_and_beside_it(tmp_path):
@@ -66,9 +66,9 @@ def test_features_in_the_table_and_beside_it(tmp_path):
         "au": Modality("au", "preextracted", source=CsvTable(tmp_path / "labels.csv", ["f*"], ids="id")),
         "audio": Modality("audio", "preextracted", source=NpyFolder(tmp_path / "hubert", "utterance")),
     }
-    data = table(tmp_path, modalities=modalities)
-    assert data.dims == {"au": 2, "audio": 3}
-    batch = next(iter(data.loader("train")))
+    datamodule = table(tmp_path, modalities=modalities)
+    assert datamodule.dims == {"au": 2, "audio": 3}
+    batch = next(iter(datamodule.loader("train")))
     row = batch.ids.index("c1")
     assert batch.modalities["au"].stored.x[row].tolist() == [[1.5, 2.0]]
 
@@ -85,20 +85,20 @@ def test_npz_of_mertools(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["label,text", "sad,hi"], r"lacks a column[\s\S]*id"),
         (["id,label", "a,sad", "a,sad"], "'a' occurs twice"),
-        (["id,label", ",sad"], "makes no clip"),
-        (["id,path,start,end", "a,a.mp4,2,1"], "makes no clip"),
-        (["id,path,start,end", "a,a.mp4,2,"], "makes no clip"),
+        (["id,label", ",sad"], "is not a clip"),
+        (["id,path,start,end", "a,a.mp4,2,1"], "is not a clip"),
+        (["id,path,start,end", "a,a.mp4,2,"], "is not a clip"),
         (["id,path,start,end", "a,a.mp4,soon,3"], r"time cannot be read[\s\S]*line 2"),
         (["id,label", "a"], "another number of cells"),
     ],
 )
-def test_mistakes(tmp_path, lines, said):
+def test_mistakes(tmp_path, lines, message):
     write(tmp_path, *lines)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         table(tmp_path).samples()
 
 
@@ -108,7 +108,7 @@ def test_what_is_asked_for_but_not_there(tmp_path):
     write(tmp_path, "id,label", "a,sad")
     with pytest.raises(DataError, match=r"lacks a column[\s\S]*Answer"):
         table(tmp_path, columns={"emotion": "Answer"}).samples()
-    with pytest.raises(ConfigError, match="clips names no clip"):
+    with pytest.raises(ConfigError, match="clips has no"):
         table(tmp_path, clips="video.mp4")
     write(tmp_path, "id,label,text,valence", *(f"{k},{'ab'[k % 2]},hi,high" for k in range(9)))
     with pytest.raises(DataError, match=r"no number for task valence"):

@@ -1,4 +1,4 @@
-"""V2V: comparisons as items, clusters that no split cuts, groups end to end; `spec/vce_v2v.md` 11 T9, T14, T15, T16."""
+"""V2V: comparisons as items, clusters that no split cuts, groups end to end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hero_lightning.media.frame_samplers import Consecutive, Uniform
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.metrics.table import PredictionTable
 from hero_lightning.types import Sample
-from tests.datasets.datasets_b import V2V, bare, build, v2v
+from tests.datasets.official_trees import V2V, bare, build, v2v
 
 # ---- reading and splitting
 
 
 def test_parts_counts_and_comparisons(tmp_path):
-    data = build("v2v", tmp_path / "c")
-    index = data.index
+    datamodule = build("v2v", tmp_path / "c")
+    index = datamodule.index
     assert sum(len(index.samples[k]) for k in ("train", "val")) == 12
     assert {k: len(index.samples[k]) for k in ("test", "test_listwise")} == {"test": 5, "test_listwise": 6}
-    assert data.test_splits == ["test", "test_listwise"]
+    assert datamodule.test_splits == ["test", "test_listwise"]
     assert "by whole clusters" in index.split_origin["val"]
     for note in (
         "v2v train has 7 comparisons; the official count is 11038",
@@ -42,16 +42,16 @@ def test_clusters():
     assert found == {"a": "a", "b": "a", "c": "a", "d": "a", "x": "x", "y": "x"}
 
 
-def test_t14_no_video_is_shared(tmp_path):
+def test_no_video_is_shared(tmp_path):
     for seed in range(6):
-        data = build("v2v", tmp_path / "c", split_seed=seed)
-        ids = {k: {s.id for s in rows} for k, rows in data.index.samples.items()}
+        datamodule = build("v2v", tmp_path / "c", split_seed=seed)
+        ids = {k: {s.id for s in rows} for k, rows in datamodule.index.samples.items()}
         assert not ids["train"] & ids["val"]
         assert ids["val"]
         for members in V2V["train"]:
             assert len({k for k in ("train", "val") if set(members) & ids[k]}) == 1, "a comparison was cut"
-    assert "1 of 5 v2v test videos are in VCE's train file" in " ".join(data.index.notes)
-    assert "1 of 6 v2v test_listwise videos are in VCE's train file" in " ".join(data.index.notes)
+    assert "1 of 5 v2v test videos are in VCE's train file" in " ".join(datamodule.index.notes)
+    assert "1 of 6 v2v test_listwise videos are in VCE's train file" in " ".join(datamodule.index.notes)
 
 
 def test_a_video_in_two_parts_is_refused(tmp_path):
@@ -79,84 +79,86 @@ def test_bad_comparisons(tmp_path, members):
 # ---- items and groups, end to end
 
 
-def ids_of(data, split):
-    return [tuple(data.index.samples[split][row].id for row in item) for item in data.items(split)]
+def ids_of(datamodule, split):
+    return [tuple(datamodule.index.samples[split][row].id for row in item) for item in datamodule.items(split)]
 
 
 def test_items_are_comparisons(tmp_path):
-    data = build("v2v", tmp_path / "c")
-    split_of = {s.id: k for k in ("train", "val") for s in data.index.samples[k]}
-    assert ids_of(data, "train") == [tuple(c) for c in V2V["train"] if split_of[c[0]] == "train"]
-    assert ids_of(data, "test") == [("00020", "50021"), ("50022",), ("50023", "50024")], "each video is had once"
-    assert ids_of(data, "test_listwise") == [("00030", "50031", "50032"), ("50033", "50034", "50035")]
+    datamodule = build("v2v", tmp_path / "c")
+    split_of = {s.id: k for k in ("train", "val") for s in datamodule.index.samples[k]}
+    assert ids_of(datamodule, "train") == [tuple(c) for c in V2V["train"] if split_of[c[0]] == "train"]
+    assert ids_of(datamodule, "test") == [("00020", "50021"), ("50022",), ("50023", "50024")], "each video is had once"
+    assert ids_of(datamodule, "test_listwise") == [("00030", "50031", "50032"), ("50033", "50034", "50035")]
 
 
 def test_batches_carry_group_and_order(tmp_path):
-    data = build("v2v", tmp_path / "c", batch_size=3)
+    datamodule = build("v2v", tmp_path / "c", batch_size=3)
     seen = []
-    for batch in data.loader("train", shuffle=True):
+    for batch in datamodule.loader("train", shuffle=True):
         assert batch.order.tolist() == [0, 1] * (len(batch) // 2)
         assert batch.group.tolist() == [k // 2 for k in range(len(batch))]
         seen += [tuple(batch.ids[k : k + 2]) for k in range(0, len(batch), 2)]
-    assert sorted(seen) == sorted(ids_of(data, "train"))
-    (batch,) = data.loader("test_listwise")
+    assert sorted(seen) == sorted(ids_of(datamodule, "train"))
+    (batch,) = datamodule.loader("test_listwise")
     assert batch.group.tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def score(data, split, utility, batches=None):
+def score(datamodule, split, utility, batches=None):
     """Metrics of utilities {id: u} over a split, as the module collects them."""
-    table, task = PredictionTable(), data.tasks["preference"]
-    for batch in batches or data.loader(split):
+    table, task = PredictionTable(), datamodule.tasks["preference"]
+    for batch in batches or datamodule.loader(split):
         logits = torch.tensor([[utility[i]] for i in batch.ids])
         table.update(batch.index, task.predict(logits), batch.labels["preference"])
     found = table.compute()
     return task.metrics(found.prediction, found.label)
 
 
-def test_t8_every_comparison_is_scored(tmp_path):
+def test_every_comparison_is_scored(tmp_path):
     pairs = [[f"{2 * k:05d}", f"{2 * k + 1:05d}"] for k in range(50_000 // 2, 50_000 // 2 + 13)]
-    data = build("v2v", v2v(tmp_path / "c", test=pairs))
-    task, (batch, *rest) = data.tasks["preference"], list(data.loader("test"))
+    datamodule = build("v2v", v2v(tmp_path / "c", test=pairs))
+    task, (batch, *rest) = datamodule.tasks["preference"], list(datamodule.loader("test"))
     rows = [task.statistics(torch.zeros(len(b), 1), b.labels["preference"].value) for b in (batch, *rest)]
     assert sum(int(r[:, 0].sum()) for r in rows) == 13
-    up = {s.id: float(s.id) for s in data.index.samples["test"]}
-    assert score(data, "test", up)["pair_accuracy"] == 1.0
+    up = {s.id: float(s.id) for s in datamodule.index.samples["test"]}
+    assert score(datamodule, "test", up)["pair_accuracy"] == 1.0
 
 
 def test_metrics_look_comparisons_up(tmp_path):
-    data = build("v2v", tmp_path / "c")
+    datamodule = build("v2v", tmp_path / "c")
     utility = {"00020": 0.0, "50021": 1.0, "50022": 2.0, "50023": 3.0, "50024": 3.0}
-    assert score(data, "test", utility)["pair_accuracy"] == pytest.approx(1 / 3), "one wrong, one tied"
+    assert score(datamodule, "test", utility)["pair_accuracy"] == pytest.approx(1 / 3), "one wrong, one tied"
     order = {"00030": 0.1, "50031": 0.2, "50032": 0.3, "50033": 0.1, "50034": 0.4, "50035": 0.3}
-    found = score(data, "test_listwise", order)
+    found = score(datamodule, "test_listwise", order)
     assert found["list_accuracy"] == 0.5
     assert found["pair_accuracy"] == pytest.approx(8 / 9)
 
 
-def test_t15_a_comparison_without_its_video_is_wrong(tmp_path):
+def test_a_comparison_without_its_video_is_wrong(tmp_path):
     root = tmp_path / "c"
-    data = build("v2v", root)
+    datamodule = build("v2v", root)
     (root / "features" / "50024.npy").write_bytes(b"broken")
     with pytest.raises(DataError, match="1 clips lack a modality") as caught:
-        data.build_index()
+        datamodule.build_index()
     assert "50024 (test)" in str(caught.value)
     (root / "features" / "00004.npy").write_bytes(b"broken")
-    data = bare("v2v", root, missing="mask", val_fraction=0.1)
-    assert ("50024", "dropped") in {(e.id, e.kind) for e in data.index.ledger}
+    datamodule = bare("v2v", root, missing="mask", val_fraction=0.1)
+    assert ("50024", "dropped") in {(e.id, e.kind) for e in datamodule.index.ledger}
     utility = {"00020": 0.0, "50021": 1.0, "50022": 0.5, "50023": 0.0}
-    assert score(data, "test", utility)["pair_accuracy"] == pytest.approx(2 / 3)
-    assert not any("00005" in item for item in ids_of(data, "train")), "a pair without its partner teaches nothing"
+    assert score(datamodule, "test", utility)["pair_accuracy"] == pytest.approx(2 / 3)
+    assert not any("00005" in item for item in ids_of(datamodule, "train")), (
+        "a pair without its partner teaches nothing"
+    )
 
 
-def test_t16_repeated_samples_count_once(tmp_path):
-    data = build("v2v", tmp_path / "c")
-    utility = {s.id: float(k) for k, s in enumerate(data.index.samples["test"])}
-    batches = list(data.loader("test"))
+def test_repeated_samples_count_once(tmp_path):
+    datamodule = build("v2v", tmp_path / "c")
+    utility = {s.id: float(k) for k, s in enumerate(datamodule.index.samples["test"])}
+    batches = list(datamodule.loader("test"))
     again = [*batches, batches[0]]
-    assert score(data, "test", utility, again) == score(data, "test", utility)
+    assert score(datamodule, "test", utility, again) == score(datamodule, "test", utility)
 
 
-# ---- T9: which frames
+# ---- frame sampling as in the reference
 
 
 def frames(sampler, count):
@@ -176,6 +178,6 @@ def frames(sampler, count):
         (Consecutive(16, stride=4), 1, [0] * 16),
     ],
 )
-def test_t9_frame_indices(sampler, count, indices):
+def test_frame_indices(sampler, count, indices):
     assert frames(sampler, count) == indices
     assert sampler.identity() != Uniform(16).identity()

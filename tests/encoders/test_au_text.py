@@ -15,10 +15,10 @@ def table(*rows: dict[str, float]) -> ActionUnits:
 
 def test_strongest_muscle_first_and_nothing_said_of_a_calm_face(folders):
     encoder = AuWords(str(folders["clip"]))
-    said, time = encoder.lines(
+    lines, time = encoder.lines(
         table({"AU06_r": 1.8, "AU12_r": 2.413, "AU04_r": 0.4, "AU12_c": 1}, {"AU28_c": 1, "AU01_r": 0.5}, {"AU04_c": 1})
     )
-    assert said == [
+    assert lines == [
         "lip corner puller (intensity: 2.41), cheek raiser (intensity: 1.80)",
         "inner brow raiser (intensity: 0.50), lip suck",
         NOTHING,
@@ -29,8 +29,8 @@ def test_strongest_muscle_first_and_nothing_said_of_a_calm_face(folders):
 
 def test_long_tables_are_averaged_over_equal_stretches(folders):
     rows = [{"AU12_r": 1.0}] * 10 + [{"AU12_r": 3.0}] * 10
-    said, time = AuWords(str(folders["clip"]), max_steps=2).lines(table(*rows))
-    assert said == ["lip corner puller (intensity: 1.00)", "lip corner puller (intensity: 3.00)"]
+    lines, time = AuWords(str(folders["clip"]), max_steps=2).lines(table(*rows))
+    assert lines == ["lip corner puller (intensity: 1.00)", "lip corner puller (intensity: 3.00)"]
     assert torch.allclose(time, torch.tensor([0.45, 1.45]))
 
 

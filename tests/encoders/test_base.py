@@ -4,31 +4,7 @@ import pytest
 import torch
 
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.encoders.tiny import TinyText
-from hero_lightning.types import Features
-
-
-class Counting(TinyText):
-    """Adds the number of steps it was shown: padding would change it."""
-
-    alone = True
-
-    def forward(self, inputs):
-        features = super().forward(inputs)
-        return Features(features.x + inputs["x"].shape[1], features.mask, torch.arange(inputs["x"].shape[1])[None] / 2)
-
-
-def test_alone_encodes_clip_by_clip():
-    encoder = Counting()
-    encoder.load()
-    rows = [{"x": torch.randn(n, 2)} for n in (2, 5)]
-    out = encoder.encode(encoder.collate(rows))
-    assert out.mask.sum(dim=1).tolist() == [2, 5]
-    for b, row in enumerate(rows):
-        steps = len(row["x"])
-        one = encoder(encoder.collate([row]))
-        assert torch.equal(out.x[b, :steps], one.x[0])
-        assert torch.equal(out.time[b, :steps], one.time[0])
+from tests.tiny_encoders import TinyText
 
 
 def test_frozen_gives_no_gradient_and_learning_obeys_its_caller():

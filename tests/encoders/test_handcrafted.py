@@ -89,19 +89,19 @@ def test_identity_holds_every_option(kind):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (lambda: FrameHog(size=0), "size is too small"),
+        (lambda: FrameHog(size=0), "size is out of range"),
         (lambda: FrameHog(size=60, cells=8), "divisors of size=60"),
         (lambda: FrameDifference(size=32, cells=5), "even divisor of size=32"),
-        (lambda: LogMelProsody(bands=0), "bands is too small"),
+        (lambda: LogMelProsody(bands=0), "bands is out of range"),
         (lambda: HashedWords(dim=100), "multiple of 8"),
-        (lambda: HashedWords(max_words=0), "max_words is too small"),
-        (lambda: AuValues(max_steps=0), "max_steps is too small"),
+        (lambda: HashedWords(max_words=0), "max_words is out of range"),
+        (lambda: AuValues(max_steps=0), "max_steps is out of range"),
     ],
 )
-def test_wrong_options(make, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_options(make, message):
+    with pytest.raises(ConfigError, match=message):
         make()
 
 

@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from hero_lightning.encoders.au_text import AuWords
 from hero_lightning.encoders.image import ImageEncoder
 from hero_lightning.encoders.speech import SpeechEncoder, WhisperEncoder
+from hero_lightning.encoders.text import TextEncoder
 from hero_lightning.encoders.video import VideoEncoder
 from hero_lightning.errors import ConfigError
 from hero_lightning.features.device import ModalityEncoder
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import read_clip
+from hero_lightning.hub import Lora
 from hero_lightning.media.action_units import AU_COLUMNS
 from hero_lightning.media.frame_samplers import Consecutive, Uniform
 from hero_lightning.media.types import ActionUnits, Frames, Waveform
@@ -132,7 +134,7 @@ def test_realtime_equals_stored(folders, samples, tmp_path, option):
 @pytest.mark.parametrize("option", LEARNS)
 @pytest.mark.parametrize("trainable", ["lora", "full"])
 def test_what_learns(folders, option, trainable):
-    feed_forward = {"lora_targets": ("intermediate_dense", "output_dense")} if option == "wavlm_large" else {}
+    feed_forward = {"lora": Lora(targets=("intermediate_dense", "output_dense"))} if option == "wavlm_large" else {}
     encoder = loaded(folders, option, trainable=trainable, **feed_forward)
     learning = {n for n, p in encoder.named_parameters() if p.requires_grad}
     assert learning
@@ -216,7 +218,7 @@ def test_another_shape_and_a_broken_file(folders, tmp_path):
         ImageEncoder(str(folder)).load()
 
 
-@pytest.mark.parametrize("kind", [ImageEncoder, VideoEncoder, SpeechEncoder, WhisperEncoder, AuWords])
+@pytest.mark.parametrize("kind", [ImageEncoder, VideoEncoder, SpeechEncoder, WhisperEncoder, AuWords, TextEncoder])
 def test_a_missing_model_is_named_with_the_remedy(monkeypatch, kind):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError) as info:
@@ -234,41 +236,42 @@ def test_no_preprocessing_file(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "other", "more", "said"),
+    ("option", "other", "more", "message"),
     [
         ("clip", "videomae", {}, "ImageEncoder does not read this model"),
         ("videomae", "clip", {}, "VideoEncoder does not read this model"),
         ("whisper", "hubert_base", {}, "WhisperEncoder does not read this model"),
         ("hubert_large", "hubert_large", {"layers": (-4,)}, "There is no such layer"),
-        ("dinov2", "dinov2", {"pooling": "projected"}, "Only CLIP projects pictures"),
+        ("dinov2", "dinov2", {"pooling": "projected"}, "Only CLIP has a projection"),
         ("wavlm_large", "wavlm_large", {"trainable": "lora"}, "intermediate_dense, output_dense"),
+        ("wavlm_large", "wavlm_large", {"trainable": "lora", "lora": Lora(targets="all-linear")}, "ignores LoRA"),
     ],
 )
-def test_what_does_not_fit_is_said_at_index_time(folders, option, other, more, said):
+def test_what_does_not_fit_is_said_at_index_time(folders, option, other, more, message):
     _, kind, options, _ = OPTIONS[option]
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         _ = kind(str(folders[other]), **(options | more)).dim
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "said"),
+    ("kind", "options", "message"),
     [
         (ImageEncoder, {"pooling": "max"}, "cls, mean, projected, tokens"),
-        (ImageEncoder, {"size": 0}, "size is too small"),
+        (ImageEncoder, {"size": 0}, r"modality\.frame\.encoder\.size is out of range"),
         (ImageEncoder, {"trainable": "maybe"}, "frozen, lora, full"),
         (VideoEncoder, {"dtype": "int8"}, "float32, bfloat16, float16"),
-        (SpeechEncoder, {"layers": ()}, "layers is too small"),
-        (AuWords, {"max_steps": 0}, "max_steps is too small"),
+        (SpeechEncoder, {"layers": ()}, "No hidden layer is chosen"),
+        (AuWords, {"max_steps": 0}, "max_steps is out of range"),
     ],
 )
-def test_wrong_options(kind, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_options(kind, options, message):
+    with pytest.raises(ConfigError, match=message):
         kind("anything", **options)
 
 
 def test_adapters_without_a_place(folders):
-    with pytest.raises(ConfigError, match="find no place"):
-        loaded(folders, "clip", trainable="lora", lora_targets=("nothing",))
+    with pytest.raises(ConfigError, match=r"no layer named nothing[\s\S]*k_proj[\s\S]*modality\.frame\.encoder\.lora"):
+        loaded(folders, "clip", trainable="lora", lora=Lora(targets=("nothing",)))
 
 
 @pytest.mark.parametrize("option", ["clip", "videomae", "wavlm_large", "whisper", "clip_text"])

@@ -99,7 +99,7 @@ def test_the_checkpoint_decides_what_it_hears(folders, tmp_path):
     wave = sound(0.5)
     assert torch.equal(SpeechEncoder(str(folder)).preprocess(wave)["x"], wave.x)
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"sampling_rate": 8000}))
-    with pytest.raises(ConfigError, match="another rate"):
+    with pytest.raises(ConfigError, match="another sampling rate"):
         SpeechEncoder(str(folder)).preprocess(wave)
 
 

@@ -5,13 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-from hero_lightning.encoders.tiny import TinyText
 from hero_lightning.errors import FeatureError
 from hero_lightning.features.device import ModalityEncoder
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.read import read_clip
 from hero_lightning.types import EncoderInput, Features, ModalityBatch, StoredFeatures
 from tests.features.conftest import ALL, make
+from tests.tiny_encoders import TinyText
 
 
 def rows_of(modality, samples):

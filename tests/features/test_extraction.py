@@ -10,18 +10,17 @@ from functools import partial
 import pytest
 import torch
 
-from hero_lightning.encoders.tiny import TinyFrames, TinyText
 from hero_lightning.errors import ConfigError, DataError, FeatureError
-from hero_lightning.features import extraction, manifest, read
+from hero_lightning.features import extraction, files, read
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import read_clip
 from hero_lightning.features.source import Availability
 from hero_lightning.media.frame_samplers import EmotionPeak, HeadTail, Uniform
 from hero_lightning.types import Media, Sample
 from tests.features.conftest import ALL, make, tree
+from tests.tiny_encoders import TinyFrames, TinyText
 
 
 def bound(root, **modalities) -> dict[str, Modality]:
@@ -305,10 +304,10 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, samples, monkeypa
                 raise OSError(errno.ENOSPC, "No space left on device")
         real(source, task)
 
-    monkeypatch.setattr(manifest.os, "replace", replace)
-    with pytest.raises(FeatureError, match="No space left on device") as info:
+    monkeypatch.setattr(files.os, "replace", replace)
+    with pytest.raises(DataError, match="No space left on device") as info:
         fill(full, samples, batch_size=2, part_size=2)
-    assert "finished parts" in info.value.details["hint"] or "finished is kept" in info.value.details["hint"]
+    assert "finished files are kept" in info.value.details["hint"]
     assert [full["frame"].store.has(s) for s in samples] == [True, True, False, False, False, False]
     names = {p.name for p in full["frame"].store.folder.iterdir()}
     assert names == {"manifest.json", ".lock", "part-00000.safetensors"}

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from hero_lightning.config.cli import CONF
 from hero_lightning.datasets.demo.datamodule import DemoDataModule
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.manifest import parsed
+from hero_lightning.features.manifest import read_manifest
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
 from tests.features.conftest import make, tree
@@ -46,7 +46,7 @@ def fresh_reader(root: Path, samples: list[Sample]) -> int:
     seen = 0
     for path in root.rglob("*"):
         if path.name == "manifest.json":
-            parsed(path)
+            read_manifest(path)
         elif path.suffix == ".safetensors" and not path.name.startswith("."):
             with safe_open(path, framework="pt") as file:
                 assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118

@@ -9,26 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hero_lightning.encoders.handcrafted import FrameHog, HashedWords, LogMelProsody
-from hero_lightning.encoders.tiny import TinyText
 from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.features.extraction import fill
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import HeadTail, Uniform
 from hero_lightning.types import EncoderInput, Media, Sample, StoredFeatures
 from tests.features.conftest import make
+from tests.tiny_encoders import TinyText
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"name": "smell", "mode": "auto"}, "Unknown modality"),
-        ({"name": "text", "mode": "sometimes"}, "mode@modality.text=auto"),
+        ({"name": "text", "mode": "sometimes"}, "Unknown modality.text.mode"),
         ({"name": "text", "mode": "realtime"}, "encoder@modality.text.encoder=NAME"),
         ({"name": "text", "mode": "preextracted"}, "needs an encoder"),
-        ({"name": "text", "mode": "auto", "encoder": HashedWords, "max_len": 0}, "max_len is too small"),
-        ({"name": "text", "mode": "auto", "encoder": HashedWords, "context_turns": -1}, "context_turns is too small"),
+        ({"name": "text", "mode": "auto", "encoder": HashedWords, "max_len": 0}, "max_len is out of range"),
+        (
+            {"name": "text", "mode": "auto", "encoder": HashedWords, "context_turns": -1},
+            "context_turns is out of range",
+        ),
         ({"name": "frame", "mode": "auto", "encoder": FrameHog}, "sampler@modality.frame.sampler=uniform"),
         ({"name": "frame", "mode": "auto", "encoder": LogMelProsody, "sampler": Uniform()}, "takes frames"),
         (

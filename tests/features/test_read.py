@@ -153,11 +153,11 @@ def test_peaks_found_later_make_features_anew_only_where_a_sampler_follows_them(
     for modality in modalities:
         modality.bind(tmp_path, "demo")
     bare = replace(samples[0], files={})
-    before = [s.store.stamp(bare) for s in modalities]
+    before = [s.store.fingerprint(bare) for s in modalities]
     folder = tmp_path / "demo" / "au_info"
     folder.mkdir(parents=True)
     (folder / "c0.json").write_text('{"au_info": {"peak_frames": [{"peak_index": 3}]}}')
-    assert [s.store.stamp(bare) == b for s, b in zip(modalities, before, strict=True)] == [True, False]
+    assert [s.store.fingerprint(bare) == b for s, b in zip(modalities, before, strict=True)] == [True, False]
     assert modalities[1].media_availability(bare) == Availability("realtime", "peak")
 
 

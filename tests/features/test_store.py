@@ -38,7 +38,7 @@ def filled(root, ids="abcde", dtype="float32") -> Store:
         rows = {id: ready(ord(id), 2 + k) for k, id in enumerate(part) if id != "b"}
         faults = {"b": {"stage": "decode", "error": "cut off"}} if "b" in part else {}
         store.write(file, rows, faults, samples)
-    store.enter()
+    store.update_manifest()
     return store
 
 
@@ -188,7 +188,7 @@ def test_another_format_is_refused(tmp_path):
         Store(store.folder).has(sample("a"))
 
 
-@pytest.mark.parametrize(("content", "said"), [("{", "cannot be read"), ("[]", "format None"), ("{}", "format None")])
+@pytest.mark.parametrize(("content", "said"), [("{", "is not JSON"), ("[]", "format None"), ("{}", "format None")])
 def test_a_damaged_manifest_is_named(tmp_path, content, said):
     store = filled(tmp_path)
     (store.folder / "manifest.json").write_text(content)

@@ -68,7 +68,7 @@ def test_what_it_says_of_broken_tables(tmp_path: Path) -> None:
         read_au_table(write_au_csv(tmp_path / "lost.csv", 2, lost=(0, 1)))
     path = write_au_csv(tmp_path / "words.csv", 2)
     path.write_text(path.read_text().replace("0.98", "0.98").replace("0.1,", "soon,"))
-    with pytest.raises(MediaError, match="broken"):
+    with pytest.raises(MediaError, match="cannot be parsed"):
         read_au_table(path)
 
 
@@ -166,14 +166,14 @@ def test_both_flavours_of_mer_factory(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no tracked face"):
         read_au_table(path)
     path.write_text(json.dumps({"per_frame_au_descriptions": [{"active_aus": {}}]}))
-    with pytest.raises(MediaError, match="broken"):
+    with pytest.raises(MediaError, match="cannot be parsed"):
         read_au_table(path)
 
 
 @pytest.mark.parametrize("peaks", ["three", [3], [{}], [{"peak_index": -1}], [{"peak_index": 1.5}]])
 def test_a_peak_must_be_a_picture(tmp_path: Path, peaks: object) -> None:
     (tmp_path / "i.json").write_text(json.dumps({"au_info": {"peak_frames": peaks}}))
-    with pytest.raises(MediaError, match="another shape"):
+    with pytest.raises(MediaError, match="another form"):
         read_au_info(tmp_path / "i.json")
 
 
@@ -209,3 +209,20 @@ def test_peaks_are_where_the_face_is_strongest(tmp_path: Path) -> None:
     assert [p["peak_index"] for p in info["peak_frames"]] == [40, 12]  # the slopes beside a peak are none
     calm = read_au_table(write_au_csv(tmp_path / "calm.csv", 60, 20.0))
     assert find_peaks(calm, 20.0, 80) == {"total_frames": 80, "fps": 20.0, "peak_frames": []}
+
+
+def test_the_cause_of_a_foreign_error_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("needs version 9")
+
+    (tmp_path / "latin.csv").write_bytes(b"timestamp,\xe9\n")
+    with pytest.raises(MediaError, match=r"cannot be read[\s\S]*UnicodeDecodeError: 'utf-8' codec"):
+        read_au_table(tmp_path / "latin.csv")
+    path = write_au_csv(tmp_path / "a.csv", 3)
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr(np, "loadtxt", fails)
+    monkeypatch.setattr(json, "loads", fails)
+    with pytest.raises(MediaError, match=r"cannot be parsed[\s\S]*ValueError: needs version 9"):
+        read_au_table(path)
+    with pytest.raises(MediaError, match=r"cannot be read[\s\S]*ValueError: needs version 9"):
+        read_au_info(tmp_path / "a.json")

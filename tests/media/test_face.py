@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from hero_lightning.encoders.tiny import TinyFrames
 from hero_lightning.errors import ConfigError, MediaError
 from hero_lightning.features import Modality
 from hero_lightning.media.clip import ClipReader
@@ -31,6 +31,7 @@ from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.media.types import Frames
 from hero_lightning.types import Media, Sample
 from tests.media_helpers import write_au_csv, write_clip
+from tests.tiny_encoders import TinyFrames
 
 
 class Bright(Detector):
@@ -210,7 +211,7 @@ def test_yunet_asks_for_its_model_file(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"no model file[\s\S]*detector\.model=FILE"):
             YuNet(model=model).check()
     (tmp_path / "junk.onnx").write_bytes(b"none")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot load the model"):
         YuNet(model=str(tmp_path / "junk.onnx")).find(np.zeros((64, 64, 3), np.uint8))
 
 
@@ -261,3 +262,18 @@ def drawn_face() -> np.ndarray:
     cv2.ellipse(picture, (160, 148), (9, 4), 0, 0, 180, (170, 115, 95), 2)
     cv2.ellipse(picture, (160, 168), (20, 7), 0, 0, 360, (185, 80, 85), -1)
     return cv2.GaussianBlur(picture, (5, 5), 0)
+
+
+def test_the_cause_of_a_foreign_error_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+
+    def fails(*_: object) -> None:
+        raise cv2.error("needs version 9")
+
+    (tmp_path / "m.onnx").write_bytes(b"x")
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", fails)
+    with pytest.raises(ConfigError, match=r"cannot load the model[\s\S]*error: needs version 9"):
+        YuNet(model=str(tmp_path / "m.onnx")).find(np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r"cannot be imported[\s\S]*ModuleNotFoundError"):
+        YuNet(model=str(tmp_path / "m.onnx")).check()

@@ -148,12 +148,10 @@ def test_a_peak_with_a_time_needs_no_counting(tmp_path: Path) -> None:
 
 
 def test_peaks_that_the_command_found(tmp_path: Path) -> None:
-    sampler = EmotionPeak()
-    assert sampler.follows_peaks
-    assert not Uniform(8).follows_peaks
-    own = sampler.identity()
-    sampler.peaks_folder = tmp_path
-    assert sampler.identity() == own
+    sampler = EmotionPeak().with_peaks(tmp_path)
+    assert sampler.peaks_folder == tmp_path
+    assert Uniform(8).with_peaks(tmp_path).peaks_folder is None
+    assert sampler.identity() == EmotionPeak().identity()
     assert sampler.plan(info(150), SAMPLE, 0, 0).reason == "no_au"
     (tmp_path / "c1.json").write_text(
         json.dumps({"au_info": {"total_frames": 150, "peak_frames": [{"peak_index": 9}]}})

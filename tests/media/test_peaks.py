@@ -80,7 +80,7 @@ def test_what_decides_the_result(video: Path, tmp_path: Path) -> None:
     assert own["method"] == "motion"
     assert own != PeakFinder(fps=5).inputs(sample)
     assert own != PeakFinder(faces=FaceCropper(rate=3.0)).inputs(sample)
-    with pytest.raises(MediaError, match="Nothing shows"):
+    with pytest.raises(MediaError, match="no file to find peaks in"):
         PeakFinder().inputs(Sample("c", "train"))
     with pytest.raises(MediaError, match="method=au"):
         PeakFinder(method="au").inputs(sample)
@@ -88,5 +88,5 @@ def test_what_decides_the_result(video: Path, tmp_path: Path) -> None:
         lambda: PeakFinder(method="smile"), lambda: PeakFinder(height=-1), lambda: PeakFinder(distance=-1),
         lambda: PeakFinder(fps=0),
     ):  # fmt: skip
-        with pytest.raises(ConfigError, match="wrong value"):
+        with pytest.raises(ConfigError, match=r"Unknown method|out of range"):
             build()

@@ -108,3 +108,19 @@ def test_what_it_says_of_others(tmp_path: Path, folder: Path) -> None:
     (folder / "frame1.bmp").unlink()
     with pytest.raises(MediaError, match="differ in size"):
         read(Media(folder, rate=10.0), [0.0, 0.1])
+
+
+def test_the_cause_of_a_foreign_error_is_shown(folder: Path, array: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    error: Exception = av.error.InvalidDataError(1, "needs version 9")
+    monkeypatch.setattr(av, "open", fails)
+    with pytest.raises(MediaError, match=r"frame0\.bmp: InvalidDataError[\s\S]*needs version 9"):
+        read(Media(folder), [0.0])
+    with pytest.raises(MediaError, match=r"cannot be opened[\s\S]*needs version 9"):
+        read(Media(folder / "frame1.bmp"), [0.0])
+    error = ValueError("needs version 9")
+    monkeypatch.setattr(np, "load", fails)
+    with pytest.raises(MediaError, match="ValueError: needs version 9"):
+        read(Media(array), [0.0])

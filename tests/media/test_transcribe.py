@@ -71,13 +71,13 @@ def test_cuts_lie_in_the_pauses():
 def test_window_by_window(folder, monkeypatch):
     asr = Transcriber(str(folder), silence=1.0)
     x = noise(5.0)
-    said = asr(Waveform(x))
+    whole = asr(Waveform(x))
     parts = [asr(Waveform(w)) for w in cut(x, 32_000)]
     assert all(parts)
-    assert said == " ".join(parts)
+    assert whole == " ".join(parts)
     monkeypatch.setattr(module, "GROUP", 2)
-    assert asr(Waveform(x)) == said
-    assert "<|" not in said
+    assert asr(Waveform(x)) == whole
+    assert "<|" not in whole
     network = asr.parts[0]
     mel = asr.parts[1](cut(x, 32_000)[0].numpy(), sampling_rate=16_000, return_tensors="pt")["input_features"]
     ids = network.generate(mel, task="transcribe")
@@ -90,8 +90,8 @@ def test_no_words_where_nobody_speaks(folder):
 
 
 def test_language(folder):
-    heard = Transcriber(str(folder), language="Chinese", silence=1.0)(Waveform(noise(1.0)))
-    assert heard == Transcriber(str(folder), language="zh", silence=1.0)(Waveform(noise(1.0)))
+    found = Transcriber(str(folder), language="Chinese", silence=1.0)(Waveform(noise(1.0)))
+    assert found == Transcriber(str(folder), language="zh", silence=1.0)(Waveform(noise(1.0)))
     with pytest.raises(ConfigError, match=r"null, or one of en, zh[\s\S]*klingon[\s\S]*asr\.language"):
         Transcriber(str(folder), language="klingon")(Waveform(noise(1.0)))
 
@@ -128,9 +128,11 @@ def test_transcripts_are_kept_as_text(folder, samples, tmp_path, caplog, monkeyp
     assert {s.id: s.text for s in other}["loud"] == "anew"
 
 
-@pytest.mark.parametrize(("options", "said"), [({"dtype": "int8"}, "float32"), ({"silence": 0}, "0 to 1")])
-def test_wrong_options(options, said):
-    with pytest.raises(ConfigError, match=said):
+@pytest.mark.parametrize(
+    ("options", "message"), [({"dtype": "int8"}, "float32"), ({"silence": 0}, "asr.silence is out of range")]
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ConfigError, match=message):
         Transcriber("openai/whisper-base", **options)
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap: availability, groups, seeds, pairs, speed."""
+"""Bootstrap: coverage of the intervals, groups, seeds, paired differences, speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rows(values: np.ndarray) -> torch.Tensor:
     return torch.stack([torch.ones(len(values)), torch.tensor(values)], dim=1)
 
 
-def test_95_percent_intervals_hold_the_truth_about_95_percent_of_the_time() -> None:
+def test_95_percent_intervals_cover_the_true_mean_in_95_percent_of_draws() -> None:
     rng, hits = np.random.default_rng(0), 0
     for k in range(300):
         low, high = intervals(rows(rng.normal(2, 1, 60)), mean, resamples=300, seed=k)["mean"]
@@ -44,19 +44,19 @@ def test_same_seed_same_interval_and_blocks_do_not_matter(monkeypatch: pytest.Mo
     first = intervals(table, mean, seed=3)
     assert intervals(table, mean, seed=3) == first
     assert intervals(table, mean, seed=4) != first
-    monkeypatch.setattr("hero_lightning.metrics.bootstrap.CELLS", 500)
+    monkeypatch.setattr("hero_lightning.metrics.bootstrap.MAX_DRAWS", 500)
     assert intervals(table, mean, seed=3)["mean"] == pytest.approx(first["mean"])
 
 
-def test_dialogues_drawn_whole_widen_the_interval() -> None:
+def test_drawing_whole_dialogues_widens_the_interval() -> None:
     rng = np.random.default_rng(0)
-    values = np.repeat(rng.normal(size=20), 10)  # ten equal turns per dialogue: twenty values, not two hundred
-    alone = intervals(rows(values), mean)["mean"]
-    whole = intervals(rows(values), mean, groups=[f"dia{i // 10}" for i in range(200)])["mean"]
-    assert (whole[1] - whole[0]) > 2.5 * (alone[1] - alone[0])
+    values = np.repeat(rng.normal(size=20), 10)  # ten equal turns per dialogue: 20 independent values, not 200
+    single = intervals(rows(values), mean)["mean"]
+    grouped = intervals(rows(values), mean, groups=[f"dia{i // 10}" for i in range(200)])["mean"]
+    assert (grouped[1] - grouped[0]) > 2.5 * (single[1] - single[0])
 
 
-def test_pairs_see_a_small_steady_gain_that_single_intervals_hide() -> None:
+def test_paired_differences_detect_a_small_gain_that_separate_intervals_do_not() -> None:
     rng = np.random.default_rng(0)
     b = rng.normal(size=100)
     a = b + 0.1 + 0.02 * rng.normal(size=100)
@@ -74,7 +74,7 @@ def test_undefined_resamples_are_left_out() -> None:
     task = ScoreTask("v", 0, 1)
     label = task.collate([0.2, 0.8], ["a", "b"])
     found = intervals(task.statistics(torch.tensor([[0.1], [0.9]]), label.value), task.metrics_of)
-    assert found["pearson"] == pytest.approx((1, 1))  # half of the resamples repeat one row and have no correlation
+    assert found["pearson"] == pytest.approx((1, 1))  # half of the resamples repeat one row: no correlation
 
 
 def test_meld_sized_intervals_take_less_than_two_seconds() -> None:

@@ -1,4 +1,4 @@
-"""Labels out of text: lists, lexicon, negation, stop list, a local language model."""
+"""Labels from text: lists, lexicon, negation, stop words, a local language model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hero_lightning.errors import ConfigError
-from hero_lightning.metrics.extraction import Lexicon, LocalLLM, listed
+from hero_lightning.metrics.extraction import Lexicon, LocalLLM, parse_list
 from hero_lightning.metrics.wheels import Wheels
 from tests.metrics.wheel_tables import write_wheels
 
@@ -34,8 +34,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
         ("A long description of a man who is walking through the rain and thinks of home.", None),
     ],
 )
-def test_76_an_answer_that_is_a_list_is_read_as_one(text: str, labels: list[str] | None) -> None:
-    assert listed(text) == labels
+def test_parse_list(text: str, labels: list[str] | None) -> None:
+    assert parse_list(text) == labels
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,22 @@ def test_76_an_answer_that_is_a_list_is_read_as_one(text: str, labels: list[str]
         ("His mood stays neutral through all of what is being said to him here.", ["neutral"]),
     ],
 )
-def test_76_free_text_is_searched_without_what_is_denied_or_stopped(
-    wheels: Wheels, text: str, labels: list[str]
-) -> None:
+def test_lexicon_words_without_negated_ones_and_stop_words(wheels: Wheels, text: str, labels: list[str]) -> None:
     assert Lexicon(wheels)([text]) == [labels]
 
 
-def test_76_window_and_stop_list_are_options(wheels: Wheels) -> None:
+def test_window_and_stop_words_are_options(wheels: Wheels) -> None:
     text = "He was never again seen to be happy after that long summer had gone."
     assert Lexicon(wheels, window=2)([text]) == [["happy"]]
     assert Lexicon(wheels, window=6)([text]) == [[]]
     assert Lexicon(wheels, stop=["happy"], window=0)([text]) == [[]]
     assert "emotional" in wheels.forms
     assert Lexicon(wheels, stop=[]).find("an emotional scene") == ["emotional"]
-    with pytest.raises(ConfigError, match="negation window"):
+    with pytest.raises(ConfigError, match=r"extractor\.window is out of range"):
         Lexicon(wheels, window=-1)
 
 
-def test_a_local_language_model_behind_the_same_call(tmp_path: Path) -> None:
+def test_a_local_language_model(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from tests.models.llm.llm_helpers import word_tokenizer
@@ -75,13 +73,12 @@ def test_a_local_language_model_behind_the_same_call(tmp_path: Path) -> None:
     tokenizer = word_tokenizer("happy sad She is glad He weeps")
     tokenizer.save_pretrained(tmp_path)
     size = {"n_positions": 256, "n_embd": 16, "n_layer": 1, "n_head": 2}
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **size)).save_pretrained(
-        tmp_path
-    )
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **size)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
     texts = ["She is glad.", "He weeps.", ""]
     found = LocalLLM(str(tmp_path), batch_size=2, max_new_tokens=3)(texts)
     assert found == LocalLLM(str(tmp_path), batch_size=3, max_new_tokens=3)(texts)  # greedy, padding is masked
     assert len(found) == 3
     assert all(isinstance(labels, list) for labels in found)
-    with pytest.raises(ConfigError, match="extractor's model cannot be read"):
+    with pytest.raises(ConfigError, match=r"does not exist[\s\S]*extractor\.name=FOLDER"):
         LocalLLM(str(tmp_path / "nothing"))(["a"])

@@ -1,8 +1,9 @@
-"""Tables: each sample once, whatever the batches and ranks."""
+"""Tables of predictions: each sample once, for any batches and ranks."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable, first_of_each
-from hero_lightning.models.outputs import Outputs
+from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.types import Label
 
 
@@ -23,11 +24,14 @@ def outputs(n: int, experts: tuple[str, ...] = ("text", "audio", "synergy")) -> 
         experts=experts,
         summaries=torch.zeros(n, len(experts), 2),
         present=present,
-        context=torch.zeros(n, 1, 2),
-        gate=torch.arange(n)[:, None].expand(-1, len(experts)) / 10,
+        fused=Fused(
+            context=torch.zeros(n, 1, 2),
+            pooled=torch.zeros(n, 2),
+            gate=torch.arange(n)[:, None].expand(-1, len(experts)) / 10,
+            importance=torch.ones(n, 2) / 2,
+            segments=(("text", 0, 4), ("audio", 4, 8)),
+        ),
         imputed=~present,
-        importance=torch.ones(n, 2) / 2,
-        segments=(("text", 0, 4), ("audio", 4, 8)),
         sync_logit=torch.zeros(n),
     )
 
@@ -62,7 +66,7 @@ def test_a_split_with_one_sample_keeps_its_axis() -> None:
     assert (found.index.shape, found.prediction.shape, found.label.value.shape) == ((1,), (1, 1), (1,))
 
 
-def test_reset_forgets() -> None:
+def test_reset() -> None:
     table = PredictionTable()
     for value in (0.0, 1.0):
         table.reset()
@@ -70,7 +74,7 @@ def test_reset_forgets() -> None:
     assert table.compute().prediction.item() == 1
 
 
-def test_explanations_by_name() -> None:
+def test_columns_of_explanations() -> None:
     table = ExplanationTable()
     table.update(torch.tensor([1, 0]), outputs(2))
     found = table.compute()
@@ -81,27 +85,26 @@ def test_explanations_by_name() -> None:
     assert found.numbers["imputed_text"].tolist() == [0, 1]
     assert found.matrix("importance")[0] == ("text", "audio")
     assert found.numbers["sync"][0] == 0.5
-    assert found.numbers["sync"][1].isnan()  # the synergy expert saw nothing there
+    assert found.numbers["sync"][1].isnan()  # the synergy expert had no input
     assert found.matrix("nothing")[1].shape == (2, 0)
 
 
-def test_a_model_without_gates_is_explained_by_presence_alone() -> None:
+def test_a_model_without_gate_has_presence_only() -> None:
     bare = outputs(2, ("text",))
-    bare.gate = bare.imputed = bare.importance = bare.sync_logit = None
+    bare = replace(bare, fused=Fused(bare.context, bare.context[:, 0]), imputed=None, sync_logit=None)
     table = ExplanationTable()
     table.update(torch.tensor([0, 1]), bare)
     assert list(table.compute().numbers) == ["present_text"]
 
 
 def test_rows_of_two_ranks_are_joined_in_order() -> None:
-    """The gathering is torchmetrics' own; here its result is put in place (for real: the slow test below)."""
+    """With the gathering of torchmetrics replaced; the slow test below runs two processes."""
     ranks = [PredictionTable(), PredictionTable()]
     for table, index in zip(ranks, ([4, 0, 2], [1, 3, 4]), strict=True):
         rows = torch.tensor(index)
         table.update(rows, rows[:, None] * 1.0, Label(rows, rows > 1))
-    states = {
-        id(getattr(ranks[0], n)[0]): [getattr(t, n)[0] for t in ranks] for n in ("index", "prediction", "value", "mask")
-    }
+    names = ("index", "prediction", "value", "mask")
+    states = {id(getattr(ranks[0], n)[0]): [getattr(t, n)[0] for t in ranks] for n in names}
     ranks[0].distributed_available_fn = lambda: True
     ranks[0].dist_sync_fn = lambda tensor, group=None: states[id(tensor)]
     found = ranks[0].compute()
@@ -110,7 +113,7 @@ def test_rows_of_two_ranks_are_joined_in_order() -> None:
 
 
 def _rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     table, explained = PredictionTable(), ExplanationTable()
     for index in ([0, 2, 4], [4]) if rank == 0 else ([1, 3], [4, 4, 4]):  # ranks of unequal size, row 4 as padding
         rows = torch.tensor(index)

@@ -1,4 +1,4 @@
-"""A small emotion wheel of our own whose class names map as AffectGPT's table says (spec 7.4)."""
+"""Small emotion wheels on which class names map to the same sectors as on the official wheels of AffectGPT."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ MAPPING = {
     "surprise": "surprised surprised powerful fear -", "sad": "sad sad sad sad sad", "sadness": "sad sad sad sad sad",
     "disgust": "disgusted disgusted - disgust -", "fear": "scared fearful scared fear scared", "neutral": "- - - - -",
 }  # fmt: skip
-"""Inner sector of class names on the five official wheels (spec/hybrid_pipeline.md 7.4)."""
+"""Inner sectors of class names on the five official wheels."""
 
 
 def rows_of(wheel: dict[str, dict[str, list[str]]]) -> list[list[str]]:
-    """level1, level2, level3 with empty cells where the one above holds."""
+    """level1, level2, level3; a cell that repeats the one above is empty."""
     rows = [["level1", "level2", "level3"]]
     for inner, parts in wheel.items():
         for k, (part, leaves) in enumerate(parts.items()):
@@ -87,15 +87,14 @@ def write_xlsx(path: Path, rows: list[list[str]]) -> None:
     for r, row in enumerate(rows, start=1):
         cells = ""
         for c, text in enumerate(row):
-            place = f"{chr(65 + c)}{r}"
+            cell = f"{chr(65 + c)}{r}"
             if text and r % 5:
-                cells += f'<c r="{place}" t="s"><v>{strings.index(text)}</v></c>'
+                cells += f'<c r="{cell}" t="s"><v>{strings.index(text)}</v></c>'
             elif text:
-                cells += f'<c r="{place}" t="inlineStr"><is><t>{escape(text)}</t></is></c>'
+                cells += f'<c r="{cell}" t="inlineStr"><is><t>{escape(text)}</t></is></c>'
         lines.append(f'<row r="{r}">{cells}</row>')
     shared = "".join(f'<si><t xml:space="preserve">{escape(s)}</t></si>' for s in strings)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("xl/sharedStrings.xml", f"<sst {space}>{shared}</sst>")
-        archive.writestr(
-            "xl/worksheets/sheet1.xml", f"<worksheet {space}><sheetData>{''.join(lines)}</sheetData></worksheet>"
-        )
+        sheet = f"<worksheet {space}><sheetData>{''.join(lines)}</sheetData></worksheet>"
+        archive.writestr("xl/worksheets/sheet1.xml", sheet)

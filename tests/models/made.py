@@ -1,34 +1,46 @@
-"""Small models and batches of features for the model's tests."""
+"""Small models, batches of features, and the invariants of every model."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 
 import torch
+from hypothesis import strategies as st
 
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.fusion import EvidenceIntegration
 from hero_lightning.models.hero.hero import Hero
+from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Batch, Features, Label, Sample
 
 DIMS = {"frame": 6, "motion": 5, "audio": 7, "au": 4, "text": 6}
+
+
+SHAPE = Shape(width=32, queries=3, layers=2, num_heads=4, context_tokens=6, dropout=0.0)
+SIZES = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
+MODALITIES = tuple(DIMS)
+PRESENCE = st.fixed_dictionaries(dict.fromkeys(MODALITIES, st.lists(st.booleans(), min_size=3, max_size=3)))
+"""Modality -> whether each of three rows has it."""
 
 
 def integration(**settings):
     return partial(EvidenceIntegration, **settings)
 
 
+def built(dims, outputs, **settings):
+    """A Hero from flat settings."""
+    for name, kind in Hero.groups.items():
+        settings[name] = kind(**{f.name: settings.pop(f.name) for f in fields(kind) if f.name in settings})
+    return Hero(dims, outputs, **settings)
+
+
 def hero(modalities=tuple(DIMS), seed=0, **settings):
     """A model of width 32 in eval mode whose biases are not zero, so that they cannot hide a leak."""
     torch.manual_seed(seed)
-    sizes = {
-        "width": 32,
-        "queries": 3,
-        "layers": 2,
-        "num_heads": 4,
-        "context_tokens": 5,
-        "auxiliary_heads": ("sync", "unimodal"),
-    }
-    model = Hero({s: DIMS[s] for s in modalities}, {"emotion": 4, "valence": 1}, **(sizes | settings))
+    sizes = {"width": 32, "queries": 3, "layers": 2, "num_heads": 4, "context_tokens": 5}
+    settings = {**sizes, "auxiliary_heads": ("sync", "unimodal"), **settings}
+    model = built({s: DIMS[s] for s in modalities}, {"emotion": 4, "valence": 1}, **settings)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -60,7 +72,7 @@ def features(present, lengths=None, pad=0, fill=0.0, seed=0, seconds=True, scale
 
 
 def batch(rows, seed=0, conflict=(), ids=None, group=None, labelled=True):
-    """Labels and samples of a batch; its modalities are not looked at by auxiliary_losses."""
+    """Labels and samples of a batch; auxiliary losses do not read its modalities."""
     g = torch.Generator().manual_seed(seed)
     there = torch.full((rows,), labelled)
     return Batch(
@@ -79,10 +91,64 @@ def batch(rows, seed=0, conflict=(), ids=None, group=None, labelled=True):
     )
 
 
+def total_loss(model, outputs):
+    """All auxiliary losses of HERO and the squared logits."""
+    data = batch(len(outputs.present))
+    terms = [term(outputs, data, model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0))]
+    return sum([*terms, *(v.float().square().sum() for v in outputs.logits.values())])
+
+
+def check_gradients(model, loss):
+    """Every parameter is in the graph of a loss, with finite gradients; returns the names of those that are zero."""
+    model.zero_grad()
+    loss.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{key} got no gradient"
+        assert parameter.grad.isfinite().all(), key
+    return {key for key, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0}
+
+
+def descend(model, loss, steps, lr=3e-3):
+    """Trains a model; `loss` draws a batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+
 def everything(outputs):
     """Every tensor of the Outputs that does not grow with padding, by name."""
-    names = ("summaries", "present", "imputed", "confidence", "gate", "importance", "density", "context")
-    found = {n: getattr(outputs, n) for n in (*names, "global_query", "sync_logit")}
+    names = ("summaries", "present", "imputed", "confidence", "gate", "importance", "density", "context", "sync_logit")
+    found = {n: getattr(outputs, n) for n in names} | {"global_query": outputs.fused.global_query}
     found |= {f"logits {k}": v for k, v in outputs.logits.items()}
     found |= {f"unimodal {k}": v for k, v in outputs.unimodal_logits.items()}
     return {k: v for k, v in found.items() if v is not None}
+
+
+def same(a, b, rows=slice(None)):
+    """Asserts that `b` equals some rows of `a`."""
+    a, b = everything(a), everything(b)
+    assert a.keys() == b.keys()
+    for key in a:
+        if key == "context" and a[key].shape[1:] != b[key].shape[1:]:
+            continue  # the bank itself, as long as its padding
+        torch.testing.assert_close(b[key], a[key][rows], atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@torch.no_grad()
+def check_invariants(model, present, pad):
+    """Neither padding, nor the other rows of a batch, nor the content of an absent modality changes an output."""
+    given = features(present)
+    together = model(given)
+    assert all(v.isfinite().all() for v in everything(together).values())
+    same(together, model(features(present, pad=pad, fill=torch.nan)))
+    for b in range(3):
+        rows = slice(b, b + 1)
+        same(together, model({s: Features(f.x[rows], f.mask[rows], f.time[rows]) for s, f in given.items()}), rows)
+    spoilt = {}
+    for s, f in given.items():
+        if f.mask.any() or s == "frame":  # a modality no row has need not be given at all
+            noise = torch.where(f.mask.any(1)[:, None, None], f.x, torch.nan)
+            spoilt[s] = Features(noise, f.mask, torch.where(f.mask, f.time, torch.inf))
+    same(together, model(spoilt))

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.models.base import Shape
 from hero_lightning.models.layers import ABSORB_FROM, Attention, Block, Positions, initialise, masked_mean, sinusoid
 
 WIDTH, HEADS = 64, 2
+
+
+def shape(dropout):
+    return Shape(width=WIDTH, num_heads=HEADS, dropout=dropout)
 
 
 def torch_attention(ours):
@@ -31,7 +35,7 @@ def torch_attention(ours):
 @pytest.mark.parametrize("biased", [False, True])
 def test_cross_attention_equals_torch(steps, weights, biased):
     torch.manual_seed(0)
-    ours = Attention(WIDTH, HEADS, 0.5, cross=True).eval()
+    ours = Attention(shape(0.5), cross=True).eval()
     nn.init.normal_(ours.memory.bias)
     x, memory = torch.randn(3, 8, WIDTH), torch.randn(3, steps, WIDTH, requires_grad=True)
     mask = torch.rand(3, steps) < 0.6
@@ -51,7 +55,7 @@ def test_cross_attention_equals_torch(steps, weights, biased):
 
 def test_self_attention_equals_torch():
     torch.manual_seed(0)
-    ours, x = Attention(WIDTH, HEADS, 0.0, cross=False).eval(), torch.randn(2, 7, WIDTH)
+    ours, x = Attention(shape(0.0), cross=False).eval(), torch.randn(2, 7, WIDTH)
     mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
     want, _ = torch_attention(ours)(x, x, x, key_padding_mask=~mask)
     torch.testing.assert_close(ours(x, mask=mask)[0], want, atol=1e-5, rtol=0)
@@ -59,7 +63,7 @@ def test_self_attention_equals_torch():
 
 @pytest.mark.parametrize("steps", [6, ABSORB_FROM])
 def test_a_row_without_keys_attends_evenly_in_every_path(steps):
-    attention = Attention(WIDTH, HEADS, 0.0, cross=True)
+    attention = Attention(shape(0.0), cross=True)
     x, memory = torch.randn(2, 8, WIDTH, requires_grad=True), torch.randn(2, steps, WIDTH, requires_grad=True)
     mask = torch.zeros(2, steps, dtype=torch.bool)
     fast, seen = attention(x, memory, mask), attention(x, memory, mask, weights=True)
@@ -71,14 +75,14 @@ def test_a_row_without_keys_attends_evenly_in_every_path(steps):
 
 @pytest.mark.parametrize("steps", [6, ABSORB_FROM])
 def test_weights_are_taken_before_dropout(steps):
-    attention = Attention(WIDTH, HEADS, 0.5, cross=True).train()
+    attention = Attention(shape(0.5), cross=True).train()
     _, seen = attention(torch.randn(2, 8, WIDTH), torch.randn(2, steps, WIDTH), weights=True)
     torch.testing.assert_close(seen.sum(-1), torch.ones(2, 8))
 
 
 def test_dropout_of_the_absorbed_path_keeps_the_expectation():
     torch.manual_seed(0)
-    attention = Attention(WIDTH, HEADS, 0.3, cross=True)
+    attention = Attention(shape(0.3), cross=True)
     nn.init.ones_(attention.memory.bias)
     x, memory = torch.randn(1, 8, WIDTH).expand(500, -1, -1), torch.randn(1, ABSORB_FROM, WIDTH).expand(500, -1, -1)
     drawn = attention.train()(x, memory)[0].mean(0)
@@ -88,7 +92,7 @@ def test_dropout_of_the_absorbed_path_keeps_the_expectation():
 
 def test_block_masks_the_memory_and_not_its_own_queries():
     torch.manual_seed(0)
-    block = Block(WIDTH, HEADS, 0.0, ("self", "cross")).eval()
+    block = Block(shape(0.0), ("self", "cross")).eval()
     x, memory = torch.randn(2, 4, WIDTH), torch.randn(2, 6, WIDTH)
     mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
     out, _ = block(x, memory, mask)
@@ -104,8 +108,6 @@ def test_positions():
     assert learned(x)[0, 2].equal(learned(x)[0, 4])
     assert not learned(x)[0, 1].equal(learned(x)[0, 2])
     assert sinusoid(torch.arange(3), 8)[0].tolist() == [0.0] * 4 + [1.0] * 4
-    with pytest.raises(ConfigError, match="position"):
-        Positions("rotary", 8)
 
 
 def test_initial_weights_follow_the_width():

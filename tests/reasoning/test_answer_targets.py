@@ -174,11 +174,11 @@ def test_a_missing_label_is_an_error_only_where_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "chat"}, "Unknown answer.mode"),
-        ({"targets": "none"}, "Unknown answer.targets"),
-        ({"weights": {"label": 2.0}}, r"Wrong weight[\s\S]*label=2.0"),
-        ({"weights": {"caption": -1.0}}, r"Wrong weight[\s\S]*caption=-1.0"),
-        ({"template_weight": float("nan")}, r"Wrong weight[\s\S]*template_weight=nan"),
+        ({"mode": "chat"}, "Unknown reasoner.answer.mode"),
+        ({"targets": "none"}, "Unknown reasoner.answer.targets"),
+        ({"weights": {"label": 2.0}}, r"Unknown reasoner\.answer\.weights[\s\S]*rationale[\s\S]*label"),
+        ({"weights": {"caption": -1.0}}, r"weights\.caption is out of range[\s\S]*-1.0"),
+        ({"template_weight": float("nan")}, r"template_weight is out of range[\s\S]*nan"),
         ({"cues": 0}, "answer.cues"),
     ],
 )

@@ -19,138 +19,84 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize(
-    ("text", "status", "label", "fields"),
-    [
-        pytest.param(json.dumps(FULL), "ok", "joy", FULL, id="clean"),
-        pytest.param(f"Sure!\n```json\n{json.dumps(FULL, indent=2)}\n```\nDone.", "ok", "joy", FULL, id="fenced"),
-        pytest.param('{"rationale": "so", "final_emotion": "joy",}', "repaired", "joy", None, id="trailing comma"),
-        pytest.param(
-            '{"evidence_summary": ["a", "b", ], "final_emotion": "joy"}',
-            "repaired",
-            "joy",
-            {"evidence_summary": ["a", "b"], "final_emotion": "joy"},
-            id="trailing comma in a list",
-        ),
-        pytest.param(
-            '{"final_emotion": "anger"} {"final_emotion": "joy"}', "ok", "joy", None, id="two objects, last wins"
-        ),
-        pytest.param(
-            "{\"final_emotion\": \"anger\"} {'final_emotion': 'joy',}",
-            "repaired",
-            "joy",
-            None,
-            id="example echoed, then a sloppy answer",
-        ),
-        pytest.param(
-            '{"final_emotion": "joy"} {"final_emotion": "ang', "ok", "joy", None, id="complete before unfinished"
-        ),
-        pytest.param('{"final_emotion": "joy"} {"rationale": "x"}', "ok", "joy", None, id="label before none"),
-        pytest.param(
-            '{"rationale": "a } b { c \\" }", "final_emotion": "joy"}',
-            "ok",
-            "joy",
-            {"rationale": 'a } b { c " }', "final_emotion": "joy"},
-            id="braces in strings",
-        ),
-        pytest.param(
-            '{"reasoning_process": "r", "emotion": "Joy", "evidence": "e", "caption": "c"}',
-            "ok",
-            "joy",
-            {"rationale": "r", "final_emotion": "Joy", "evidence_summary": ["e"], "emotion_caption": "c"},
-            id="aliases",
-        ),
-        pytest.param(
-            '{"Final Emotion": "joy", "label": "anger"}', "ok", "joy", {"final_emotion": "joy"}, id="key over alias"
-        ),
-        pytest.param('{"final_emotion": "bored"}', "failed", None, {"final_emotion": "bored"}, id="unknown label"),
-        pytest.param(
-            '{"rationale": "joy is plain to see"}', "failed", None, {"rationale": "joy is plain to see"}, id="no label"
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "rationale": "cut in the mid',
-            "repaired",
-            "joy",
-            {"final_emotion": "joy", "rationale": "cut in the mid"},
-            id="truncated in a string",
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "evidence_summary": ["a", "b',
-            "repaired",
-            "joy",
-            {"final_emotion": "joy", "evidence_summary": ["a", "b"]},
-            id="truncated in a list",
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "ration', "repaired", "joy", {"final_emotion": "joy"}, id="truncated in a key"
-        ),
-        pytest.param('{"final_emotion": "joy", "rationale":', "repaired", "joy", None, id="truncated after a key"),
-        pytest.param('{"final_emotion":', "failed", None, {}, id="truncated before anything"),
-        pytest.param('{"final_emotion": "joy"\n```', "repaired", "joy", None, id="brace forgotten in a fence"),
-        pytest.param(
-            "{'rationale': 'it\\'s he who isn't \"mad\"', 'final_emotion': 'joy'}",
-            "repaired",
-            "joy",
-            {"rationale": "it's he who isn't \"mad\"", "final_emotion": "joy"},
-            id="single quotes",
-        ),
-        pytest.param(
-            '{"rationale": "says "no" twice", "final_emotion": "joy"}',
-            "repaired",
-            "joy",
-            {"rationale": 'says "no" twice', "final_emotion": "joy"},
-            id="bare quotes in a string",
-        ),
-        pytest.param(
-            '{"rationale": "two\nlines", "final_emotion": "joy"}', "repaired", "joy", None, id="bare line end"
-        ),
-        pytest.param('{"answer": {"final_emotion": "joy"}}', "ok", "joy", {"final_emotion": "joy"}, id="nested"),
-        pytest.param('{"final_emotion": "joy", "extra": {"label": "anger"}}', "ok", "joy", None, id="nested rest"),
-        pytest.param('{ hm { {"final_emotion": "joy"}', "ok", "joy", None, id="stray braces before"),
-        pytest.param('{"final_emotion": ["joy"]}', "repaired", "joy", {"final_emotion": "joy"}, id="label in a list"),
-        pytest.param('{"final_emotion": ["joy", "anger"]}', "failed", None, None, id="two labels"),
-        pytest.param('{"final_emotion": 3}', "failed", None, {}, id="label of wrong type"),
-        pytest.param(
-            '{"final_emotion": "joy", "rationale": 3}', "repaired", "joy", {"final_emotion": "joy"}, id="wrong type"
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "confidence": 0.8}',
-            "ok",
-            "joy",
-            {"final_emotion": "joy", "confidence": 0.8},
-            id="confidence",
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "confidence": "0.8"}',
-            "repaired",
-            "joy",
-            {"final_emotion": "joy", "confidence": 0.8},
-            id="confidence as text",
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "confidence": 80}',
-            "repaired",
-            "joy",
-            {"final_emotion": "joy"},
-            id="confidence out of range",
-        ),
-        pytest.param(
-            '{"final_emotion": "joy", "confidence": NaN}',
-            "repaired",
-            "joy",
-            {"final_emotion": "joy"},
-            id="confidence not a number",
-        ),
-        pytest.param("I would say Joy.", "label_only", "joy", {"final_emotion": "joy"}, id="label in a sentence"),
-        pytest.param("joy, joy, joy", "label_only", "joy", None, id="one label often"),
-        pytest.param("joy or anger", "failed", None, {}, id="two labels in a sentence"),
-        pytest.param("enjoyment", "failed", None, {}, id="label inside a word"),
-        pytest.param("I cannot tell.", "failed", None, {}, id="none"),
-        pytest.param("", "failed", None, {}, id="empty"),
-        pytest.param("{}", "failed", None, {}, id="empty object"),
-        pytest.param("[1, 2]", "failed", None, {}, id="list"),
-    ],
-)
+TABLE = {
+    "clean": (json.dumps(FULL), "ok", "joy", FULL),
+    "fenced": (f"Sure!\n```json\n{json.dumps(FULL, indent=2)}\n```\nDone.", "ok", "joy", FULL),
+    "trailing comma": ('{"rationale": "so", "final_emotion": "joy",}', "repaired", "joy", None),
+    "trailing comma in a list": (
+        '{"evidence_summary": ["a", "b", ], "final_emotion": "joy"}',
+        "repaired", "joy", {"evidence_summary": ["a", "b"], "final_emotion": "joy"},
+    ),
+    "two objects, last wins": ('{"final_emotion": "anger"} {"final_emotion": "joy"}', "ok", "joy", None),
+    "example echoed, then a sloppy answer": (
+        "{\"final_emotion\": \"anger\"} {'final_emotion': 'joy',}", "repaired", "joy", None,
+    ),
+    "complete before unfinished": ('{"final_emotion": "joy"} {"final_emotion": "ang', "ok", "joy", None),
+    "label before none": ('{"final_emotion": "joy"} {"rationale": "x"}', "ok", "joy", None),
+    "braces in strings": (
+        '{"rationale": "a } b { c \\" }", "final_emotion": "joy"}',
+        "ok", "joy", {"rationale": 'a } b { c " }', "final_emotion": "joy"},
+    ),
+    "aliases": (
+        '{"reasoning_process": "r", "emotion": "Joy", "evidence": "e", "caption": "c"}',
+        "ok", "joy", {"rationale": "r", "final_emotion": "Joy", "evidence_summary": ["e"], "emotion_caption": "c"},
+    ),
+    "key over alias": ('{"Final Emotion": "joy", "label": "anger"}', "ok", "joy", {"final_emotion": "joy"}),
+    "unknown label": ('{"final_emotion": "bored"}', "failed", None, {"final_emotion": "bored"}),
+    "no label": ('{"rationale": "joy is plain to see"}', "failed", None, {"rationale": "joy is plain to see"}),
+    "truncated in a string": (
+        '{"final_emotion": "joy", "rationale": "cut in the mid',
+        "repaired", "joy", {"final_emotion": "joy", "rationale": "cut in the mid"},
+    ),
+    "truncated in a list": (
+        '{"final_emotion": "joy", "evidence_summary": ["a", "b',
+        "repaired", "joy", {"final_emotion": "joy", "evidence_summary": ["a", "b"]},
+    ),
+    "truncated in a key": ('{"final_emotion": "joy", "ration', "repaired", "joy", {"final_emotion": "joy"}),
+    "truncated after a key": ('{"final_emotion": "joy", "rationale":', "repaired", "joy", None),
+    "truncated before anything": ('{"final_emotion":', "failed", None, {}),
+    "brace forgotten in a fence": ('{"final_emotion": "joy"\n```', "repaired", "joy", None),
+    "single quotes": (
+        "{'rationale': 'it\\'s he who isn't \"mad\"', 'final_emotion': 'joy'}",
+        "repaired", "joy", {"rationale": "it's he who isn't \"mad\"", "final_emotion": "joy"},
+    ),
+    "bare quotes in a string": (
+        '{"rationale": "says "no" twice", "final_emotion": "joy"}',
+        "repaired", "joy", {"rationale": 'says "no" twice', "final_emotion": "joy"},
+    ),
+    "bare line end": ('{"rationale": "two\nlines", "final_emotion": "joy"}', "repaired", "joy", None),
+    "nested": ('{"answer": {"final_emotion": "joy"}}', "ok", "joy", {"final_emotion": "joy"}),
+    "nested rest": ('{"final_emotion": "joy", "extra": {"label": "anger"}}', "ok", "joy", None),
+    "stray braces before": ('{ hm { {"final_emotion": "joy"}', "ok", "joy", None),
+    "label in a list": ('{"final_emotion": ["joy"]}', "repaired", "joy", {"final_emotion": "joy"}),
+    "two labels": ('{"final_emotion": ["joy", "anger"]}', "failed", None, None),
+    "label of wrong type": ('{"final_emotion": 3}', "failed", None, {}),
+    "wrong type": ('{"final_emotion": "joy", "rationale": 3}', "repaired", "joy", {"final_emotion": "joy"}),
+    "confidence": (
+        '{"final_emotion": "joy", "confidence": 0.8}', "ok", "joy", {"final_emotion": "joy", "confidence": 0.8},
+    ),
+    "confidence as text": (
+        '{"final_emotion": "joy", "confidence": "0.8"}', "repaired", "joy", {"final_emotion": "joy", "confidence": 0.8},
+    ),
+    "confidence out of range": (
+        '{"final_emotion": "joy", "confidence": 80}', "repaired", "joy", {"final_emotion": "joy"},
+    ),
+    "confidence not a number": (
+        '{"final_emotion": "joy", "confidence": NaN}', "repaired", "joy", {"final_emotion": "joy"},
+    ),
+    "label in a sentence": ("I would say Joy.", "label_only", "joy", {"final_emotion": "joy"}),
+    "one label often": ("joy, joy, joy", "label_only", "joy", None),
+    "two labels in a sentence": ("joy or anger", "failed", None, {}),
+    "label inside a word": ("enjoyment", "failed", None, {}),
+    "none": ("I cannot tell.", "failed", None, {}),
+    "empty": ("", "failed", None, {}),
+    "empty object": ("{}", "failed", None, {}),
+    "list": ("[1, 2]", "failed", None, {}),
+}  # fmt: skip
+"""Case -> text, status, label, fields (None = any)."""
+
+
+@pytest.mark.parametrize(("text", "status", "label", "fields"), TABLE.values(), ids=TABLE)
 def test_parser_table(text: str, status: str, label: str | None, fields: dict[str, Any] | None) -> None:
     answer = parse(text, CLASSES)
     assert (answer.status, answer.label) == (status, label)
@@ -159,22 +105,14 @@ def test_parser_table(text: str, status: str, label: str | None, fields: dict[st
 
 
 @pytest.mark.parametrize(
-    ("said", "label"),
+    ("word", "label"),
     [
-        ("joy", "joy"),
-        ("  JOY!! ", "joy"),
-        ("Happiness", "joy"),
-        ("angry", "anger"),
-        ("mad", "anger"),
-        ("Sad.", "sadness"),
-        ("", None),
-        ("!!", None),
-        ("not joy", None),
-        ("happy and sad", None),
+        *(("joy", "joy"), ("  JOY!! ", "joy"), ("Happiness", "joy"), ("angry", "anger"), ("mad", "anger")),
+        *(("Sad.", "sadness"), ("", None), ("!!", None), ("not joy", None), ("happy and sad", None)),
     ],
 )
-def test_labels_by_case_punctuation_and_synonym(said: str, label: str | None) -> None:
-    assert match_label(said, CLASSES, {"Mad!": "Anger"}) == label
+def test_labels_by_case_punctuation_and_synonym(word: str, label: str | None) -> None:
+    assert match_label(word, CLASSES, {"Mad!": "Anger"}) == label
 
 
 def test_word_forms_do_not_choose_between_two_classes() -> None:

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.errors import ConfigError
+from hero_lightning.models.llm.small_lm import learn_bpe
 from hero_lightning.reasoning.answer_targets import AnswerWriter
-from hero_lightning.reasoning.evidence import EXPERTS, ClipView, EvidenceItem, MeasureStatistics, TemplateWriter
+from hero_lightning.reasoning.evidence import (
+    EXPERTS,
+    ClipView,
+    EvidenceItem,
+    MeasureStatistics,
+    Phrasing,
+    TemplateWriter,
+)
 from hero_lightning.reasoning.prompts import ANSWER, CONTEXT, KEYS, Dropped, PromptBuilder, fit
 from hero_lightning.types import Turn
 
@@ -145,15 +152,15 @@ def test_question_and_answer_marker_are_never_cut(budget: int, said: str, turns:
 
 def test_a_question_longer_than_the_budget_is_an_error() -> None:
     prompt = PromptBuilder("cot", CLASSES, 5).build(VIEW, ITEMS)
-    with pytest.raises(ConfigError, match=r"question alone is longer[\s\S]*at most 5 tokens[\s\S]*max_prompt"):
+    with pytest.raises(ConfigError, match=r"question alone is longer[\s\S]*at most 5 tokens[\s\S]*prompt\.max_tokens"):
         fit(prompt, words, 5)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "chat"}, "Unknown prompt.mode"),
-        ({"style": "long"}, "Unknown prompt.style"),
+        ({"mode": "chat"}, "Unknown reasoner.prompt.mode"),
+        ({"style": "long"}, "Unknown reasoner.prompt.style"),
         ({"context_turns": -1}, "turns"),
     ],
 )
@@ -162,22 +169,7 @@ def test_wrong_settings_are_refused(options: dict, message: str) -> None:
         PromptBuilder(**options)
 
 
-VOCABULARY = (
-    "you",
-    "know",
-    "what",
-    "really",
-    "think",
-    "we",
-    "should",
-    "go",
-    "home",
-    "now",
-    "because",
-    "she",
-    "said",
-    "fine",
-)
+VOCABULARY = ["you", "know", "what", "really", "think", "we", "should", "go", "home", "now", "because", "she", "fine"]
 
 
 def rich_clips(count: int) -> list[ClipView]:
@@ -199,24 +191,11 @@ def rich_clips(count: int) -> list[ClipView]:
     ]
 
 
-def byte_pair_counter(texts: list[str], size: int) -> Callable[[str], int]:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    )
-    return lambda text: len(tokenizer.encode(text).ids)
-
-
 def test_compact_prompts_stay_under_300_tokens_of_a_small_tokenizer() -> None:
     clips = rich_clips(80)
-    writer = TemplateWriter(MeasureStatistics.fit(clips), numbers=False)
+    writer = TemplateWriter(MeasureStatistics.fit(clips), phrasing=Phrasing(numbers=False))
     builder = PromptBuilder("cot", ("neutral", "joy", "sadness", "anger", "surprise", "fear"), 3, "compact")
     weights = {name: 1 / 7 for name in EXPERTS}
     prompts = [builder.build(v, writer.write(v, weights, EXPERTS, {}, 0.4)).text() for v in clips]
-    count = byte_pair_counter(prompts[:60], 2048)
-    assert max(count(p) for p in prompts[60:]) <= 300
+    tokenizer = learn_bpe(prompts[:60], 2048, [])
+    assert max(len(tokenizer.encode(p).ids) for p in prompts[60:]) <= 300

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
-from hero_lightning.models.outputs import Outputs
+from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.reporting import run_folder, tables
 from hero_lightning.reporting.callback import ResultsWriter
 from hero_lightning.tasks import ClassTask, ScoreTask
@@ -89,8 +89,7 @@ class Toy(pl.LightningModule):
             experts=EXPERTS,
             summaries=empty,
             present=present,
-            context=empty,
-            gate=gate,
+            fused=Fused(empty, empty[:, 0], gate),
             imputed=~present,
             sync_logit=torch.zeros(n),
         )

@@ -1,4 +1,4 @@
-"""PairTask, OpenTask and their metrics; `spec/vce_v2v.md` 11 T6, T7."""
+"""PairTask, OpenTask and their metrics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import DataError
 from hero_lightning.metrics import labelsets, ranking
 from hero_lightning.metrics.bootstrap import intervals
 from hero_lightning.tasks import OpenTask, PairTask, Task
 from hero_lightning.types import Label
 
-PAIR = PairTask("preference", most=3)
+PAIR = PairTask("preference", max_comparisons=3)
 
 
 def labels(*places, task=PAIR):
@@ -27,10 +27,7 @@ def metrics(utility, *places):
     return PAIR.metrics(torch.tensor(utility).unsqueeze(-1), labels(*places))
 
 
-# ---- T6: the loss
-
-
-def test_t6_pair_loss():
+def test_pair_loss():
     label = labels([(0, 0, 2)], [(0, 1, 2)])
     logits = torch.zeros(2, 1, requires_grad=True)
     loss = PAIR.loss(logits, label)
@@ -53,7 +50,7 @@ def test_the_loss_compares_rows_of_an_item_only():
     torch.testing.assert_close(PAIR.loss(logits, label, torch.tensor([7, 7, 3, 3])), expected)
 
 
-def test_a_list_counts_with_all_its_pairs():
+def test_all_pairs_of_a_list_count():
     u = [0.0, 1.0, 3.0]
     expected = sum(math.log1p(math.exp(a - b)) for i, a in enumerate(u) for b in u[i + 1 :]) / 3
     label = labels(*[[(0, k, 3)] for k in range(3)])
@@ -61,7 +58,7 @@ def test_a_list_counts_with_all_its_pairs():
     assert PAIR.row_loss(torch.tensor(u).unsqueeze(-1), label.value)[0].item() == pytest.approx(expected)
 
 
-def test_without_a_pair_the_loss_is_zero_and_connected():
+def test_without_a_pair_loss_and_gradient_are_zero():
     logits = torch.ones(2, 1, requires_grad=True)
     for label, group in ((labels([(0, 0, 2)], None), None), (labels([(0, 0, 2)], [(0, 1, 2)]), torch.tensor([0, 1]))):
         logits.grad = None
@@ -69,9 +66,6 @@ def test_without_a_pair_the_loss_is_zero_and_connected():
         loss.backward()
         assert loss.item() == 0
         assert logits.grad.abs().sum() == 0
-
-
-# ---- T7: the metrics
 
 
 @pytest.mark.parametrize(
@@ -84,7 +78,7 @@ def test_without_a_pair_the_loss_is_zero_and_connected():
         ([0.2, 0.1, 0.3], 0, 0, 2 / 3, 1 / 3),
     ],
 )
-def test_t7_lists(utility, strict, compat, pairs, kendall):
+def test_lists(utility, strict, compat, pairs, kendall):
     found = metrics(utility, *[[(4, k, 3)] for k in range(3)])
     assert next(iter(found)) == PAIR.primary
     assert found["list_accuracy"] == strict
@@ -93,27 +87,23 @@ def test_t7_lists(utility, strict, compat, pairs, kendall):
     assert found["kendall"] == pytest.approx(kendall)
 
 
-def test_a_video_stands_in_several_comparisons_and_rows_in_any_order():
+def test_a_video_in_several_comparisons_and_rows_in_any_order():
     places = {
-        "a": [(0, 0, 2), (1, 1, 2)],
-        "b": [(0, 1, 2)],
-        "c": [(1, 0, 2), (2, 0, 3)],
-        "d": [(2, 1, 3)],
-        "e": [(2, 2, 3)],
-    }
-    utility = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 3.5}  # right, wrong, 2 of 3
+        "a": [(0, 0, 2), (1, 1, 2)], "b": [(0, 1, 2)], "c": [(1, 0, 2), (2, 0, 3)], "d": [(2, 1, 3)], "e": [(2, 2, 3)],
+    }  # fmt: skip
+    utility = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 3.5}  # correct, wrong, 2 of 3 pairs correct
     for names in ("abcde", "edcba", "cebda"):
         found = metrics([utility[n] for n in names], *(places[n] for n in names))
         assert found["pair_accuracy"] == pytest.approx(3 / 5)
         assert found["list_accuracy"] == pytest.approx(1 / 3)
 
 
-def test_against_a_plain_count():
+def test_metrics_equal_a_naive_count():
     draw = torch.Generator().manual_seed(0)
     lists = [torch.randperm(30, generator=draw)[: 2 + k % 3].tolist() for k in range(40)]
     u = torch.randint(0, 12, (30,), generator=draw).float()
     places = [[(n, m.index(v), len(m)) for n, m in enumerate(lists) if v in m] or None for v in range(30)]
-    task = PairTask("p", most=20)
+    task = PairTask("p", max_comparisons=20)
     found = task.metrics(u.unsqueeze(-1), labels(*places, task=task))
     ordered = [[float(u[v]) for v in m] for m in lists]
     pairs = [(a, b) for m in ordered for i, a in enumerate(m) for b in m[i + 1 :]]
@@ -124,7 +114,7 @@ def test_against_a_plain_count():
     assert found["list_accuracy_compat"] == pytest.approx(sum(compat) / 40)
 
 
-def test_a_missing_video_is_never_right():
+def test_a_comparison_with_a_missing_video_is_an_error():
     found = metrics([1.0, 2.0], [(0, 0, 2)], [(1, 0, 3)])
     assert found["pair_accuracy"] == found["list_accuracy"] == found["list_accuracy_compat"] == 0
     found = metrics([1.0, 2.0], [(0, 0, 3)], [(0, 1, 3)])
@@ -137,7 +127,7 @@ def test_chance_and_majority():
     chance = PAIR.chance(label)
     assert chance["list_accuracy"] == pytest.approx((1 / 6 + 1 / 24 + 1 / 2) / 3)
     assert chance["pair_accuracy"] == 0.5
-    constant = PairTask("p", most=3).fit([]).majority(label)
+    constant = PairTask("p", max_comparisons=3).fit([]).majority(label)
     assert (constant["pair_accuracy"], constant["list_accuracy"], constant["list_accuracy_compat"]) == (0, 0, 1)
     assert PAIR.chance(labels(None)) == {}
 
@@ -148,10 +138,8 @@ def test_intervals_and_columns():
     low, high = intervals(PAIR.statistics(prediction, label.value), PAIR.metrics_of, resamples=100)["pair_accuracy"]
     assert (low, high) == (1, 1)
     label = labels([(3, 0, 2), (12, 1, 4)], None)
-    assert PAIR.columns(torch.tensor([[0.5], [1.0]]), label) == {
-        "truth": ["3:0/2|12:1/4", None],
-        "prediction": [0.5, 1.0],
-    }
+    columns = PAIR.columns(torch.tensor([[0.5], [1.0]]), label)
+    assert columns == {"truth": ["3:0/2|12:1/4", None], "prediction": [0.5, 1.0]}
     assert float(ranking.statistics(torch.zeros(2, 1), torch.full((2, 3), -1)).sum()) == 0
 
 
@@ -164,32 +152,21 @@ def test_labels_that_are_no_places(value):
     assert "v7" in str(caught.value)
 
 
-def test_wrong_settings():
-    for build in (lambda: PairTask("p", most=0), lambda: OpenTask("o", least=0), lambda: OpenTask("o", most=0)):
-        with pytest.raises(ConfigError, match="is wrong") as caught:
-            build()
-        assert "dataset.tasks." in str(caught.value)
-
-
 def test_states():
-    opened = OpenTask("openset", least=1).fit([["happy", "sad"], ["happy"]])
+    opened = OpenTask("openset", min_count=1).fit([["happy", "sad"], ["happy"]])
     for task in (PairTask("p", 0.5, 7).fit([]), opened):
         for copy in (Task.from_state(task.state()), pickle.loads(pickle.dumps(task))):
             assert copy.state() == task.state()
 
 
-# ---- open label sets
-
-
-def test_the_vocabulary_is_that_of_train():
-    task = OpenTask("openset", least=2).fit([["Happy", "sad"], ["happy", "rare"], None, ["sad", "happy"]])
+def test_the_vocabulary_is_taken_from_train():
+    task = OpenTask("openset", min_count=2).fit([["Happy", "sad"], ["happy", "rare"], None, ["sad", "happy"]])
     assert task.classes == ("happy", "sad")
     assert task.prior.tolist() == pytest.approx([1, 2 / 3])
     assert task.encode_label(["HAPPY", "rare", "unheard"]) == [1, 0, 2]
-    assert OpenTask("o", least=1, most=1).fit([["b", "a"], ["b"]]).classes == ("b",)
-    with pytest.raises(DataError, match="gives task openset no vocabulary") as caught:
-        OpenTask("openset", least=3).fit([["happy"]])
-    assert "least=1" in str(caught.value)
+    assert OpenTask("o", min_count=1, max_classes=1).fit([["b", "a"], ["b"]]).classes == ("b",)
+    with pytest.raises(DataError, match=r"(?s)no vocabulary for task openset.*dataset\.tasks\.openset\.min_count=1"):
+        OpenTask("openset", min_count=3).fit([["happy"]])
     for value in ("happy", [], 3):
         with pytest.raises(DataError, match="no set of words"):
             task.encode(value, "clip")

@@ -1,4 +1,4 @@
-"""What a checkpoint carries, and what is refused."""
+"""Checkpoints: what they keep, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ SAVED: dict[str, Any] = {
     "identities": {"audio": {"dataset": "a", "modality": "audio", "encoder": {"class": "LogMel", "bands": 40}}},
     "tasks": {"emotion": {"settings": {"classes": ["sad", "happy"]}}},
 }
+HUBERT = {"dataset": "b", "modality": "audio", "encoder": {"class": "Hubert"}}
+OTHER_ORDER = {"emotion": {"settings": {"classes": ["happy", "sad"]}}}
 
 
 class Halves(nn.Module):
@@ -50,14 +52,8 @@ def test_restore_checks_shapes_and_names() -> None:
     ("change", "words"),
     [
         ({"dims": {"audio": 9}}, r"another width.*expected: 8.*got:\s+9.*modality.audio"),
-        (
-            {"identities": {"audio": {"dataset": "b", "modality": "audio", "encoder": {"class": "Hubert"}}}},
-            r"differ in `encoder`.*LogMel.*Hubert",
-        ),
-        (
-            {"tasks": {"emotion": {"settings": {"classes": ["happy", "sad"]}}}},
-            r"other classes.*\['sad', 'happy'\].*label_map",
-        ),
+        ({"identities": {"audio": HUBERT}}, r"differ in `encoder`.*LogMel.*Hubert"),
+        ({"tasks": OTHER_ORDER}, r"other classes.*\['sad', 'happy'\].*label_map"),
     ],
 )
 def test_facts_that_differ_are_refused(change: dict[str, Any], words: str) -> None:
@@ -86,26 +82,27 @@ def test_a_stored_config_names_only_admitted_classes(node: dict[str, Any]) -> No
     with pytest.raises(CheckpointError, match="never rebuilt from"):
         checkpoint.check_config({"model": node}, "x.ckpt")
 
-
-def test_admitted_classes_pass() -> None:
     checkpoint.check_config({"m": {"_target_": "torch.nn.Linear"}, "s": [{"_target_": "peft.LoraConfig"}]}, "x")
 
 
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No checkpoint found"):
         checkpoint.find(tmp_path)
-    broken = tmp_path / "broken.ckpt"
-    broken.write_bytes(b"PK not a checkpoint")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.load(broken)
-    foreign = tmp_path / "foreign.ckpt"
-    torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(CheckpointError, match="not one of hero_lightning"):
-        checkpoint.load(foreign)
-    evil = tmp_path / "evil.ckpt"
-    torch.save({"state_dict": {}, "hero_lightning": Path("x")}, evil)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.load(evil)
+    (tmp_path / "broken").write_bytes(b"PK not a checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "foreign")
+    torch.save({"state_dict": {}, "hero_lightning": Path("x")}, tmp_path / "evil")
+    for name, words in {"broken": "cannot be read", "foreign": "not one of hero", "evil": "cannot be read"}.items():
+        with pytest.raises(CheckpointError, match=words):
+            checkpoint.load(tmp_path / name)
+
+
+def test_the_cause_of_an_unreadable_file_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("needs version 9")
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*ValueError: needs version 9"):
+        checkpoint.load(tmp_path / "last.ckpt")
 
 
 def test_find_prefers(tmp_path: Path) -> None:

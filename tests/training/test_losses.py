@@ -1,8 +1,9 @@
-"""Auxiliary losses: balance and honesty of the sync pairs, what the unimodal teaches the gate, the entropy floor."""
+"""Auxiliary losses: the pairs of sync, the effect of the unimodal loss on the gate, the lower bound of entropy."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,18 +12,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from hero_lightning.errors import ConfigError
-from hero_lightning.models.hero.hero import Hero
-from hero_lightning.models.outputs import Outputs
+from hero_lightning.models.outputs import Fused, Outputs
 from hero_lightning.training.losses import AuxiliaryLoss, GateEntropy, Sync, UnimodalLoss, partners
 from hero_lightning.types import Batch, Features, Label
-from tests.models.made import DIMS, batch, features, hero
-
-MODALITIES = tuple(DIMS)
+from tests.models.made import MODALITIES, SIZES, batch, built, descend, features, hero
 
 
-@given(
-    rows=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.booleans()), min_size=1, max_size=8),
-)
+@given(rows=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.booleans()), min_size=1, max_size=8))
 @settings(max_examples=60, deadline=None)
 def test_partners_are_other_clips_of_other_items(rows):
     ids, group, sounding = (list(column) for column in zip(*rows, strict=True))
@@ -34,29 +30,29 @@ def test_partners_are_other_clips_of_other_items(rows):
 
 
 class Recorder:
-    """Stands for the model's second look and remembers the pairs."""
+    """Stands for the model and records the pairs."""
 
     def __init__(self, model):
-        self.pair, self.synergy, self.model = model.pair, model.synergy, model
+        self.pair, self.moments, self.model = model.pair, model.moments, model
 
     def match(self, outputs, donors, shift):
         self.donors, self.shift = donors, shift
         return self.model.match(outputs, donors, shift)
 
 
-def sync(present, auxiliary_loss=None, **labels):
+def sync(present, term=None, **labels):
     model = hero()
     outputs = model(features(present, lengths={s: [6] * len(present["audio"]) for s in MODALITIES}))
     outputs.sync_logit = torch.zeros(len(present["audio"]), requires_grad=True)
     recorder = Recorder(model)
-    loss = (auxiliary_loss or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
+    loss = (term or Sync(1.0))(outputs, batch(len(present["audio"]), **labels), recorder)
     (slope,) = torch.autograd.grad(loss, outputs.sync_logit, retain_graph=True)
-    return loss, recorder, slope, model
+    return loss, recorder, slope
 
 
 def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
     present = {s: [True, True, s != "audio", True, s != "motion"] for s in MODALITIES}
-    loss, seen, slope, _ = sync(present, ids=["a", "a", "b", "c", "d"], group=[0, 1, 2, 3, 4])
+    loss, seen, slope = sync(present, ids=["a", "a", "b", "c", "d"], group=[0, 1, 2, 3, 4])
     assert seen.shift.eq(0).all()
     # row 0 passes over row 1 (same clip) and row 2 (no sound)
     assert seen.donors[[0, 1, 3]].tolist() == [3, 3, 4]
@@ -66,120 +62,84 @@ def test_sync_is_balanced_and_never_pairs_a_clip_with_itself():
 
 
 def test_conflict_clips_are_no_match():
-    _, _, slope, _ = sync({s: [True] * 3 for s in MODALITIES}, conflict=(1,))
-    assert slope[1] == 0
-    assert slope[0] < 0
+    _, _, slope = sync({s: [True] * 3 for s in MODALITIES}, conflict=(1,))
+    assert slope[0] < slope[1] == 0
 
 
-def test_one_clip_is_rotated_against_itself():
-    _, seen, slope, model = sync({s: [True] for s in MODALITIES})
-    steps = model.synergy.steps
-    assert seen.donors.tolist() == [0]
-    assert steps / 4 < seen.shift.item() < 3 * steps / 4
-    assert slope.item() == pytest.approx(-0.25)
-
-
-def test_rotation_on_request():
+@pytest.mark.parametrize("rows", [1, 6])
+def test_one_clip_or_all_on_request_are_rotated_against_themselves(rows):
     torch.manual_seed(0)
-    _, seen, _, model = sync({s: [True] * 6 for s in MODALITIES}, Sync(1.0, shifted=1.0))
-    assert seen.donors.tolist() == list(range(6))
-    assert (seen.shift > model.synergy.steps // 4).all()
+    _, seen, slope = sync({s: [True] * rows for s in MODALITIES}, Sync(1.0, shifted=float(rows > 1)))
+    assert seen.donors.tolist() == list(range(rows))
+    assert ((seen.shift > seen.moments / 4) & (seen.shift < 3 * seen.moments / 4)).all()
+    torch.testing.assert_close(slope, torch.full((rows,), -0.25 / rows))
 
 
-@pytest.mark.parametrize("case", ["no sound", "too short", "conflict", "views of one clip"])
+@pytest.mark.parametrize("case", ["no sound", "too short", "conflict", "views of one clip", "no synergy"])
 def test_without_pairs_the_loss_is_a_connected_zero(case):
     rows = 2 if case == "views of one clip" else 1
-    model = hero()
+    model = hero(("frame", "text") if case == "no synergy" else MODALITIES)
     present = {s: [case != "no sound" or s != "audio"] * rows for s in MODALITIES}
-    outputs = model(
-        features(present, lengths={s: [6 if case in ("no sound", "conflict") else 3] * rows for s in MODALITIES})
-    )
+    length = 6 if case in ("no sound", "conflict") else 3
+    outputs = model(features(present, lengths={s: [length] * rows for s in MODALITIES}))
     data = batch(rows, conflict=range(rows) if case == "conflict" else (), ids=["a"] * rows)
     loss = Sync(1.0)(outputs, data, model)
     assert loss.item() == 0
     loss.backward()
-    assert model.sync[0].weight.grad.eq(0).all()
-
-
-def test_sync_without_a_synergy_expert_is_zero():
-    model = hero(("frame", "text"))
-    outputs = model(features({"frame": [True, True], "text": [True, True]}))
-    loss = Sync(1.0)(outputs, batch(2), model)
-    assert loss.item() == 0
-    loss.backward()
+    assert case == "no synergy" or model.sync[0].weight.grad.eq(0).all()
 
 
 def test_sync_learns_who_belongs_together():
     """Sound and movement share a hidden course; the head must tell own pairs from swapped ones on new clips."""
     torch.manual_seed(0)
-    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "dropout": 0.0}
-    model = Hero({"motion": 4, "audio": 6}, {"emotion": 2}, auxiliary_heads=("sync",), imputation=False, **sizes)
+    options = {"auxiliary_heads": ("sync",), "imputation": False, "dropout": 0.0}
+    model = built({"motion": 4, "audio": 6}, {"emotion": 2}, **SIZES, **options)
     to_sound, to_movement = torch.randn(3, 6), torch.randn(3, 4)
-    optimizer, auxiliary_loss = torch.optim.AdamW(model.parameters(), lr=3e-3), Sync(1.0)
 
     def clips(rows):
         course = torch.randn(rows, 1, 3).expand(-1, 8, -1) + 0.3 * torch.randn(rows, 8, 3)
         mask = torch.ones(rows, 8, dtype=torch.bool)
         return {"audio": Features(course @ to_sound, mask), "motion": Features(course @ to_movement, mask)}
 
-    for _ in range(100):
-        loss = auxiliary_loss(model(clips(16)), batch(16), model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    descend(model, lambda: Sync(1.0)(model(clips(16)), batch(16), model), 100)
     with torch.no_grad():
         outputs = model(clips(64))
         swapped = model.match(outputs, torch.arange(64).roll(1), torch.zeros(64, dtype=torch.long))
-    # AUC of own pairs over swapped ones
-    assert (outputs.sync_logit[:, None] > swapped[None]).float().mean() > 0.8
+    assert (outputs.sync_logit[:, None] > swapped[None]).float().mean() > 0.8  # AUC of own pairs over swapped ones
 
 
-def unimodal_case(gate, logits, label, present=None):
-    gate, logits = torch.tensor(gate), torch.tensor(logits)
+def unimodal_case(gate, logits, label, present=None, labelled=True):
+    """Outputs of one clip with these gate weights [E], logits [E, C] and label, and its batch."""
+    gate, logits = torch.tensor([gate]).requires_grad_(), torch.tensor([logits]).requires_grad_()
     experts = ("frame", "audio", "synergy")[: gate.shape[1]]
-    here = torch.ones_like(gate, dtype=torch.bool) if present is None else torch.tensor(present)
-    outputs = Outputs(
-        logits={},
-        experts=experts,
-        summaries=torch.zeros(*gate.shape, 2),
-        present=here,
-        context=torch.zeros(len(gate), 1, 2),
-        gate=gate.requires_grad_(),
-        unimodal_logits={"emotion": logits.requires_grad_()},
-    )
-    data = batch(len(gate))
-    data.labels["emotion"] = label
-    return outputs, data
+    here = torch.ones_like(gate, dtype=torch.bool) if present is None else torch.tensor([present])
+    fused = Fused(torch.zeros(1, 1, 2), torch.zeros(1, 2), gate)
+    outputs = Outputs({}, experts, torch.zeros(*gate.shape, 2), here, fused, unimodal_logits={"emotion": logits})
+    return outputs, replace(batch(1), labels={"emotion": Label(torch.tensor([label]), torch.tensor([labelled]))})
 
 
 def test_unimodal_loss_is_the_likelihood_of_the_mixture():
-    logits = [[[2.0, 0.0], [0.0, 0.0], [9.0, -9.0]]]
-    outputs, data = unimodal_case([[0.3, 0.3, 0.4]], logits, Label(torch.tensor([0]), torch.tensor([True])))
+    outputs, data = unimodal_case([0.3, 0.3, 0.4], [[2.0, 0.0], [0.0, 0.0], [9.0, -9.0]], 0)
     own = outputs.unimodal_logits["emotion"].detach()[0, :2].softmax(-1)[:, 0]
     loss = UnimodalLoss(1.0, alone=0.0)(outputs, data, None)
-    # synergy is no witness: its share of the gate earns nothing
+    # synergy does not take part: its gate weight costs likelihood
     assert loss.item() == pytest.approx(-math.log(0.3 * own[0] + 0.3 * own[1]))
     with_own = UnimodalLoss(1.0, alone=0.5)(outputs, data, None)
     assert with_own.item() == pytest.approx(loss.item() - 0.25 * own.log().sum().item())
     slope = torch.autograd.grad(loss, outputs.gate)[0][0]
-    assert slope[0] < slope[1] < slope[2] == 0  # the expert that knows gains most, synergy nothing
+    assert slope[0] < slope[1] < slope[2] == 0  # the expert with the cue gains most, synergy nothing
 
 
-@pytest.mark.parametrize("kind", ["score", "set"])
-def test_unimodal_loss_on_other_labels_prefers_the_better_expert(kind):
-    if kind == "score":
-        logits, label = [[[1.0], [-1.0]]], Label(torch.tensor([1.0]), torch.tensor([True]))
-    else:
-        logits, label = [[[3.0, -3.0], [0.0, 0.0]]], Label(torch.tensor([[1.0, 0.0]]), torch.tensor([True]))
-    outputs, data = unimodal_case([[0.5, 0.5]], logits, label)
+@pytest.mark.parametrize(("logits", "label"), [([[1.0], [-1.0]], 1.0), ([[3.0, -3.0], [0.0, 0.0]], [1.0, 0.0])])
+def test_unimodal_loss_on_scores_and_sets_prefers_the_better_expert(logits, label):
+    outputs, data = unimodal_case([0.5, 0.5], logits, label)
     UnimodalLoss(1.0)(outputs, data, None).backward()
     assert outputs.gate.grad[0, 0] < outputs.gate.grad[0, 1] < 0
 
 
 def test_unimodal_loss_is_a_connected_zero_without_labels_or_modalities():
-    for mask, present in (([False], [[True, True]]), ([True], [[False, False]])):
-        label = Label(torch.tensor([0]), torch.tensor(mask))
-        outputs, data = unimodal_case([[0.5, 0.5]], [[[2.0, 0.0], [0.0, 1.0]]], label, present)
+    for labelled, present in ((False, [True, True]), (True, [False, False])):
+        outputs, data = unimodal_case([0.5, 0.5], [[2.0, 0.0], [0.0, 1.0]], 0, present, labelled)
         loss = UnimodalLoss(1.0)(outputs, data, None)
         assert loss.item() == 0
         loss.backward()
@@ -192,9 +152,7 @@ def test_unimodal_loss_is_a_connected_zero_without_labels_or_modalities():
 
 def test_entropy_floor():
     def floor(gate, present, ratio=0.5):
-        outputs, data = unimodal_case(
-            [gate], [[[0.0]] * len(gate)], Label(torch.zeros(1), torch.ones(1).bool()), [present]
-        )
+        outputs, data = unimodal_case(gate, [[0.0]] * len(gate), 0.0, present)
         loss = GateEntropy(1.0, ratio)(outputs, data, None)
         loss.backward()
         assert outputs.gate.grad.isfinite().all()
@@ -208,7 +166,7 @@ def test_entropy_floor():
     assert short == pytest.approx(1 + (0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(2))
 
 
-def test_weight_zero_skips_the_work():
+def test_weight_zero_skips_the_computation():
     class Loud(AuxiliaryLoss):
         def loss(self, outputs, batch, model):
             raise AssertionError
@@ -226,7 +184,7 @@ def test_weight_zero_skips_the_work():
     [lambda: Sync(-1.0), lambda: Sync(shifted=2.0), lambda: UnimodalLoss(alone=-1.0), lambda: GateEntropy(ratio=1.5)],
 )
 def test_refuses(make):
-    with pytest.raises(ConfigError, match=r"(?s)out of range.*where.*auxiliary_loss"):
+    with pytest.raises(ConfigError, match=r"(?s)out of range.*where:\s+losses\."):
         make()
 
 
@@ -234,10 +192,9 @@ def test_the_gate_learns_to_follow_the_informative_modality():
     """One of three modalities of noise carries the class of each clip; on new clips the gate must put it first."""
     torch.manual_seed(0)
     modalities, rows, classes = ("frame", "audio", "text"), 32, 4
-    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2, "imputation": False}
-    model = Hero(dict.fromkeys(modalities, 16), {"emotion": classes}, auxiliary_heads=("unimodal",), **sizes)
+    options = {"auxiliary_heads": ("unimodal",), "imputation": False}
+    model = built(dict.fromkeys(modalities, 16), {"emotion": classes}, **SIZES, **options)
     cue = torch.randn(3, classes, 16)
-    optimizer, unimodal = torch.optim.AdamW(model.parameters(), lr=3e-3), UnimodalLoss(0.5)
 
     def clips(rows):
         label, where = torch.randint(0, classes, (rows,)), torch.randint(0, 3, (rows,))
@@ -247,17 +204,15 @@ def test_the_gate_learns_to_follow_the_informative_modality():
         mask = torch.ones(rows, 5, dtype=torch.bool)
         return {name: Features(x[s], mask) for s, name in enumerate(modalities)}, label, where
 
-    for _ in range(120):
+    def loss():
         given_features, label, _ = clips(rows)
         outputs = model(given_features)
         data = Batch(label, label, label, {}, {"emotion": Label(label, torch.ones(rows, dtype=torch.bool))}, [], [])
-        loss = F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * unimodal(outputs, data, model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        return F.cross_entropy(outputs.logits["emotion"], label) + 0.5 * UnimodalLoss(0.5)(outputs, data, model)
+
+    descend(model, loss, 120)
     with torch.no_grad():
         given_features, label, where = clips(300)
         outputs = model.eval()(given_features)
-    first = (outputs.gate.argmax(1) == where).float().mean()
-    assert first > 0.8
+    assert (outputs.gate.argmax(1) == where).float().mean() > 0.8
     assert (outputs.logits["emotion"].argmax(1) == label).float().mean() > 0.8

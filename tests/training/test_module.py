@@ -73,8 +73,8 @@ def test_two_processes_equal_one(dataset: Path, tmp_path: Path) -> None:
     for split in ("val", "test"):
         a, b = (f[split]["emotion"] for f in metrics)
         assert a["n"] == b["n"] == 12
-        for name, figure in a["metrics"].items():
-            assert b["metrics"][name]["value"] == pytest.approx(figure["value"], abs=1e-6), name
+        for name, metric in a["metrics"].items():
+            assert b["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-6), name
 
 
 def test_only_what_a_stage_names_changes(dataset: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ def test_groups_follow_the_longest_prefix_and_biases_do_not_decay() -> None:
     module["model"].bias.requires_grad_(False)
     made = AdamWWithCosine(lr=1.0, rates={"encoders": 0.1, "encoders.text": 0.01}, weight_decay=0.5)
     optimizer, _ = made.build(module.named_parameters(), steps=10)
+    assert optimizer.defaults["fused"]
+    assert not made.build(module.named_parameters(), steps=10, fused=False)[0].defaults["fused"]
     found = {(g["initial_lr"], g["weight_decay"]): len(g["params"]) for g in optimizer.param_groups}
     assert found == {(0.01, 0.5): 1, (0.01, 0.0): 1, (1.0, 0.5): 1}
 

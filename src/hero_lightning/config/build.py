@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from hero_lightning.data.datamodule import EmotionDataModule
     from hero_lightning.features import Modality
+    from hero_lightning.models.base import FusionModel
     from hero_lightning.models.llm.reasoner import Reasoner
     from hero_lightning.tasks import Task
+    from hero_lightning.training.losses import AuxiliaryLoss
     from hero_lightning.training.module import EmotionModule
 
 log = logging.getLogger(__name__)
@@ -194,19 +196,25 @@ def dataset(cfg: DictConfig, **options: Any) -> EmotionDataModule:
     return make(node, "dataset", seed=cfg.seed, **given)
 
 
-def auxiliary_losses(cfg: DictConfig) -> dict[str, Any]:
-    """The auxiliary_losses with a weight above 0."""
+def auxiliary_losses(cfg: DictConfig) -> dict[str, AuxiliaryLoss]:
+    """The auxiliary losses with a weight above 0."""
     nodes = cfg.get("losses") or {}
-    made = {n: make(node, f"losses.{n}") for n, node in nodes.items() if node and "_target_" in node}
-    return {name: auxiliary_loss for name, auxiliary_loss in made.items() if auxiliary_loss.weight > 0}
+    losses = {n: make(node, f"losses.{n}") for n, node in nodes.items() if node and "_target_" in node}
+    return {name: loss for name, loss in losses.items() if loss.weight > 0}
 
 
-def reasoner(cfg: DictConfig, main: Task) -> Reasoner | None:
-    """The language model of a config that has one, not loaded yet; `main` is the Task it answers for."""
+def reasoner(cfg: DictConfig, main: Task, model: FusionModel) -> Reasoner | None:
+    """The language model of a config that has one, not loaded yet.
+
+    Args:
+        cfg: perhaps has llm and reasoner.
+        main: the Task that it answers for.
+        model: the model whose context it reads.
+    """
     node, llm = cfg.get("reasoner") or {}, cfg.get("llm") or {}
     if ("_target_" in node) != ("_target_" in llm):
         raise ConfigError(
-            "A language model and what it is for go together.",
+            "`llm` and `model` do not fit.",
             expected="model=hero_cot with llm=<name>, or model=hero with llm=none",
             got="llm=none" if "_target_" in node else "an llm, and a model that does not read it",
             where="llm",
@@ -224,7 +232,7 @@ def reasoner(cfg: DictConfig, main: Task) -> Reasoner | None:
         raise ConfigError(
             "A language model names one class.", expected="a class task first", got=main.kind, where="dataset.tasks"
         )
-    head = make(llm, "llm", d=cfg.model.width)
+    head = make(llm, "llm", d=model.width)
     return make(node, "reasoner", llm=head, task=main.name, classes=main.classes)
 
 
@@ -234,51 +242,53 @@ def module(
     tasks: Mapping[str, Task],
     dims: Mapping[str, int],
     prepare: Callable[[Reasoner], None],
-    **options: Any,
+    facts: Mapping[str, Any] | None = None,
+    drop: tuple[str, ...] = (),
 ) -> EmotionModule:
-    """Encoders, model, heads and auxiliary_losses for the modalities that `dims` names and fitted Tasks.
+    """Encoders, model, heads and auxiliary losses.
 
     Args:
-        cfg: has model, auxiliary_losses, optimizer, stage, seed; perhaps llm and reasoner.
-        modalities, tasks, dims: see above.
-        prepare: is given the reasoner, if there is one, and completes it (`Reasoner.prepare` or `restore`).
-        options: further constructor arguments of EmotionModule.
+        cfg: has model, losses, optimizer, stage, seed; perhaps llm and reasoner.
+        modalities: by name; the model reads those in `dims`.
+        tasks: fitted Tasks.
+        dims: modality -> feature width.
+        prepare: completes the reasoner, if there is one (`Reasoner.prepare` or `restore`).
+        facts, drop: see `EmotionModule`.
     """
-    from hero_lightning.training.losses import SelfLabels
+    from hero_lightning.training.augment import Augmentation
     from hero_lightning.training.module import EmotionModule
 
-    terms = auxiliary_losses(cfg)
-    heads = {head for term in terms.values() for head in term.requires}
+    losses = auxiliary_losses(cfg)
+    heads = {head for loss in losses.values() for head in loss.requires}
     outputs = {name: task.outputs for name, task in tasks.items()}
     node = {k: v for k, v in plain(cfg.model).items() if v != {}}  # a group set to none leaves {} behind
-    model = make(node, "model", dims=dict(dims), outputs=outputs, auxiliary_heads=heads)
-    if model.synergy is None:
-        terms = {name: term for name, term in terms.items() if "sync" not in term.requires}
-    thinks = reasoner(cfg, next(iter(tasks.values())))
-    mixup = make(cfg.mixup, "mixup") if cfg.get("mixup") else None
-    whole = [
-        *([] if thinks is None else ["a language model, which answers one clip"]),
-        *(f"{n}, whose labels hold for one clip" for n, t in tasks.items() if t.kind == "pair"),
-        *(f"{n}, which makes labels for one clip" for n, t in terms.items() if isinstance(t, SelfLabels)),
+    model: FusionModel = make(node, "model", dims=dict(dims), outputs=outputs, auxiliary_heads=heads)
+    losses = {name: loss for name, loss in losses.items() if set(loss.requires) <= set(model.auxiliary_heads)}
+    llm = reasoner(cfg, next(iter(tasks.values())), model)
+    parts = {key: make(cfg[key], key) for key in ("modality_dropout", "mixup") if cfg.get(key)}
+    unmixable = [
+        *([] if llm is None else ["a language model, which answers one clip"]),
+        *(f"{name}, whose labels hold for one clip" for name, task in tasks.items() if task.kind == "pair"),
+        *(f"{name}, which makes labels for one clip" for name, loss in losses.items() if not loss.mixable),
     ]
-    if mixup is not None and whole:
-        expected = "tasks, auxiliary_losses and a model whose losses can be mixed"
-        raise ConfigError("Clips cannot be mixed.", expected=expected, got=whole[0], where="mixup", hint="mixup=none")
-    if thinks is not None:
-        prepare(thinks)
+    if "mixup" in parts and unmixable:
+        expected = "tasks, auxiliary losses and a model whose losses can be mixed"
+        problem, got = "Clips cannot be mixed.", unmixable[0]
+        raise ConfigError(problem, expected=expected, got=got, where="mixup", hint="mixup=none")
+    if llm is not None:
+        prepare(llm)
     return EmotionModule(
         model=model,
         modalities={name: modalities[name] for name in dims},
-        dims=dims,
         tasks=tasks,
-        auxiliary_losses=terms,
+        auxiliary_losses=losses,
         optimizer=make(cfg.optimizer, "optimizer"),
-        reasoner=thinks,
+        reasoner=llm,
         train_prefixes=tuple(cfg.stage.train),
-        modality_dropout=make(cfg.modality_dropout, "modality_dropout") if cfg.get("modality_dropout") else None,
-        mixup=mixup,
+        augmentation=Augmentation(**parts),
         seed=cfg.seed,
-        **options,
+        facts=facts,
+        drop=drop,
     )
 
 

@@ -40,7 +40,7 @@ def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.par
         while first.__cause__ is not None:
             first = first.__cause__
         raise ConfigError("A config node cannot be built.", got=cause(first), where=where) from error
-    parameters = inspect.signature(found.func).parameters.values()
+    parameters = arguments(found.func)
     known = [p.name for p in parameters]
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     unknown = [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [k for k in found.keywords if k not in known]
@@ -54,7 +54,17 @@ def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.par
                 where=f"{where}.{names[0]}",
                 hint=f"see the arguments of {node['_target_']}",
             )
-    return found
+    groups, options = getattr(found.func, "groups", {}), dict(found.keywords)
+    for name, kind in groups.items():
+        options[name] = kind(**{p.name: options.pop(p.name) for p in arguments(kind) if p.name in options})
+    return functools.partial(found.func, *found.args, **options)
+
+
+def arguments(target: Any) -> list[inspect.Parameter]:
+    """What a config node of `target` may hold: its arguments, with the fields of those in `groups` in their place."""
+    groups = getattr(target, "groups", {})
+    own = [p for p in inspect.signature(target).parameters.values() if p.name not in groups]
+    return own + [p for kind in groups.values() for p in inspect.signature(kind).parameters.values()]
 
 
 def plain(node: Any) -> dict[str, Any]:

@@ -1,12 +1,11 @@
-"""What of a dataset is there, how it will be had, and what becomes of the rest: decided once, counted, kept.
+"""Which modalities every clip has, what happens to clips that lack one, and the record of both in the run folder.
 
-Data flow: samples x modalities --check_all--> Availability --apply_policy (error | skip | mask)--> samples kept + ledger
--> DatasetIndex -> index.json, splits.json, availability.csv, ledger.csv of the run folder; what fails to decode later is appended.
+Data flow: samples, modalities --check_all--> Availability --apply_policy (error | skip | mask)--> samples kept, ledger
+-> DatasetIndex -> index.json, splits.json, availability.csv, ledger.csv; decode failures are appended to the ledger.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -14,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hero_lightning.errors import DataError
+from hero_lightning.features.files import write_csv
 from hero_lightning.features.modality import Modality
 from hero_lightning.features.source import Availability
 from hero_lightning.features.store import NOT_EXTRACTED
@@ -30,18 +30,18 @@ POLICIES = ("error", "skip", "mask")
 """What to do with a clip that lacks a modality: stop, leave the clip out, or train without that modality."""
 KNOWN = "broken in the official release"
 CHUNK = 32
-"""Clips that a thread looks at in one go."""
+"""Clips that a thread checks in one go."""
 PROGRESS = 5.0
-"""Seconds between two lines of progress."""
+"""Seconds between two progress messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger: what of which clip is not used, and why.
+    """One line of the ledger: a modality, label or sample that is not used, and why.
 
     Attributes:
-        modality: or Task, where the kind is `unknown`; empty where it is the whole sample.
-        kind: absent, broken (index time), failed (decode time), unknown (label), dropped (sample).
+        modality: the Task where the kind is `unknown`; empty for a whole sample.
+        kind: absent, broken (found when the dataset is indexed), failed (decoding), unknown (label), dropped (sample).
     """
 
     id: str
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AvailabilityCount:
-    """How many clips of a split have a modality in this way, before any clip was left out."""
+    """Number of clips of a split by mode and reason of a modality, before any clip is left out."""
 
     modality: str
     split: str
@@ -64,15 +64,16 @@ class AvailabilityCount:
 
 @dataclass(slots=True)
 class DatasetIndex:
-    """Everything that was decided about a dataset at index time.
+    """What is known about a dataset once it is indexed.
 
     Attributes:
         samples: split -> samples in order.
         availability: sample id -> modality -> Availability.
         dims: modality -> feature width D, of the modalities in use.
-        table: availability by modality, split, mode and reason.
+        classes: Task -> its class names.
+        table: number of clips by modality, split, mode and reason.
         split_origin: split -> where it comes from.
-        notes: sentences a result must carry (modalities and Tasks left out, official counts not met).
+        notes: sentences to report with every result (modalities and Tasks left out, official counts not met).
         folder: where it was written.
     """
 
@@ -88,7 +89,7 @@ class DatasetIndex:
     folder: Path | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The index in builtins, as index.json holds it."""
+        """The content of index.json."""
         return {
             "dataset": self.dataset,
             "counts": {split: len(rows) for split, rows in self.samples.items()},
@@ -100,9 +101,9 @@ class DatasetIndex:
         }
 
     def write(self, folder: Path | str) -> None:
-        """Writes index.json, splits.json, availability.csv and ledger.csv; every rank may call it, the first one writes.
+        """Writes index.json, splits.json, availability.csv and ledger.csv on rank 0; all ranks must call it.
 
-        Decode failures of any rank are appended to ledger.csv from then on.
+        From then on every rank appends its decode failures to ledger.csv.
         """
         from pytorch_lightning.utilities import rank_zero_only
 
@@ -112,62 +113,52 @@ class DatasetIndex:
             (self.folder / "index.json").write_text(json.dumps(self.summary(), indent=1, ensure_ascii=False) + "\n")
             ids = {split: [s.id for s in rows] for split, rows in self.samples.items()}
             (self.folder / "splits.json").write_text(json.dumps(ids, ensure_ascii=False) + "\n")
-            write_rows(self.folder / "availability.csv", AvailabilityCount, self.table)
-            write_rows(self.folder / "ledger.csv", Entry, self.ledger)
+            write_csv(self.folder / "availability.csv", AvailabilityCount, self.table)
+            write_csv(self.folder / "ledger.csv", Entry, self.ledger)
 
     def record(self, failures: Iterable[Entry]) -> None:
-        """Takes up clips that failed at decode time, each once, in memory and in ledger.csv."""
-        for entry in failures:
-            if entry in self.ledger:
-                continue
+        """Adds decode failures to the ledger and to ledger.csv, each once."""
+        for entry in (e for e in failures if e not in self.ledger):
             self.ledger.append(entry)
             log.warning("%s of %s left out: %s", entry.modality, entry.id, entry.reason)
             if self.folder is not None:
-                with (self.folder / "ledger.csv").open("a", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerow(astuple(entry))
-
-
-def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    """Writes dataclass instances of one kind as a csv."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(kind)])
-        writer.writerows(astuple(row) for row in rows)
+                write_csv(self.folder / "ledger.csv", Entry, [entry], append=True)
 
 
 def check_all(
     modalities: Mapping[str, Modality], samples: Sequence[Sample], known_broken: frozenset[str] = frozenset()
 ) -> dict[str, dict[str, Availability]]:
-    """Resolves every modality of every sample, in threads: sample id -> modality -> Availability.
+    """Availability of every modality of every sample, checked in threads: sample id -> modality -> Availability.
 
     Args:
         modalities: bound and probed.
-        known_broken: ids whose media the official release broke; all but their text counts as broken.
+        known_broken: ids whose media are broken in the official release; everything but their text counts as broken.
     """
+    broken = Availability("broken", KNOWN)
 
-    def one(sample: Sample) -> dict[str, Availability]:
-        broken = Availability("broken", KNOWN)
-        bad = sample.id in known_broken
-        return {n: broken if bad and n != "text" else s.availability(sample) for n, s in modalities.items()}
+    def check(chunk: Sequence[Sample]) -> dict[str, dict[str, Availability]]:
+        bad = {s.id for s in chunk} & known_broken
+        return {
+            s.id: {n: broken if s.id in bad and n != "text" else m.availability(s) for n, m in modalities.items()}
+            for s in chunk
+        }
 
-    found: dict[str, dict[str, Availability]] = {}
-    if samples:
-        found[samples[0].id] = one(samples[0])  # alone, so that manifests are read before the threads start
-    told = time.monotonic()
+    found = check(samples[:1])  # alone, so that manifests are read before the threads start
+    last_message = time.monotonic()
     chunks = [samples[k : k + CHUNK] for k in range(1, len(samples), CHUNK)]
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for done in pool.map(lambda chunk: {s.id: one(s) for s in chunk}, chunks):
-            found |= done
-            if time.monotonic() - told > PROGRESS:
-                told = time.monotonic()
-                log.info("looked at %d of %d clips", len(found), len(samples))
+        for part in pool.map(check, chunks):
+            found |= part
+            if time.monotonic() - last_message > PROGRESS:
+                last_message = time.monotonic()
+                log.info("checked %d of %d clips", len(found), len(samples))
     return found
 
 
 def tabulate(
     samples: Sequence[Sample], availability: Mapping[str, Mapping[str, Availability]]
 ) -> list[AvailabilityCount]:
-    """Counts samples by modality, split, mode and reason; reasons without the clip's own paths."""
+    """Counts samples by modality, split, mode and reason; a reason's path of the clip itself becomes `<clip>`."""
     counts = Counter(
         (name, sample.split, r.mode, _general(r.reason, sample))
         for sample in samples
@@ -179,14 +170,13 @@ def tabulate(
 
 
 def _general(reason: str, sample: Sample) -> str:
-    media = [m.path for m in (sample.video, sample.audio) if m is not None]
-    for own in (*media, *sample.files.values()):
-        reason = reason.replace(str(own), "<clip>")
+    for path in (*(m.path for m in (sample.video, sample.audio) if m), *sample.files.values()):
+        reason = reason.replace(str(path), "<clip>")
     return reason.replace(f"/{sample.id}.", "/<clip>.")
 
 
 def describe(table: Sequence[AvailabilityCount]) -> dict[str, str]:
-    """Modality -> one line: how many clips of each split have it in which way."""
+    """Modality -> one line with the number of clips by split and mode."""
     counts: dict[str, Counter[tuple[str, str]]] = {}
     for row in table:
         counts.setdefault(row.modality, Counter())[row.split, row.mode] += row.count
@@ -196,45 +186,43 @@ def describe(table: Sequence[AvailabilityCount]) -> dict[str, str]:
 def apply_policy(
     samples: Sequence[Sample], availability: Mapping[str, Mapping[str, Availability]], policy: str
 ) -> tuple[list[Sample], list[Entry]]:
-    """Decides about clips that lack a modality.
+    """Applies `dataset.missing` to clips that lack a modality.
 
     Args:
-        policy: error = stop; skip = leave such a clip out; mask = keep it while it has one modality at least. Clips
-            the official release broke are masked under every policy: their rows belong to the official counts.
+        policy: error = stop; skip = leave the clip out; mask = keep it as long as it has one modality. Clips that are
+            broken in the official release are masked under every policy, because the official counts include them.
 
     Returns:
         The samples kept, and the ledger.
 
     Raises:
-        DataError: under policy error, with the first five.
+        DataError: under policy error; the message names the first five.
     """
     kept: list[Sample] = []
     ledger: list[Entry] = []
+    faults: list[Entry] = []
     for sample in samples:
         found = availability[sample.id]
-        gaps = [(name, r) for name, r in found.items() if not r.present]
-        lacking = [Entry(sample.id, sample.split, name, r.mode, r.reason) for name, r in gaps]
-        ledger += lacking
-        unexpected = [entry for entry in lacking if entry.reason != KNOWN]
-        if not any(r.present for r in found.values()):
+        gaps = [Entry(sample.id, sample.split, n, r.mode, r.reason) for n, r in found.items() if not r.present]
+        unexpected = [entry for entry in gaps if entry.reason != KNOWN]
+        ledger += gaps
+        faults += unexpected
+        if len(gaps) == len(found):
             ledger.append(Entry(sample.id, sample.split, "", "dropped", "no modality is present"))
         elif unexpected and policy == "skip":
             names = ", ".join(entry.modality for entry in unexpected)
             ledger.append(Entry(sample.id, sample.split, "", "dropped", f"lacks {names}"))
         else:
             kept.append(sample)
-    faults = [entry for entry in ledger if entry.kind in ("absent", "broken") and entry.reason != KNOWN]
     faults.sort(key=lambda entry: not entry.reason.startswith(NOT_EXTRACTED))  # these name the command that helps
-    bare = Counter((e.modality, e.reason) for e in faults if e.reason.startswith(NOT_EXTRACTED))
-    for (name, reason), n in bare.items():
+    missing = Counter((e.modality, e.reason) for e in faults if e.reason.startswith(NOT_EXTRACTED))
+    for (name, reason), n in missing.items():
         log.warning("%s: %d clips are %s", name, n, reason)
     if policy == "error" and faults:
         lines = [f"{e.id} ({e.split}) {e.modality}: {e.kind}, {e.reason}" for e in faults[:5]]
         lines += [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-        raise DataError(
-            f"{len({entry.id for entry in faults})} clips lack a modality ({len(faults)} gaps).",
-            expected="every modality of every clip, for dataset.missing=error",
-            got="\n            ".join(lines),
-            hint="dataset.missing=mask (train without the modality), skip (leave the clip out), or hint the files",
-        )
+        problem = f"{len({entry.id for entry in faults})} clips lack a modality ({len(faults)} gaps)."
+        expected, got = "every modality of every clip, for dataset.missing=error", "\n            ".join(lines)
+        hint = "dataset.missing=mask (train without the modality), or dataset.missing=skip (leave the clip out)"
+        raise DataError(problem, expected=expected, got=got, hint=hint)
     return kept, ledger

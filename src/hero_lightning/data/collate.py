@@ -1,4 +1,4 @@
-"""From draws to batches: reads the clips of an item in the worker and joins items to a Batch.
+"""Reads the clips of an item in the loader's worker and collates items to a Batch.
 
 Data flow: draw (epoch, item) --ItemDataset--> Item (rows of its samples) --Collate--> Loaded (Batch + failures)
 --BatchLoader--> Batch.
@@ -8,13 +8,13 @@ Legend: B rows of a batch = samples of all its items; group and order point back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from hero_lightning.data.availability import DatasetIndex, Entry
 from hero_lightning.data.sampling import Draw, EpochBatchSampler, EvalBatchSampler
@@ -28,9 +28,11 @@ from hero_lightning.types import Batch, Features, Label, ModalityBatch, Row, Sam
 
 @dataclass(slots=True)
 class Item:
-    """What a draw yields: row numbers in the split and samples of one item, their rows by modality, and failures.
+    """One drawn item; failures are modalities that cannot be read although the index says that they are available.
 
-    A failure is a modality that could not be read though it looked sound at index time.
+    Attributes:
+        index: row numbers of the samples in the split.
+        rows: modality -> row, of every sample.
     """
 
     index: tuple[int, ...]
@@ -40,27 +42,27 @@ class Item:
 
 
 class MovableBatch(Batch):
-    """A Batch that Lightning moves by its tensors; Lightning's own walk would enter, and fail in, every Sample."""
+    """A Batch with its own `to`; Lightning's recursive transfer would enter every Sample and fail there."""
 
     def to(self, device: torch.device) -> MovableBatch:
-        """The batch on a device."""
-        return to_device(self, device)
+        """The batch on a device; copies to a GPU are asynchronous."""
+        return map_tensors(self, lambda x: x.to(device, non_blocking=device.type == "cuda"))
 
 
 @dataclass(slots=True)
 class Loaded:
-    """A batch as it leaves the worker, with what failed on the way."""
+    """A batch as it leaves the worker, with the modalities that could not be read."""
 
     batch: MovableBatch
     failures: list[Entry]
 
     def pin_memory(self) -> Loaded:
-        """The loader's pinning thread calls this."""
+        """Called by the DataLoader's pinning thread."""
         return Loaded(map_tensors(self.batch, Tensor.pin_memory), self.failures)
 
 
 class ItemDataset(Dataset[Item]):
-    """Reads the clips of one item; `items` are rows of the split, `availability` sample id -> modality -> Availability."""
+    """Reads the clips of one item; `items` are rows of the split, `availability` maps sample id -> modality."""
 
     def __init__(
         self,
@@ -84,36 +86,36 @@ class ItemDataset(Dataset[Item]):
         return Item(item, samples, [rows for rows, _ in read], [f for _, failures in read for f in failures])
 
     def read(self, sample: Sample, epoch: int = 0) -> tuple[dict[str, Row], list[Entry]]:
-        """One clip's rows of all modalities, and what could not be read; never another clip's."""
-        blank: dict[str, Row] = dict.fromkeys(self.modalities)
+        """One clip's rows of all modalities and its failures; a clip is never replaced by another."""
+        rows: dict[str, Row] = dict.fromkeys(self.modalities)
         present = {n: r for n, r in self.availability[sample.id].items() if r.present and n in self.modalities}
         try:
-            rows = blank | self._rows(sample, present, epoch)
-            gone = [name for name in present if rows[name] is None]
-            return rows, [Entry(sample.id, sample.split, name, "absent", NO_FACE) for name in gone]
+            rows |= self._rows(sample, present, epoch)
+            no_face = [name for name in present if rows[name] is None]
+            return rows, [Entry(sample.id, sample.split, name, "absent", NO_FACE) for name in no_face]
         except DataError:
-            pass  # one modality failed: read them one by one to learn which
+            pass  # one modality failed: read them one by one to find out which
         failures: list[Entry] = []
-        for name, resolution in present.items():
+        for name, found in present.items():
             try:
-                blank |= self._rows(sample, {name: resolution}, epoch)
+                rows |= self._rows(sample, {name: found}, epoch)
             except DataError as error:
                 reason = f"{error.problem} {error.details['where'] or ''}".strip()
                 failures.append(Entry(sample.id, sample.split, name, "failed", reason))
-        return blank, failures
+        return rows, failures
 
     def _rows(self, sample: Sample, present: Mapping[str, Availability], epoch: int) -> dict[str, Row]:
         return read_clip({n: self.modalities[n] for n in present}, present, sample, epoch, self.seed)
 
 
 class Collate:
-    """Joins items to a Batch: pads modalities, codes labels by fitted Tasks."""
+    """Collates items to a Batch: pads modalities, encodes labels with the fitted Tasks."""
 
     def __init__(self, modalities: Mapping[str, Modality], tasks: Mapping[str, Task]) -> None:
         self.modalities, self.tasks = modalities, tasks
 
     def __call__(self, items: list[Item]) -> Loaded:
-        """N items of any number of samples -> a Batch of B rows."""
+        """Items of any number of samples -> a Batch of B rows."""
         samples = [s for item in items for s in item.samples]
         rows = [r for item in items for r in item.rows]
         ids = [s.id for s in samples]
@@ -131,33 +133,22 @@ class Collate:
         return Loaded(batch, [f for item in items for f in item.failures])
 
 
-def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> MovableBatch:
-    """The batch with every tensor replaced by function(tensor); everything else is shared."""
-
-    def maybe(x: Tensor | None) -> Tensor | None:
-        return None if x is None else function(x)
-
-    modalities = {}
-    for name, s in batch.modalities.items():
-        ready = s.stored and Features(function(s.stored.x), function(s.stored.mask), maybe(s.stored.time))
-        raw = None if s.inputs is None else {key: function(x) for key, x in s.inputs.items()}
-        modalities[name] = ModalityBatch(s.size, ready, maybe(s.stored_rows), raw, maybe(s.input_rows))
-    labels = {name: Label(function(y.value), function(y.mask)) for name, y in batch.labels.items()}
-    index, group, order = function(batch.index), function(batch.group), function(batch.order)
-    return MovableBatch(index, group, order, modalities, labels, batch.samples, batch.measures)
-
-
-def to_device(batch: Batch, device: torch.device) -> MovableBatch:
-    """The batch on a device; copies from pinned memory to a GPU do not wait."""
-    return map_tensors(batch, lambda x: x.to(device, non_blocking=device.type == "cuda"))
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A batch or part of one with every tensor replaced by function(tensor); everything else is shared."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(part, function) for key, part in value.items()}
+    if isinstance(value, (Batch, ModalityBatch, Features, Label)):
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
+    return value
 
 
 class BatchLoader:
-    """An iterable of Batches for Lightning: starts lazily, resumes inside an epoch, reports decode failures.
+    """An iterable of Batches for Lightning that resumes inside an epoch.
 
-    Lightning asks for an iterator before it tells the epoch; here nothing is drawn until the first batch is wanted.
-
-    Failures go to the index; the policy `error` turns one into an error.
+    Lightning requests an iterator before it sets the epoch, so nothing is drawn before the first batch is requested.
+    What cannot be decoded is recorded in the index; it is a DataError where `missing` is error.
     """
 
     def __init__(
@@ -167,52 +158,59 @@ class BatchLoader:
         sampler: EpochBatchSampler | EvalBatchSampler,
         num_workers: int,
         index: DatasetIndex,
-        policy: str,
+        missing: str,
     ) -> None:
-        self.batch_sampler, self.index, self.policy = sampler, index, policy
+        self.dataset, self.collate, self.batch_sampler = dataset, collate, sampler
+        self.num_workers, self.index, self.missing = num_workers, index, missing
         self.served = 0
-        self.loader: DataLoader[Loaded] = DataLoader(
-            dataset,  # type: ignore[arg-type]  # what it yields is Loaded, after collate
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: the loader must not draw from the global random state
-        )
+        self._loader: DataLoader[Loaded] | None = None
+        self._pass: Generator[MovableBatch, None, None] | None = None
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[MovableBatch]:
+        self._pass = self._batches()
+        return self._pass
+
+    def _batches(self) -> Generator[MovableBatch, None, None]:
         self.served = self.batch_sampler.start if isinstance(self.batch_sampler, EpochBatchSampler) else 0
-        for loaded in self.loader:
-            if loaded.failures:
-                if self.policy == "error":
-                    self.close()
-                    first = loaded.failures[0]
-                    raise DataError(
-                        f"Modality {first.modality} of {first.id} cannot be read.",
-                        expected="a clip that can be read to its end, for dataset.missing=error",
-                        got=first.reason,
-                        where=f"{first.id} ({first.split})",
-                        hint="dataset.missing=mask (train without the modality), or hint the file",
-                    )
-                self.index.record(loaded.failures)
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.dataset,  # type: ignore[arg-type]  # it yields Items, which collate turns into Loaded
+                batch_sampler=self.batch_sampler,
+                collate_fn=self.collate,
+                num_workers=self.num_workers,
+                persistent_workers=self.num_workers > 0,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator(),  # its own: the loader must not draw from the global random state
+            )
+        for loaded in self._loader:
+            if loaded.failures and self.missing == "error":
+                self._loader = None  # its processes end with it
+                first = loaded.failures[0]
+                problem, where = (
+                    f"Modality {first.modality} of {first.id} cannot be read.",
+                    f"{first.id} ({first.split})",
+                )
+                expected = "a clip that can be read to its end, for dataset.missing=error"
+                hint = "dataset.missing=mask (train without the modality), or replace the file"
+                raise DataError(problem, expected=expected, got=first.reason, where=where, hint=hint)
+            self.index.record(loaded.failures)
             self.served += 1
             yield loaded.batch
 
     def close(self) -> None:
         """Ends the worker processes; the next pass starts new ones."""
-        if isinstance(self.loader._iterator, _MultiProcessingDataLoaderIter):
-            self.loader._iterator._shutdown_workers()
-        self.loader._iterator = None
+        if self._pass is not None:
+            self._pass.close()  # an unfinished pass refers to the DataLoader's iterator, with which the processes end
+        self._loader = self._pass = None
 
     def state_dict(self) -> dict[str, int]:
-        """Where a resumed run goes on."""
+        """The position from which a resumed run continues."""
         return self.batch_sampler.state_dict(self.served) if isinstance(self.batch_sampler, EpochBatchSampler) else {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where `state` left off."""
+        """Continues from the position in `state`."""
         if isinstance(self.batch_sampler, EpochBatchSampler) and state:
             self.batch_sampler.load_state_dict(state)

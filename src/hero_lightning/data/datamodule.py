@@ -1,9 +1,10 @@
-"""EmotionDataModule: a dataset' samples, what of them is there, and the loaders that serve them.
+"""EmotionDataModule: the samples of a dataset, the availability of their modalities, and the loaders that serve them.
 
 Data flow: samples() -> unique ids, dialogues, splits, Tasks fitted on train -> Availability, policy -> DatasetIndex
 -> EpochBatchSampler -> ItemDataset (worker) -> Collate -> Batch.
 
-A dataset is a subclass that writes `samples`. Everything is decided at index time; a clip is never replaced by another.
+A dataset is a subclass that implements `samples`. Everything is decided when the dataset is indexed; a clip is never
+replaced by another one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hero_lightning.data.availability import POLICIES, DatasetIndex, Entry
 from hero_lightning.data.collate import BatchLoader, Collate, ItemDataset
 from hero_lightning.data.sampling import EpochBatchSampler, EvalBatchSampler, Strata
 from hero_lightning.data.splits import SPLIT_NAMES, check_leaks, check_unique, make_splits
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError, DataError, in_range, one_of
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import Task
@@ -34,41 +35,42 @@ from hero_lightning.types import Sample, dialogues, link_dialogues
 log = logging.getLogger(__name__)
 
 CHOICES = {"missing": POLICIES, "unit": ("clip", "dialogue"), "unknown_label": ("error", "drop")}
-"""Settings of every dataset that have a few possible values."""
+"""Possible values of settings that every dataset has."""
+RANGES = {"batch_size": "[1, inf)", "num_workers": "[0, inf)", "seed": "[0, inf)", "val_fraction": "(0, 1)"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class EmotionDataModule(LightningDataModule):
-    """Base of every dataset.
+    """Base class of every dataset.
 
-    A subclass writes `samples` and may set the class attributes below. Keys are those of the config group `dataset`.
+    A subclass implements `samples` and may set the class attributes below. Keys are those of config group `dataset`.
 
     Attributes:
         modalities: name -> Modality, in canonical order.
-        tasks: name -> Task; those without a train label are left out at index time.
-        features_root: where our own feature stores lie.
+        tasks: name -> Task; those without a train label are left out when the dataset is indexed.
+        features_root: folder of our own feature stores.
         batch_size: items per batch and process.
         num_workers: processes that read clips; 0 = the training process.
         seed: decides the order of training items.
         balance: Task (of kind class) whose classes are drawn equally often; None = every item once per epoch.
-        bucket: whether items of like length share a batch.
+        bucket: whether items of similar length share a batch.
         unit: what an item is: clip, or dialogue (all its turns in order; batch_size then counts dialogues).
-        availability: what becomes of a clip that lacks a modality: error, skip (left out), mask (kept without it).
-        unknown_label: what becomes of a label outside the class list: error, or drop (counted).
-        label_map: class names of this dataset -> names of the Tasks' classes (a model of another dataset); names that
-            are neither mapped nor known are then dropped and counted.
+        missing: policy for a clip that lacks a modality: error, skip (left out), mask (kept without it).
+        unknown_label: policy for a label outside the class list: error, or drop (counted).
+        label_map: class names of this dataset -> those of the Tasks (of a model of another dataset); unknown labels are
+            then dropped and counted.
         val_fraction: share of train that becomes validation where the dataset has none.
-        test_fraction: the same for test; 0 = then there is no test.
+        test_fraction: the same for test; 0 = no test split.
         test_from: split that serves as test where the dataset has none, e.g. dev; validation then comes from train.
-        split_seed: decides such splits; apart from `seed`, so that runs of several seeds share their splits.
-        limit: only the first so many samples of every split.
-        use_splits: only these are looked at and served (evaluation); None = all.
-        choices: setting of the subclass -> its possible values.
+        split_seed: decides such splits; separate from `seed`, so that runs of several seeds share their splits.
+        limit: only the first `limit` samples of every split.
+        use_splits: only these are indexed and served (evaluation); None = all.
+        choices, ranges: setting of the subclass -> its possible values, or its interval (see `in_range`).
         class_orders: official class order by Task, used where the config gives none.
         official_counts: official number of samples by split.
-        known_broken: ids whose media the official release broke.
-        apart: what no two splits may share (see `check_leaks`).
-        group: what the samples of one `dialogue` are, where they do not talk.
+        known_broken: ids whose media are broken in the official release.
+        apart: units that no two splits may share (see `check_leaks`).
+        group: what samples with the same `dialogue` have in common, if it is not a conversation.
     """
 
     root: Path | str
@@ -93,6 +95,7 @@ class EmotionDataModule(LightningDataModule):
 
     name = "dataset"
     choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    ranges: ClassVar[Mapping[str, str]] = {}
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {}
     official_counts: ClassVar[Mapping[str, int]] = {}
     known_broken: ClassVar[frozenset[str]] = frozenset()
@@ -107,60 +110,56 @@ class EmotionDataModule(LightningDataModule):
         self._origin: dict[str, str] = {}
         self._notes: list[str] = []
         self._ledger: list[Entry] = []
-        self._plan: DatasetIndex | None = None
+        self._index: DatasetIndex | None = None
         self._loaders: WeakSet[BatchLoader] = WeakSet()
-        names, choices = self._class_tasks(), {**CHOICES, **self.choices}
-        checks = [(k, getattr(self, k) in known, ", ".join(map(str, known))) for k, known in choices.items()]
-        checks += [
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("num_workers", self.num_workers >= 0, "at least 0"),
-            ("seed", self.seed >= 0, "at least 0"),
-            ("val_fraction", 0 < self.val_fraction < 1, "a share above 0 and below 1"),
-            ("test_fraction", 0 <= self.test_fraction < 1 - self.val_fraction, "from 0 to below 1 - val_fraction"),
-            ("limit", self.limit is None or self.limit >= 1, "at least 1, or null"),
-            ("balance", self.balance in (None, *names), f"one of {names}, or null"),
-            ("modalities", bool(self.modalities), "at least one modality"),
-            ("tasks", bool(self.tasks), "at least one task"),
-        ]
-        for key, _, expected in [c for c in checks if not c[1]]:
-            got = getattr(self, key)
-            raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
+        for key, known in {**CHOICES, **self.choices, "balance": (None, *self._class_tasks())}.items():
+            one_of(f"dataset.{key}", getattr(self, key), known)
+        for key, interval in {**RANGES, **self.ranges, "test_fraction": f"[0, {1 - self.val_fraction})"}.items():
+            in_range(f"dataset.{key}", getattr(self, key), interval)
+        in_range("dataset.limit", 1 if self.limit is None else self.limit, "[1, inf)")
+        for key in ("modalities", "tasks"):
+            if not getattr(self, key):
+                raise ConfigError(f"The dataset has no {key}.", expected="at least one", where=f"dataset.{key}")
 
-    # ---- what a dataset says
+    def use_tasks(self, fitted: Mapping[str, Task]) -> None:
+        """Uses fitted Tasks (of a checkpoint) in place of its own of the same names; call it before `build_index`."""
+        self.tasks = {name: fitted.get(name, task) for name, task in self.tasks.items()}
+
+    # ---- what a dataset defines
 
     def samples(self) -> list[Sample]:
-        """All samples with the dataset' own splits and labels in its own words. The subclass writes this."""
+        """All samples with the dataset's own splits and label names. Subclasses implement this."""
         raise TypeError(f"{type(self).__name__} does not define samples")
 
     def items(self, split: str) -> list[tuple[int, ...]]:
-        """What the loader draws: rows of the split that belong together, by `unit`."""
+        """The items of a split by `unit`: row numbers of samples that belong together."""
         samples = self.index.samples[split]
         return dialogues(samples) if self.unit == "dialogue" else [(row,) for row in range(len(samples))]
 
     def class_order(self, task: str) -> Sequence[str]:
-        """The dataset' own class order of a Task; empty = sorted names of the train split."""
+        """The official class order of a Task; empty = sorted names of the train split."""
         return self.class_orders.get(task, ())
 
     def official(self) -> Mapping[str, int]:
-        """Official number of samples by split; a dataset with several protocols decides here."""
+        """Official number of samples by split; a dataset with several protocols overrides this."""
         return self.official_counts
 
-    # ---- index time
+    # ---- index
 
     def build_index(self) -> DatasetIndex:
         """Reads the dataset and decides everything about it; a second call returns the same index."""
-        if self._plan is None:
-            self._plan = self._cover(self.gathered)
-        return self._plan
+        if self._index is None:
+            self._index = self._check(self.gathered)
+        return self._index
 
     @property
     def index(self) -> DatasetIndex:
-        """What was decided at index time."""
+        """The index, built on first use."""
         return self.build_index()
 
     @property
     def gathered(self) -> list[Sample]:
-        """All samples with splits, turns and labels; no clip is looked at, so no availability policy leaves any out."""
+        """All samples with splits, turns and labels, before availability is checked and `missing` is applied."""
         if self._samples is None:
             self._samples = self._gather()
         return list(self._samples)
@@ -171,14 +170,14 @@ class EmotionDataModule(LightningDataModule):
         return self.index.dims
 
     def _gather(self) -> list[Sample]:
-        """Samples with unique ids, turns, splits and labels that the fitted Tasks can code."""
+        """Samples with unique ids, turns, splits and labels that the fitted Tasks can encode."""
         samples = self.samples()
         if not samples:
-            raise self._wrong("The dataset holds no sample.", expected="at least one", hint="dataset.root")
+            raise self._wrong("The dataset has no samples.", expected="at least one", hint="dataset.root=FOLDER")
         check_unique((s.id, f"sample {n} ({s.split})") for n, s in enumerate(samples, start=1))
         found = Counter(s.split for s in samples)
         for split, official in self.official().items():
-            self._count(f"{self.name} {split} has", found.get(split, official), "samples", official)
+            self._compare_count(f"{self.name} {split} has", found.get(split, official), "samples", official)
         samples, self._origin = make_splits(
             link_dialogues(samples),
             {"test": self.test_fraction, "val": self.val_fraction},
@@ -190,7 +189,7 @@ class EmotionDataModule(LightningDataModule):
             self._origin[split] = origin.replace("dialogue", self.group)
             log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), self._origin[split])
         leaks = "; ".join(check_leaks(samples, self.apart, self.group))
-        log.info("leak check: %s", leaks or "nothing to share")
+        log.info("leak check: %s", leaks or "no dialogue, speaker or video is named")
         if names := self.label_map:
             own = {self.tasks[n].name for n in self._class_tasks()}
             samples = [
@@ -198,27 +197,26 @@ class EmotionDataModule(LightningDataModule):
                 for s in samples
             ]
         self._fit([s for s in samples if s.split == "train"])
-        have = sorted({s.split for s in samples})
-        wanted, place = self.use_splits or have, {split: count() for split in have}
-        for split in set(wanted) - set(have):
-            expected, hint = ", ".join(have), "dataset.use_splits"
-            raise self._wrong(f"There is no split {split!r}.", expected=expected, got=split, hint=hint)
+        place = {split: count() for split in sorted({s.split for s in samples})}
+        wanted = self.use_splits or place
+        for split in wanted:
+            one_of("dataset.use_splits", split, place, DataError)
         limit = len(samples) if self.limit is None else self.limit
-        return self._known([s for s in samples if next(place[s.split]) < limit and s.split in wanted])
+        return self._encodable([s for s in samples if next(place[s.split]) < limit and s.split in wanted])
 
     def _wrong(self, problem: str, *, expected: str, hint: str, got: str = "none") -> DataError:
         return DataError(problem, expected=expected, got=got, where=f"{self.name} {self.root}", hint=hint)
 
-    def _count(self, who: str, found: int, what: str, official: int) -> None:
+    def _compare_count(self, subject: str, found: int, unit: str, official: int) -> None:
         if found != official:
-            self._note(f"{who} {found} {what}; the official count is {official}")
+            self._note(f"{subject} {found} {unit}; the official count is {official}")
 
     def _note(self, sentence: str) -> None:
         log.warning(sentence)
         self._notes.append(sentence)
 
     def _fit(self, train: Sequence[Sample]) -> None:
-        """Fits Tasks on the train split; one that came fitted (from a checkpoint) stays as it is."""
+        """Fits Tasks on the train split; one that is fitted already (from a checkpoint) stays as it is."""
         kept: dict[str, Task] = {}
         for name, task in self.tasks.items():
             if not task.classes:
@@ -230,20 +228,17 @@ class EmotionDataModule(LightningDataModule):
             if task.prior is None and train:
                 task.fit(values)
             if not task.outputs:
-                raise self._wrong(
-                    f"The classes of task {name} are unknown.",
-                    expected="a train split to take them from, or a list",
-                    hint=f"dataset.tasks.{name}.classes=[...]",
-                )
+                problem, hint = f"The classes of task {name} are unknown.", f"dataset.tasks.{name}.classes=[...]"
+                raise self._wrong(problem, expected="a train split to take them from, or a list", hint=hint)
             kept[name] = task
         if not kept:
-            have = sorted({k for s in train for k in s.labels})
-            expected = f"train labels for one of {', '.join(self.tasks)}"
-            raise self._wrong("No task is left.", expected=expected, got=f"labels {have}", hint="dataset.tasks")
+            found = sorted({k for s in train for k in s.labels})
+            expected, hint = f"train labels for one of {', '.join(self.tasks)}", "add a task under dataset.tasks"
+            raise self._wrong("No task is left.", expected=expected, got=f"labels {found}", hint=hint)
         self.tasks = kept
 
-    def _known(self, samples: list[Sample]) -> list[Sample]:
-        """Checks every label; an unknown one is an error, or is taken away and counted."""
+    def _encodable(self, samples: list[Sample]) -> list[Sample]:
+        """Checks every label; an unknown one is an error, or is dropped and counted."""
         policy: Literal["error", "drop"] = "drop" if self.label_map else self.unknown_label
         out, before = [], len(self._ledger)
         for s in samples:
@@ -257,8 +252,8 @@ class EmotionDataModule(LightningDataModule):
             self._note(f"{unknown} unknown labels were dropped")
         return out
 
-    def _cover(self, samples: Sequence[Sample]) -> DatasetIndex:
-        """Resolves modalities and applies the availability policy."""
+    def _check(self, samples: Sequence[Sample]) -> DatasetIndex:
+        """Checks the availability of every modality and applies `missing`."""
         train = [s for s in samples if s.split == "train"] or samples
         for modality in self.modalities.values():
             modality.bind(Path(self.features_root), str(self.name))
@@ -266,19 +261,16 @@ class EmotionDataModule(LightningDataModule):
         found = availability.check_all(self.modalities, samples, self.known_broken)
         table = availability.tabulate(samples, found)
         notes = list(self._notes)
-        had = {name for row in found.values() for name, r in row.items() if r.present}
-        gone = [name for name in self.modalities if name not in had and self.missing != "error"]
+        present = {name for row in found.values() for name, r in row.items() if r.present}
+        gone = [name for name in self.modalities if name not in present and self.missing != "error"]
         for name in gone:
             reason = next(c.reason for c in table if c.modality == name)
             notes.append(f"modality {name} is left out: no clip has it ({reason})")
             log.warning(notes[-1])
         if len(gone) == len(self.modalities):
-            raise self._wrong(
-                "No modality is left: no clip has any of them.",
-                expected=f"clips or features for one of {', '.join(self.modalities)}",
-                got="; ".join(notes[-len(gone) :]),
-                hint="check dataset.root, paths.features and the modalities' modes",
-            )
+            expected, got = f"clips or features for one of {', '.join(gone)}", "; ".join(notes[-len(gone) :])
+            hint = "correct dataset.root, paths.features or the modes of the modalities"
+            raise self._wrong("No modality is left.", expected=expected, got=got, hint=hint)
         found = {i: {n: r for n, r in row.items() if n not in gone} for i, row in found.items()}
         kept, ledger = availability.apply_policy(samples, found, self.missing)
         splits = {split: [s for s in kept if s.split == split] for split in dict.fromkeys(s.split for s in samples)}
@@ -307,26 +299,28 @@ class EmotionDataModule(LightningDataModule):
     # ---- Lightning
 
     def prepare_data(self) -> None:
-        """Writes what modalities in mode auto lack to their stores; Lightning calls it on one process."""
-        if missing := {n: self.modalities[n] for n in self._uncached()}:
-            samples = [s for rows in self.index.samples.values() for s in rows]
-            free = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            device = self.trainer.strategy.root_device if self.trainer is not None else free
-            done = fill(
-                missing, samples, batch_size=self.batch_size, device=device, workers=self.num_workers, progress=True
-            )
-            log.info("%s", done)
-            self._plan = None
+        """Fills the stores of modalities in mode auto; Lightning calls it on one process."""
+        free = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.fill_stores(self.trainer.strategy.root_device if self.trainer is not None else free)
         self.build_index()
 
+    def fill_stores(self, device: torch.device) -> None:
+        """Computes on `device` and stores the features that modalities in mode auto lack."""
+        if missing := {n: self.modalities[n] for n in self._uncached()}:
+            samples = [s for rows in self.index.samples.values() for s in rows]
+            size, workers = self.batch_size, self.num_workers
+            result = fill(missing, samples, batch_size=size, device=device, workers=workers, progress=True)
+            log.info("%s", result)
+            self._index = None
+
     def setup(self, stage: str | None = None) -> None:
-        """Indexes the dataset; a process that did so before the first one filled the stores looks again."""
+        """Indexes the dataset, anew where another process has filled the stores since."""
         if self._uncached():
-            self._plan = None
+            self._index = None
         self.build_index()
 
     def teardown(self, stage: str | None = None) -> None:
-        """Ends the loaders' processes at once, not when their memory happens to be freed."""
+        """Ends the loaders' worker processes at once, not when the loaders happen to be freed."""
         for loader in self._loaders:
             loader.close()
 
@@ -336,12 +330,12 @@ class EmotionDataModule(LightningDataModule):
         return [n for n in named if any(r[n].mode == "realtime" for r in rows)]
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled batches of the train split, in order where Lightning overfits a few batches."""
+        """Shuffled batches of the train split; in order where Lightning overfits a few batches."""
         overfit = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         return self.loader("train", shuffle=not overfit)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Validation in order; an empty list where there is none."""
+        """Batches of the validation split in order; an empty list where there is none."""
         return self.loader("val") if "val" in self.index.samples else []
 
     def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
@@ -353,13 +347,13 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def test_splits(self) -> list[str]:
-        """Splits that test and predict serve: `use_splits` where given, else those called test..."""
+        """Splits that test and predict serve: `use_splits` where given, else those whose name starts with test."""
         return list(self.use_splits or [s for s in self.index.samples if s.startswith("test")])
 
     def loader(
-        self, split: str, shuffle: bool = False, seed: int | None = None, batch_size: int | None = None
+        self, split: str, shuffle: bool = False, *, seed: int | None = None, batch_size: int | None = None
     ) -> BatchLoader:
-        """Batches of a split for this process, shuffled or in order; seed, batch_size: None = the data module's."""
+        """Batches of a split for this process, shuffled or in order; `seed` and `batch_size` replace its own."""
         index, items, samples = self.index, self.items(split), self.index.samples[split]
         seed, batch_size = self.seed if seed is None else seed, batch_size or self.batch_size
         modalities = {n: self.modalities[n] for n in index.dims}
@@ -367,11 +361,10 @@ class EmotionDataModule(LightningDataModule):
         sampler: EpochBatchSampler | EvalBatchSampler
         if shuffle:
             classes, ratios = self._strata(samples, items)
-            # steps of every item over all modalities; modalities of unknown length do not count
-            steps = [
-                sum(modality.length(s) or 0 for modality in modalities.values()) if self.bucket else 0 for s in samples
-            ]
-            lengths = [sum(steps[i] for i in item) for item in items] if self.bucket else None
+            lengths = None
+            if self.bucket:  # steps over all modalities; those of unknown length do not count
+                steps = [sum(m.length(s) or 0 for m in modalities.values()) for s in samples]
+                lengths = [sum(steps[i] for i in item) for item in items]
             sampler = EpochBatchSampler(
                 len(items), batch_size, seed=seed, classes=classes, ratios=ratios, lengths=lengths,
                 rank=rank, world=world,
@@ -387,7 +380,7 @@ class EmotionDataModule(LightningDataModule):
         return [n for n, task in self.tasks.items() if task.kind == "class"]
 
     def _strata(self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> Strata:
-        """Class of every item's first sample under the Task to balance by (-1 = no label), all drawn alike."""
+        """Class of every item's first sample in the Task to balance by (-1 = no label), all drawn equally often."""
         if self.balance is None:
             return None, None
         if self.balance not in self.tasks:
@@ -395,6 +388,6 @@ class EmotionDataModule(LightningDataModule):
         task = self.tasks[self.balance]
         values = [samples[item[0]].labels.get(task.name) for item in items]
         codes = [-1 if v is None else task.encode(v, samples[i[0]].id) for v, i in zip(values, items, strict=True)]
-        if bare := codes.count(-1):
-            log.warning("%d train items without a label %s are not drawn, for dataset.balance", bare, self.balance)
+        if unlabelled := codes.count(-1):
+            log.warning("dataset.balance: %d train items have no label %s and are not drawn", unlabelled, self.balance)
         return codes, None

@@ -1,10 +1,10 @@
-"""Which items make which batch, on which process, in which epoch: a function of (seed, epoch) alone.
+"""The items of every batch, process and epoch, as a function of (seed, epoch) only.
 
 Data flow: number of items (+ classes, lengths) -> order of the epoch -> global batches -> this rank's batches of draws.
 
-Legend: W ranks, b batch size of one rank, G = W * b global batch size, C classes. No global random state is read or
-written, so any number of workers sees the same order. Batch k of one process with batch size G is the union of the W
-ranks' batches k of size b.
+Legend: W ranks, b batch size of one rank, G = W * b global batch size, C classes. The global random state is not used,
+so the order does not depend on the number of workers. Batch k of one process with batch size G is the union of the
+batches k of W ranks with batch size b.
 """
 
 from __future__ import annotations
@@ -18,32 +18,31 @@ from torch.utils.data import Sampler
 from hero_lightning.errors import ConfigError
 
 Draw = tuple[int, int]
-"""Epoch and item: a worker that reads a draw knows the epoch without being told."""
-
+"""Epoch and item; workers learn the epoch from it."""
 Strata = tuple[list[int] | None, list[float] | None]
-"""Class of every item, and ratio of every class (None = alike): what is drawn in given shares."""
+"""Class of every item and ratio of every class (None = equal), for sampling in given shares."""
 MEGA = 16
 """Global batches sorted by length together: enough to save most padding, few enough to keep batches varied."""
 BLUR = 0.1
-"""Lengths count up to 10 % longer at random, so that an epoch's batches differ from the last one's."""
+"""Lengths are randomly increased by up to 10 %, so that batches differ between epochs."""
 ORDER, CLASS, BUCKET = range(3)
-"""Names of the random modalities below one seed."""
+"""Random streams of one seed."""
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):
     """Shuffled training batches of one rank.
 
-    All ranks get equally many batches of equal size; the fewer than W items that do not divide are left out of the
-    last batch, others in every epoch. One process leaves nothing out.
+    All ranks get equally many batches of equal size; a remainder of fewer than W items is left out, a different one in
+    every epoch. One process leaves nothing out.
 
     Args:
         count: number of items.
         batch_size: b, items of one rank's batch.
         seed: of the run.
-        classes: class of every item, -1 = none; given, every class is drawn equally often (those without a class
-            never). Frequent classes are spread over several epochs, rare ones repeat.
-        ratios: class -> how often it is drawn, relative to the others; None = all alike.
-        lengths: cost of every item; given, items of like length share a batch.
+        classes: class of every item, -1 = none; if given, every class is drawn equally often and items without one
+            never. Frequent classes take several epochs, rare ones repeat.
+        ratios: class -> how often it is drawn, relative to the others; None = equally often.
+        lengths: cost of every item; if given, items of similar length share a batch.
         rank, world: this process and W.
     """
 
@@ -59,58 +58,41 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.seed, self.rank, self.world, self.global_batch = seed, rank, world, batch_size * world
         self.lengths = None if lengths is None else np.asarray(lengths, dtype=np.float64)
-        self.members: list[NDArray[np.int64]] = []
-        self.shares: list[int] = []
-        if classes is not None:
-            codes = np.asarray(classes)
-            present = [int(c) for c in np.unique(codes[codes >= 0])]
-            self.members = [np.flatnonzero(codes == c) for c in present]
-            parts = [1.0 if ratios is None else ratios[c] for c in present]
-            drawn = int((codes >= 0).sum())
-            self.shares = [max(1, int(drawn * part / sum(parts))) for part in parts]
+        codes = np.asarray([] if classes is None else classes)
+        present = [int(c) for c in np.unique(codes[codes >= 0])]
+        self.members: list[NDArray[np.int64]] = [np.flatnonzero(codes == c) for c in present]
+        parts, drawn = [1.0 if ratios is None else ratios[c] for c in present], int((codes >= 0).sum())
+        self.shares = [max(1, int(drawn * part / sum(parts))) for part in parts]
         self.size = sum(self.shares) if classes is not None else count
         self.epoch = self.start = 0
         if self.size < world:
-            raise ConfigError(
-                "There are fewer training items than processes.",
-                expected=f"at least {world} items",
-                got=self.size,
-                where="dataset.balance" if classes is not None else "dataset",
-                hint="trainer.devices=1, or more data",
-            )
-
-    @property
-    def global_batch(self) -> int:
-        """G, the items that all ranks draw at once."""
-        return self.batch_size * self.world
+            where, hint = "dataset" if classes is None else "dataset.balance", "trainer.devices=1, or more data"
+            problem, expected = "There are fewer training items than processes.", f"at least {world} items"
+            raise ConfigError(problem, expected=expected, got=self.size, where=where, hint=hint)
 
     @property
     def sampler(self) -> EpochBatchSampler:
-        """Lightning tells the epoch to `loader.batch_sampler.sampler`."""
+        """Lightning sets the epoch of `loader.batch_sampler.sampler`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass; a start in the middle holds for its own epoch only."""
+        """Sets the epoch of the next pass; a start in the middle applies to its own epoch only."""
         if epoch != self.epoch:
             self.start = 0
         self.epoch = epoch
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's items as drawn, the same on every rank: [size]."""
-        rng = self._rng(ORDER, epoch)
-        if not self.members:
-            return rng.permutation(self.size)
-        return rng.permutation(np.concatenate([self._turn(c, epoch) for c in range(len(self.members))]))
+        """The epoch's items in order, the same on every rank: [size]."""
+        drawn = [self._turn(c, epoch) for c in range(len(self.members))]
+        return self._rng(ORDER, epoch).permutation(np.concatenate(drawn) if drawn else np.arange(self.size))
 
     def batches(self, epoch: int) -> list[list[int]]:
         """This rank's batches of items."""
         order = self.order(epoch)
         full = len(order) // self.global_batch * self.global_batch
-        body, tail = order[:full], order[full:]
-        if self.lengths is not None:
-            body = self._bucketed(body, epoch)
+        body, tail = self._bucketed(order[:full], epoch), order[full:]
         rows = [*body.reshape(-1, self.global_batch), tail[: len(tail) - len(tail) % self.world]]
         return [row[self.rank :: self.world].tolist() for row in rows if len(row)]
 
@@ -124,18 +106,18 @@ class EpochBatchSampler(Sampler[list[Draw]]):
             yield [(epoch, item) for item in batch]
 
     def state_dict(self, batches_done: int) -> dict[str, int]:
-        """Where a resumed run goes on, after `batches_done` batches of this epoch."""
+        """The position of a resumed run, after `batches_done` batches of this epoch."""
         return {"epoch": self.epoch, "drawn": batches_done * self.global_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Starts the next pass where `state` left off."""
+        """Starts the next pass at the position in `state`."""
         self.epoch, self.start = state["epoch"], state["drawn"] // self.global_batch
 
-    def _rng(self, *modality: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *modality])
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *stream])
 
     def _turn(self, c: int, epoch: int) -> NDArray[np.int64]:
-        """The epoch's share of class c: a piece of the endless row of its members' permutations, cut by epoch."""
+        """The epoch's share of class c: a slice of the endless sequence of permutations of its members."""
         members = self.members[c]
         start, share = epoch * self.shares[c], self.shares[c]
         first, last = start // len(members), (start + share - 1) // len(members)
@@ -143,8 +125,9 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         return row[start - first * len(members) :][:share]
 
     def _bucketed(self, body: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Sorts runs of MEGA global batches by length, then shuffles the global batches."""
-        assert self.lengths is not None
+        """Sorts runs of MEGA global batches by length, then shuffles the global batches; as it is without lengths."""
+        if self.lengths is None:
+            return body
         rng = self._rng(BUCKET, epoch)
         cost = self.lengths[body] * (1 + BLUR * rng.random(len(body)))
         runs = range(0, len(body), MEGA * self.global_batch)

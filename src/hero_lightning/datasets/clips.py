@@ -1,6 +1,6 @@
-"""Clips of your own: a file, a folder or a pattern becomes Samples, with what lies beside each file.
+"""Clips without a dataset: the files of a path, folder or pattern as Samples, with their companion files.
 
-Data flow: path | folder | glob -> media files by stem -> Sample (+ words, AU table, AU analysis of the same stem).
+Data flow: path | folder | glob -> media files by stem -> Sample (+ text, AU table, AU analysis of the same stem).
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ SOUND = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 def find_clips(where: str | Path, split: str = "predict") -> list[Sample]:
     """The clips of a file, a folder or a glob pattern, in order of their names.
 
-    Files of one folder and stem are one clip: `a.mp4` picture (and sound), `a.wav` its sound, `a.txt` its words,
-    `a.csv` its AU table, `a_au_analysis.json` its AU peaks, `a_peak_frame.png` the picture of
-    its peak. A folder that holds nothing but pictures is one clip.
+    Files of one folder and stem are one clip: `a.mp4` video (and sound), `a.wav` sound, `a.txt` text, `a.csv` AU table,
+    `a_au_analysis.json` AU peaks, `a_peak_frame.png` picture of the peak. A folder with images only is one clip.
 
     Raises:
-        DataError: nothing there, or two clips of one name in different folders.
+        DataError: no file, or two clips of one name in different folders.
     """
     path = Path(where)
     if path.is_file():
@@ -49,8 +48,7 @@ def _sample(stem: Path, found: list[Path], split: str) -> Sample:
     sound = next((Media(p) for p in found if p.suffix.lower() in SOUND), None)
     video = next((Media(p) for p in found if p.suffix.lower() not in SOUND), None)
     endings = {"au": ".csv", "au_info": "_au_analysis.json", "peak_frame": "_peak_frame.png"}
-    beside = {kind: f"{stem.name}{ending}" for kind, ending in endings.items()}
-    files = {kind: path for kind, name in beside.items() if (path := stem.with_name(name)).is_file()}
-    words = stem.with_name(f"{stem.name}.txt")
-    text = words.read_text(encoding="utf-8-sig").strip() or None if words.is_file() else None
+    files = {k: path for k, end in endings.items() if (path := stem.with_name(f"{stem.name}{end}")).is_file()}
+    transcript = stem.with_name(f"{stem.name}.txt")
+    text = transcript.read_text(encoding="utf-8-sig").strip() or None if transcript.is_file() else None
     return Sample(stem.name, split, video=video, audio=sound, text=text, files=files)

@@ -1,7 +1,7 @@
-"""Any dataset as the feature-only layout, and the check of such a folder.
+"""Writes any dataset in the feature-only layout, and checks such a folder.
 
-Data flow: dataset -> samples, modalities' stored rows -> features/<id>.npy, labels.json, classes.json, splits.json -> read
-back and compared. Folder -> check -> Faults.
+Data flow: datamodule -> samples, stored features -> features/<id>.npy, labels.json, classes.json, splits.json, which
+are read back and compared. Folder -> check_folder -> Faults.
 """
 
 from __future__ import annotations
@@ -16,103 +16,106 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_json, read_record, to_record
+from hero_lightning.datasets.folder import CLASSES, SPLITS, TREE, read_record, to_record
+from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.array_source import sequence
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS
-from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features, write_npydict
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, write_npydict
+from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features
 from hero_lightning.types import Sample, link_dialogues
 
 log = logging.getLogger(__name__)
 
-BESIDE = ("time", "measures")
-"""What is kept with a key: <key>_time [T] seconds, <key>_measures {name: number}."""
+SUFFIXED = ("_time", "_measures")
+"""Companions of a key: <key>_time [T] seconds, <key>_measures {name: number}."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong in a feature folder; id = the clip, or the file where it is nobody's in particular."""
+    """A fault of a feature folder; `id` is the clip, or the file where it concerns no single clip."""
 
     id: str
     problem: str
     hint: str
 
 
-def write_folder(dataset: EmotionDataModule, out: Path, features: bool = True) -> Counter[str]:
-    """Writes a dataset as the feature-only layout, with what its modalities have stored; how many clips have each.
+def write_folder(datamodule: EmotionDataModule, out: Path, features: bool = True) -> Counter[str]:
+    """Writes a dataset with its stored features in the feature-only layout.
 
     Args:
-        dataset: after `prepare_data`, so that modalities in mode auto are stored.
+        datamodule: after `prepare_data`, so that modalities in mode auto are stored.
         out: a new or empty folder.
-        features: False = labels.json and the lists alone, into a folder without a labels.json; no modality is looked at.
+        features: False = labels.json and the lists only, into a folder without a labels.json; no modality is read.
+
+    Returns:
+        Number of clips by modality.
 
     Raises:
         DataError: the folder is in use, an id cannot be a file name, or a sample does not read back equal.
     """
-    records, written = [], Counter(dict.fromkeys(dataset.modalities, 0))
-    for s, record, content in contents(dataset, out, features):
+    records, written = [], Counter(dict.fromkeys(datamodule.modalities, 0))
+    for s, record, content in contents(datamodule, out, features):
         if PurePosixPath(s.id).is_absolute() or ".." in PurePosixPath(s.id).parts:
             raise DataError("An id cannot be a file name.", expected="no leading / and no ..", got=s.id, where="out")
         if content:
             write_npydict(out / "features" / f"{s.id}.npy", content)
-        written.update(name for name in dataset.modalities if HERO_KEYS.get(name, name) in content)
+        written.update(name for name in datamodule.modalities if HERO_KEYS.get(name, name) in content)
         records.append(record)
     _write_json(out / "labels.json", records)
     lists: dict[str, list[str]] = defaultdict(list)
-    for s in dataset.gathered:
+    for s in datamodule.gathered:
         lists[s.split].append(s.id)
     _write_json(out / "splits.json", lists)
-    write_classes(dataset, out)
+    write_classes(datamodule, out)
     return written
 
 
 def contents(
-    dataset: EmotionDataModule, out: Path, features: bool = True
+    datamodule: EmotionDataModule, out: Path, features: bool = True
 ) -> Iterator[tuple[Sample, dict[str, Any], dict[str, Any]]]:
     """Sample, record and feature dict (empty without `features`) of every clip, for the new folder `out`."""
     if any(out.iterdir() if features and out.exists() else out.glob("labels.json")):
         raise DataError("The folder is not empty.", expected="a new folder", got=out, where="out", hint="another out")
     out.mkdir(parents=True, exist_ok=True)
-    found = dataset.index.availability if features else {}
+    found = datamodule.index.availability if features else {}
     for name in sorted({name for rows in found.values() for name, r in rows.items() if r.mode == "realtime"}):
         log.warning("modality %s is not stored, so not written: mode@modality.%s=auto", name, name)
-    if features and any(len(item) > 1 for split in dataset.index.samples for item in dataset.items(split)):
-        log.warning("%s compares clips; its pairs and lists have no place here and are not written", dataset.name)
+    if features and any(len(item) > 1 for split in datamodule.index.samples for item in datamodule.items(split)):
+        log.warning("%s compares clips; pairs and lists do not exist in this layout", datamodule.name)
     zeros: Counter[str] = Counter()
-    # IEMOCAP's turns are more than its samples: what nobody agreed on was said all the same
-    told = {s.id: s for s in link_dialogues([replace(s, turns=()) for s in dataset.gathered])}
-    for s in dataset.gathered:
+    # IEMOCAP has more turns than samples: utterances without an agreed label are context only
+    linked = {s.id: s for s in link_dialogues([replace(s, turns=()) for s in datamodule.gathered])}
+    for s in datamodule.gathered:
         content: dict[str, Any] = {}
-        for name, resolution in found.get(s.id, {}).items():
-            if resolution.mode == "preextracted":
-                key, row = HERO_KEYS.get(name, name), dataset.modalities[name].stored(s)
+        for name, entry in found.get(s.id, {}).items():
+            if entry.mode == "preextracted":
+                key, row = HERO_KEYS.get(name, name), datamodule.modalities[name].stored(s)
                 zeros[name] += not row.x.any()
-                kept = {"": row.x.numpy(), "_time": None if row.time is None else row.time.numpy()}
-                content |= {key + part: v for part, v in kept.items() if v is not None}
+                content[key] = row.x.numpy()
+                content |= {f"{key}_time": row.time.numpy()} if row.time is not None else {}
                 content |= {f"{key}_measures": row.measures} if row.measures else {}
-        own = s.turns != told[s.id].turns
-        record = _plain(to_record(s, own))
-        back = _plain(to_record(read_record(record, s.id), own))
+        turns = s.turns != linked[s.id].turns
+        record = _plain(to_record(s, turns))
+        back = _plain(to_record(read_record(record, s.id), turns))
         if field := next((k for k in record if back.get(k) != record[k]), None):
             expected, got = record[field], back.get(field)
             raise DataError("A sample does not read back.", expected=expected, got=got, where=f"{s.id}, {field}")
         yield s, record, content
     for name, n in zeros.items():
         if n:
-            log.warning("%d clips have a %s feature of zeros alone, which counts as absent in this layout", n, name)
+            log.warning("%d clips have a %s feature of zeros only, which counts as absent in this layout", n, name)
 
 
-def write_classes(dataset: EmotionDataModule, out: Path) -> None:
-    """classes.json: the emotions in the dataset' order, where it has any."""
-    if (emotion := dataset.tasks.get("emotion")) is not None and emotion.classes:
+def write_classes(datamodule: EmotionDataModule, out: Path) -> None:
+    """Writes classes.json, the emotions in the order of the dataset, if it has any."""
+    if (emotion := datamodule.tasks.get("emotion")) is not None and emotion.classes:
         _write_json(out / "classes.json", list(emotion.classes))
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """As JSON holds it: tuples are lists, numpy's numbers Python's, sets sorted lists."""
-    return json.loads(
-        json.dumps(record, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else v.tolist())
-    )
+    """A record as JSON reads it back: tuples and sets (sorted) as lists, numpy numbers as Python's."""
+    plain = json.dumps(record, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else v.tolist())
+    return json.loads(plain)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -123,7 +126,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def check_folder(root: Path) -> list[Fault]:
-    """Everything that is wrong in a feature folder; an empty list says that all of it can be used."""
+    """All faults of a feature folder; an empty list means that it can be used as it is."""
     try:
         records = read_json(root / "labels.json", TREE, list)
     except DataError as error:
@@ -170,19 +173,20 @@ def _lists(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
         else:
             listed = Counter(str(i) for ids in content.values() for i in ids)
             yield from (Fault(i, "splits.json lists it twice", "keep one") for i, n in listed.items() if n > 1)
-            bare, left = listed.keys() - samples, samples.keys() - listed.keys()
-            yield from (Fault(i, "splits.json lists it, but it has no record", "add one") for i in bare)
-            yield from (Fault(i, "no list of splits.json names it", "list it") for i in left)
+            yield from (
+                Fault(i, "splits.json lists it, but it has no record", "add one") for i in listed.keys() - samples
+            )
+            yield from (Fault(i, "splits.json does not list it", "list it") for i in samples.keys() - listed.keys())
 
 
 def _features(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
-    """Faults of the feature files: missing, unreadable, bad arrays, widths that differ from the majority's."""
+    """Faults of the feature files: missing, unreadable, wrong arrays, a width that differs from the majority's."""
     folder = root / "features"
     files = {
         p.relative_to(folder).with_suffix("").as_posix(): p for p in sorted(folder.rglob("*")) if p.suffix in SUFFIXES
     }
 
-    def look(name: str) -> tuple[str, dict[str, int], list[Fault]]:
+    def inspect(name: str) -> tuple[str, dict[str, int], list[Fault]]:
         widths: dict[str, int] = {}
         faults: list[Fault] = []
         try:
@@ -190,7 +194,7 @@ def _features(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
         except FeatureError as error:
             return name, {}, [_fault(name, error)]
         for key, value in content.items():
-            if key != "transcript" and not key.endswith(tuple(f"_{b}" for b in BESIDE)):
+            if key != "transcript" and not key.endswith(SUFFIXED):
                 try:
                     array = sequence(value, key, "cls", files[name])
                 except FeatureError as error:
@@ -203,19 +207,19 @@ def _features(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
         if s not in files:
             yield Fault(s, "there is no feature file", f"extract it, or remove the record ({folder / s}.npy)")
     with ThreadPoolExecutor(8) as pool:
-        looked = list(pool.map(look, files))
+        inspected = list(pool.map(inspect, files))
     counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for name, widths, faults in looked:
+    for name, widths, faults in inspected:
         yield from faults
         if name not in samples:
             yield Fault(name, "the feature file has no record", "add one to labels.json, or delete the file")
         for key, width in widths.items():
             counts[key][width] += 1
     usual = {key: found.most_common(1)[0][0] for key, found in counts.items()}
-    for name, widths, _ in looked:
+    for name, widths, _ in inspected:
         for key, width in widths.items():
             if width != usual[key]:
-                yield Fault(name, f"{key} has width {width}, the others {usual[key]}", "extract it anew")
+                yield Fault(name, f"{key} has width {width}, the others {usual[key]}", "extract it again")
 
 
 def _media_files(samples: Mapping[str, Sample]) -> Iterator[Fault]:

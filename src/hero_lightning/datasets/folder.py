@@ -1,14 +1,13 @@
 """The feature-only layout: one file of features per clip, labels in one JSON list.
 
-Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` writes them); features/<id>.npy
-are read by the modalities' own sources (NpyDict).
+Data flow: labels.json (+ classes.json, splits.json) -> records -> Samples (`to_record` is the inverse).
+features/<id>.npy are read by the modalities' sources (NpyDict).
 
     root/ features/<video_id>.npy   labels.json   classes.json (optional)   splits.json (optional)
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,8 @@ from typing import Any
 from hero_lightning.data.availability import Entry
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.data.splits import SPLIT_NAMES, check_unique
-from hero_lightning.errors import DataError
+from hero_lightning.datasets.readers import read_json
+from hero_lightning.errors import DataError, cause
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, NpyDict
 from hero_lightning.types import Media, Sample, Turn
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LABELS = ("emotion", "sentiment", "sentiment_score")
 KNOWN_KEYS = {
     *("video_id", "text", "split", "speaker", "dialogue_id", "utterance_id", "caption", "evidence", "rationale"),
-    *("source", "is_counterfactual", "video", "audio", "files", "boxes", "turns", "labels", "truth", *LABELS),
+    *("source", "video", "audio", "files", "boxes", "turns", "labels", "truth", *LABELS),
 }
 MODALITY_WORDS: dict[str, str] = {key: modality for modality, key in HERO_KEYS.items()} | {
     "vis_global": "frame",
@@ -36,7 +36,11 @@ MODALITY_WORDS: dict[str, str] = {key: modality for modality, key in HERO_KEYS.i
     "vis_motion": "motion",
     "transcript": "text",
 }
-"""What evidence written for HERO calls our modalities."""
+"""Names of our modalities in evidence written for HERO."""
+RECORD = (
+    '"video": {"path": FILE, "span": [s, s], "crop": [x0, y0, x1, y1]}, "boxes": {"face": [x0, y0, x1, y1]}, '
+    '"files": {"au": FILE}, "turns": [[speaker, text]], "labels": {name: value}'
+)
 CLASSES, SPLITS = '["neutral", "happy", ...]', '{"train": [ids], ...}'
 TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optional classes.json and splits.json"
 
@@ -45,13 +49,13 @@ TREE = "features/<video_id>.npy, labels.json [{video_id, emotion, ...}], optiona
 class FolderDataModule(EmotionDataModule):
     """A dataset of stored features.
 
-    Classes stand in the order of classes.json, else sorted. Splits come from splits.json ({split: [ids]}), else the
-    records' `split`, else a seed. What is said is the record's `text`, else the feature file's transcript.
+    Classes are in the order of classes.json, else sorted. Splits come from splits.json ({split: [ids]}), else the
+    records' `split`, else a seed. The text is the record's `text`, else the feature file's transcript.
 
     Attributes:
         feature_root: folder of the feature files; None = root/features.
-        ann_path: the label file; None = root/labels.json. classes.json and splits.json lie beside it.
-        transcripts: whether to read the feature file for the transcript of a record without `text`.
+        ann_path: the label file; None = root/labels.json. classes.json and splits.json are beside it.
+        transcripts: whether to read the transcript of a record without `text` from its feature file.
     """
 
     feature_root: Path | str | None = None
@@ -72,7 +76,7 @@ class FolderDataModule(EmotionDataModule):
         return Path(self.feature_root) if self.feature_root else Path(self.root) / "features"
 
     def class_order(self, task: str) -> Sequence[str]:
-        """classes.json names the emotions."""
+        """The emotions in classes.json."""
         path = self.labels_file.with_name("classes.json")
         if task != "emotion" or not path.is_file():
             return ()
@@ -95,10 +99,10 @@ class FolderDataModule(EmotionDataModule):
         check_unique(zip((s.id for s in samples), places, strict=True))
         if unknown := {k for r in records for k in r} - KNOWN_KEYS - keys:
             log.debug("%s: ignored keys %s", path, sorted(unknown))
-        return self._said(self._split(samples, any(r.get("split") for r in records)))
+        return self._transcribed(self._split(samples, any(r.get("split") for r in records)))
 
     def _split(self, samples: list[Sample], in_records: bool) -> list[Sample]:
-        """Splits from splits.json; a sample that it does not list is left out and counted."""
+        """Splits from splits.json; samples not listed there are left out and counted."""
         path = self.labels_file.with_name("splits.json")
         if not path.is_file():
             return samples
@@ -107,47 +111,21 @@ class FolderDataModule(EmotionDataModule):
             self._note(f"splits come from {path.name}, not from the records' `split`")
         check_unique((str(i), f"{path}, list {split}") for split, ids in lists.items() for i in ids)
         split_of = {str(i): _split_name(split) for split, ids in lists.items() for i in ids}
-        if strange := split_of.keys() - {s.id for s in samples}:
-            self._note(f"{path.name} lists {len(strange)} ids without a record, e.g. {min(strange)}")
+        if unknown := split_of.keys() - {s.id for s in samples}:
+            self._note(f"{path.name} lists {len(unknown)} ids without a record, e.g. {min(unknown)}")
         left = [s for s in samples if s.id not in split_of]
         self._ledger += [Entry(s.id, "", "", "dropped", f"not in {path.name}") for s in left]
         if left:
             self._note(f"{len(left)} records are not in {path.name} and are left out, e.g. {left[0].id}")
         return [replace(s, split=split_of[s.id]) for s in samples if s.id in split_of]
 
-    def _said(self, samples: list[Sample]) -> list[Sample]:
-        """Fills in the feature files' transcripts where the record has no text."""
-        bare = [s for s in samples if s.text is None] if self.transcripts else []
+    def _transcribed(self, samples: list[Sample]) -> list[Sample]:
+        """Samples with the transcripts of the feature files where the record has no text."""
+        silent = [s for s in samples if s.text is None] if self.transcripts else []
         source = NpyDict(self.features, HERO_KEYS["text"])
         with ThreadPoolExecutor(8) as pool:
-            said = dict(zip((s.id for s in bare), pool.map(source.transcript, bare), strict=True))
-        return [replace(s, text=_text(said[s.id])) if said.get(s.id) else s for s in samples]
-
-
-def read_json(path: Path, form: str = "", kind: type = object, inner: type = object) -> Any:
-    """A JSON file; DataError with line and column where it is not legal JSON, or where it has another form.
-
-    `kind` is the type of the whole, which then must not be empty, `inner` of every value, `form` both in words.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError("The file is not UTF-8.", got=error, where=path, hint="save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        line = error.doc.split("\n")[error.lineno - 1].strip()
-        comment = "#" in line or "//" in line
-        raise DataError(
-            f"The file is not legal JSON: {error.msg}.",
-            expected="JSON without comments" if comment else "JSON",
-            got=line[:100] or "nothing",
-            where=f"{path}, line {error.lineno}, column {error.colno}",
-            hint="delete the comment: JSON has none" if comment else f"python -m json.tool {path}",
-        ) from error
-    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    fits = isinstance(content, kind) and all(isinstance(v, inner) for v in values)
-    if kind is not object and not (fits and values):
-        raise DataError(f"{path.name} has another form.", expected=form, got=str(content)[:100], where=path)
-    return content
+            texts = dict(zip((s.id for s in silent), pool.map(source.transcript, silent), strict=True))
+        return [replace(s, text=_text(texts[s.id])) if texts.get(s.id) else s for s in samples]
 
 
 def read_record(
@@ -161,28 +139,24 @@ def read_record(
 
     Args:
         place: file and number, for messages.
-        label_keys: keys that are labels, beside those of the record's own `labels`.
-        needed: keys that must be there.
-        root: what relative media paths start from.
+        label_keys: keys that are labels, besides those in the record's `labels`.
+        needed: required keys.
+        root: folder at which relative media paths start.
 
     Raises:
-        DataError: no object, a key missing, or a value of a wrong form.
+        DataError: not an object, a key missing, or a value of another form.
     """
     if not isinstance(record, dict):
-        raise DataError(
-            "A record is not an object.", expected='{"video_id": ..., "emotion": ...}', got=record, where=place
-        )
+        expected = '{"video_id": ..., "emotion": ...}'
+        raise DataError("A record is not an object.", expected=expected, got=record, where=place)
     for key in needed:
         if key not in record or (key == "video_id" and record[key] in (None, "")):
-            raise DataError(
-                f"A record lacks {key!r}.",
-                expected=", ".join(needed),
-                got=", ".join(map(str, record)) or "an empty object",
-                where=place,
-                hint='add it; "emotion": null says that the clip is not labelled',
+            got, hint = (
+                ", ".join(map(str, record)) or "an empty object",
+                'add it; "emotion": null marks an unlabelled clip',
             )
+            raise DataError(f"A record lacks {key!r}.", expected=", ".join(needed), got=got, where=place, hint=hint)
     turn = str(record.get("utterance_id", ""))
-    counterfactual = {"is_counterfactual": True} if record.get("is_counterfactual") else {}
     try:
         return Sample(
             id=str(record["video_id"]),
@@ -198,29 +172,26 @@ def read_record(
             turns=tuple(Turn(_text(speaker), str(text)) for speaker, text in record.get("turns") or ()),
             labels={k: record[k] for k in label_keys if record.get(k) is not None} | dict(record.get("labels") or {}),
             descriptions=_descriptions(record),
-            truth={**(record.get("truth") or {}), **counterfactual},
+            truth=dict(record.get("truth") or {}),
         )
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise DataError(
-            "A record has a value of a wrong form.",
-            expected='"video": {"path": FILE, "span": [s, s], "crop": [x0, y0, x1, y1]}, "boxes": {"face": [...]}, '
-            '"files": {"au": FILE}, "turns": [[speaker, text]], "labels": {name: value}',
-            got=error,
-            where=place,
-        ) from error
+        problem, got = "A record has a value of another form.", cause(error)
+        raise DataError(problem, expected=RECORD, got=got, where=place) from error
 
 
 def to_record(s: Sample, turns: bool = False) -> dict[str, Any]:
-    """A Sample as a record of labels.json, from which `read_record` makes an equal one; media by absolute path.
+    """A Sample as a record of labels.json, which `read_record` reads back; media by absolute path.
 
-    `turns` writes its turns although its dialogue could tell them.
+    `turns` writes its turns even if they follow from its dialogue.
     """
-    words = ("caption", "rationale")
+    texts = ("caption", "rationale")
     out = {
         "video_id": s.id,
         "split": s.split,
-        "video": s.video and _bare(asdict(replace(s.video, path=s.video.path.absolute()))),
-        "audio": s.audio and _bare(asdict(replace(s.audio, path=s.audio.path.absolute()))),
+        **{
+            k: m and _filled(asdict(replace(m, path=m.path.absolute())))
+            for k, m in (("video", s.video), ("audio", s.audio))
+        },
         "files": {k: str(path.absolute()) for k, path in s.files.items() if k != "features"},
         "boxes": s.boxes,
         "text": _text(s.text),
@@ -230,15 +201,15 @@ def to_record(s: Sample, turns: bool = False) -> dict[str, Any]:
         "turns": [[t.speaker, t.text] for t in s.turns] if turns or s.dialogue is None else None,
         **{k: s.labels[k] for k in LABELS if k in s.labels},
         "labels": {k: v for k, v in s.labels.items() if k not in LABELS},
-        **{k: s.descriptions[k] for k in words if k in s.descriptions},
-        "evidence": {k: v for k, v in s.descriptions.items() if k not in words},
+        **{k: s.descriptions[k] for k in texts if k in s.descriptions},
+        "evidence": {k: v for k, v in s.descriptions.items() if k not in texts},
         "truth": s.truth,
     }
-    return {"emotion": None, **_bare(out)}
+    return {"emotion": None, **_filled(out)}
 
 
-def _bare(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what says nothing; paths as text."""
+def _filled(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Without empty values; paths as text."""
     kept = {k: v for k, v in record.items() if v is not None and v is not False and v != {} and v != []}
     return {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
 
@@ -270,7 +241,7 @@ def _text(value: object) -> str | None:
 
 
 def _descriptions(record: Mapping[str, Any]) -> dict[str, str]:
-    """Caption, rationale and evidence as words: evidence per modality where it is an object."""
+    """Caption, rationale and evidence; evidence by modality where it is an object."""
     out = {key: record[key] for key in ("caption", "rationale") if record.get(key)}
     evidence = record.get("evidence") or {}
     if not isinstance(evidence, Mapping):

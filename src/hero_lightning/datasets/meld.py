@@ -34,18 +34,18 @@ PLACES = (
     *("", "MELD.Raw", "MELD", "MELD-RAW/MELD.Raw", "data/MELD", "train", "dev", "test"),
     *("MELD.Raw/train", "MELD.Raw/dev", "MELD.Raw/test"),
 )
-"""Where below root the archives are unpacked in practice."""
+"""Folders below root into which the archives are commonly unpacked."""
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 NORMAL_ORDER = ("anger", "joy", "sadness", "neutral", "disgust", "fear", "surprise")
-"""What MERTools' numbers 0..6 mean."""
+"""Order of MERTools' class numbers 0..6."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class MeldDataModule(EmotionDataModule):
-    """MELD from its official files; any of the three parts may be missing, and so may all clips.
+    """MELD from its official files; any of the three parts and all clips may be missing.
 
-    Ids are train_dia0_utt0, val_..., test_...: the official numbers start anew in each part. Without the test csv
-    `test_from=dev` scores on the dev part and takes validation dialogues from train.
+    Ids are train_dia0_utt0, val_..., test_..., because the official numbers restart in each part. Without the test csv,
+    `test_from=dev` tests on the dev part and takes validation dialogues from train.
     """
 
     name = "meld"
@@ -59,23 +59,20 @@ class MeldDataModule(EmotionDataModule):
     )
 
     def samples(self) -> list[Sample]:
-        """Rows of the csv files found, with their clips where those lie in the official folders."""
+        """Rows of the csv files found, with their clips if the official folders exist."""
         found = [(split, path) for split, (name, _) in PARTS.items() if (path := self._find(name)) is not None]
         if not found:
             return self._normal(label_file(self.root, [*(name for name, _ in PARTS.values()), "label.npz"], self.name))
-        samples: list[Sample] = []
-        places: list[str] = []
+        samples: dict[str, Sample] = {}
         for split, path in found:
             folder = self._find(PARTS[split][1])
             log.info("%s: %s, clips: %s", split, path, folder or "none")
-            for place, row in read_csv(path, COLUMNS, "MELD"):
-                samples.append(_sample(split, row, folder, place))
-                places.append(place)
-        check_unique(zip((s.id for s in samples), places, strict=True))
-        return samples
+            samples |= {place: _sample(split, row, folder, place) for place, row in read_csv(path, COLUMNS, "MELD")}
+        check_unique((s.id, place) for place, s in samples.items())
+        return list(samples.values())
 
     def _normal(self, path: Path) -> list[Sample]:
-        """MERTools' form: the same names, no speakers, no sentiment."""
+        """MERTools' form: the same ids, no speakers, no sentiment."""
         samples = []
         for s in normal_samples(path, NORMAL_ORDER):
             dialogue, _, utterance = s.id.rpartition("_utt")
@@ -83,20 +80,20 @@ class MeldDataModule(EmotionDataModule):
         return samples
 
     def _find(self, name: str) -> Path | None:
-        """The file or folder of this name at one of the places where MELD is unpacked."""
+        """The file or folder of this name in one of PLACES."""
         return first_existing(self.root, (str(Path(place, name)) for place in PLACES))
 
 
 def _sample(split: str, row: Mapping[str, str], folder: Path | None, place: str) -> Sample:
     numbers = row["Dialogue_ID"].strip(), row["Utterance_ID"].strip()
     if not all(n.isdecimal() for n in numbers):
-        raise DataError("A row has no number of dialogue or utterance.", expected="integers", got=numbers, where=place)
+        raise DataError("Dialogue_ID or Utterance_ID is not a number.", expected="integers", got=numbers, where=place)
     dialogue, utterance = map(int, numbers)
     return Sample(
         id=f"{split}_dia{dialogue}_utt{utterance}",
         split=split,
-        # By its exact name: the test archive also holds final_videos_test* duplicates and macOS ._* files. A clip that
-        # does not lie there is named all the same, so that it is counted as missing.
+        # The exact name: the test archive also has final_videos_test* duplicates and macOS ._* files. A clip that does
+        # not exist keeps its path, so that it counts as missing.
         video=Media(folder / f"dia{dialogue}_utt{utterance}.mp4") if folder else None,
         text=clean(row["Utterance"]) or None,
         speaker=clean(row["Speaker"]) or None,

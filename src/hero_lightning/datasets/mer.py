@@ -1,4 +1,4 @@
-"""MER2023 and MER2024 (MERTools): six emotions, valence where it was rated, and the pool of clips without labels.
+"""MER2023 and MER2024 (MERTools): six emotions, valence for some parts, and the pool of clips without labels.
 
 Data flow: <part>-label.csv or label-6way.npz + transcripts -> rows -> Samples; clips of the part's folder or of video/.
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
+from hero_lightning.datasets.clips import VIDEO
 from hero_lightning.datasets.readers import (
     TRANSCRIPTS,
     clean,
@@ -24,7 +25,7 @@ from hero_lightning.datasets.readers import (
     media_in,
     read_normal_form,
     score_of,
-)
+)  # fmt: skip
 from hero_lightning.errors import DataError
 from hero_lightning.features.foreign.tables import read_csv
 from hero_lightning.media.face import face_file
@@ -33,13 +34,9 @@ from hero_lightning.types import Sample
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 NORMAL = "label-6way.npz"
 POOLS = ("unlabelled", "unlabeled", "test3", "video")
-"""Folders that hold the pool: its own, or MER2023's test3 (all of SEMI, of which 834 clips are scored), or the lot."""
-MEDIA = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm"})
-FILES = {
-    "au": ("openface_face/{0}/{0}.csv",),
-    "au_info": ("mer_factory/{0}/{0}_au_analysis.json",),
-}
-"""Purpose -> where MERTools and MER-Factory put a clip's file."""
+"""Folders of the pool: its own, MER2023's test3 (all of SEMI, of which 834 clips are scored), or all clips."""
+FILES = {"au": ("openface_face/{0}/{0}.csv",), "au_info": ("mer_factory/{0}/{0}_au_analysis.json",)}
+"""Purpose -> a clip's file in the layouts of MERTools and MER-Factory."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -49,8 +46,8 @@ class Mer2023DataModule(EmotionDataModule):
     There is no validation part; a seeded one is cut from train.
 
     Attributes:
-        unlabelled: whether the clips without a label become the split `unlabelled` (73 148 in MER2023).
-        language: whose words are the text: english or chinese.
+        unlabelled: whether clips without a label become the split `unlabelled` (73 148 in MER2023).
+        language: of the transcripts: english or chinese.
     """
 
     unlabelled: bool = False
@@ -62,9 +59,9 @@ class Mer2023DataModule(EmotionDataModule):
     official_counts: ClassVar[Mapping[str, int]] = {"train": 3373, "test1": 411, "test2": 412, "test3": 834}
 
     def samples(self) -> list[Sample]:
-        """Labelled clips of all parts found, then the pool where it is asked for; csv files come before the npz."""
+        """Labelled clips of all parts found, then the pool if requested; csv files take precedence over the npz."""
         root, parts = Path(self.root), tuple(self.official_counts)
-        texts = read_words(root, TRANSCRIPTS, (self.language,))
+        texts = read_transcripts(root, TRANSCRIPTS, (self.language,))
         clip = {part: clip_maker(root, (part, "video"), texts) for part in parts}
         files = {part: [f"{part}-label.csv"] + ["labels.csv"] * (part == "train") for part in parts}
         label_file(root, [*(name for names in files.values() for name in names), NORMAL], self.name)
@@ -84,21 +81,18 @@ class Mer2023DataModule(EmotionDataModule):
     def _pool(self, labelled: set[str], texts: Mapping[str, str]) -> list[Sample]:
         """Every clip that has no label."""
         folder = first_existing(self.root, POOLS)
-        lying = folder.iterdir() if folder else ()
-        names = {p.stem for p in lying if p.suffix.lower() in MEDIA and not p.name.startswith(".")} - labelled
+        files = folder.iterdir() if folder else ()
+        names = {p.stem for p in files if p.suffix.lower() in VIDEO and not p.name.startswith(".")} - labelled
         if folder is None or not names:
-            raise self._wrong(
-                "There is no pool of unlabelled clips.",
-                expected=f"clips without a label in one of {', '.join(POOLS)}",
-                hint="dataset.unlabelled=false",
-            )
+            expected = f"clips without a label in one of {', '.join(POOLS)}"
+            raise self._wrong("There are no unlabelled clips.", expected=expected, hint="dataset.unlabelled=false")
         clip = clip_maker(Path(self.root), (folder.name,), texts)
         return [clip(name, "unlabelled", {}) for name in sorted(names)]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Mer2024DataModule(Mer2023DataModule):
-    """MER2024 (Lian et al. 2024): 5030 labelled clips, test1 (SEMI) and a larger pool; the words are Chinese."""
+    """MER2024 (Lian et al. 2024): 5030 labelled clips, test1 (SEMI) and a larger pool; Chinese transcripts."""
 
     language: str = "chinese"
 
@@ -106,8 +100,8 @@ class Mer2024DataModule(Mer2023DataModule):
     official_counts: ClassVar[Mapping[str, int]] = {"train": 5030, "test1": 1169}
 
 
-def read_words(root: Path, files: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    """Clip name -> what is said, by the first of these files and its first of these columns; empty cells are none."""
+def read_transcripts(root: Path, files: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """Clip name -> text, from the first of these files that exists and the first of these columns it has."""
     path = first_existing(root, files)
     rows = [row for _, row in read_csv(path, ("name",), "transcript")] if path else []
     column = next((c for c in columns if rows and c in rows[0]), None)
@@ -117,10 +111,10 @@ def read_words(root: Path, files: Sequence[str], columns: Sequence[str]) -> dict
 
 
 def clip_maker(root: Path, folders: Sequence[str], texts: Mapping[str, str]) -> Callable[..., Sample]:
-    """(name, split, labels, descriptions, text) -> the Sample with the files that MERTools' layout has for it.
+    """(name, split, labels, descriptions, text) -> a Sample with the clip's files in MERTools' layout.
 
-    Its picture lies in the first of `folders` that is there; `texts` serve clips without a text of their own. Labels
-    that are None or empty are left out.
+    Its video is in the first of `folders` that exists; `texts` serve clips without a text of their own. Labels that are
+    None or empty are left out.
     """
     video, sound = media_in(root, folders), media_in(root, ("audio",))
 
@@ -130,9 +124,9 @@ def clip_maker(root: Path, folders: Sequence[str], texts: Mapping[str, str]) -> 
         files = {k: p for k, places in FILES.items() if (p := first_existing(root, (f.format(name) for f in places)))}
         if face := face_file(root / "openface_face", name):
             files["face"] = face
-        known = {k: v for k, v in labels.items() if v not in (None, "", [])}
-        said = {k: v for k, v in (descriptions or {}).items() if v}
-        text = clean(text) or texts.get(name, "")
-        return Sample(name, split, video(name), sound(name), files, text=text or None, labels=known, descriptions=said)
+        given = {k: v for k, v in labels.items() if v not in (None, "", [])}
+        described = {k: v for k, v in (descriptions or {}).items() if v}
+        words = clean(text) or texts.get(name) or None
+        return Sample(name, split, video(name), sound(name), files, text=words, labels=given, descriptions=described)
 
     return clip

@@ -8,15 +8,14 @@ Data flow: MERR_<grain>_grained.json + transcripts -> Samples with label, peak f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import read_json
-from hero_lightning.datasets.mer import clip_maker, read_words
-from hero_lightning.datasets.readers import TRANSCRIPTS, label_file
+from hero_lightning.datasets.mer import clip_maker, read_transcripts
+from hero_lightning.datasets.readers import TRANSCRIPTS, label_file, read_json
 from hero_lightning.errors import DataError
 from hero_lightning.types import Sample
 
@@ -28,12 +27,12 @@ DESCRIPTIONS = {
     "au": ("visual_prior_list",),
     "audio": ("audio_prior_list",),
 }
-"""Our name -> MERR's keys, the first one found."""
+"""Our name -> MERR's keys; the first one with text counts."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class MerrDataModule(EmotionDataModule):
-    """MERR; one pool, from which a seed cuts validation and test.
+    """MERR: one pool, from which validation and test are split by a seed.
 
     Attributes:
         grain: fine (4 487 clips with reasons) or coarse (28 618 with templated captions).
@@ -52,45 +51,34 @@ class MerrDataModule(EmotionDataModule):
         return {"train": self.counts[self.grain]}
 
     def samples(self) -> list[Sample]:
-        """One sample per clip of the description file; it may lack any key but the label."""
+        """One sample per clip of the description file; all keys but the label are optional."""
         root, path = Path(self.root), label_file(self.root, (f"MERR_{self.grain}_grained.json",), self.name)
         records = read_json(path, "{name: {...}}", dict, dict)
         columns = ("sentence", "sentence_en", "english")
-        texts = read_words(root, ("transcription_en_all.csv", *TRANSCRIPTS), columns)
+        texts = read_transcripts(root, ("transcription_en_all.csv", *TRANSCRIPTS), columns)
         make = clip_maker(root, ("video", "videos", "test3"), texts)
-        samples = []
-        for name, record in records.items():
-            told = {
-                ours: next((w for key in keys if (w := _words(record.get(key)))), "")
-                for ours, keys in DESCRIPTIONS.items()
-            }
-            clip = make(name, "train", {"emotion": _label(record, f"{path}, {name}")}, told, _words(record.get("text")))
-            if record.get("peak_index") not in (None, ""):
-                clip.truth["peak_index"] = _peak(record["peak_index"], f"{path}, {name}, key peak_index")
-            samples.append(clip)
-        return samples
+        return [_sample(make, name, record, f"{path}, {name}") for name, record in records.items()]
 
 
-def _label(record: Mapping[str, Any], place: str) -> str:
-    if label := str(record.get("pseu_emotion", "")).strip().lower():
-        return label
-    raise DataError(
-        "A MERR record lacks 'pseu_emotion'.",
-        expected="a label",
-        got=", ".join(record) or "an empty object",
-        where=place,
-        hint="add the key, or remove the record",
-    )
+def _sample(make: Callable[..., Sample], name: str, record: Mapping[str, Any], place: str) -> Sample:
+    label, peak = str(record.get("pseu_emotion", "")).strip().lower(), record.get("peak_index")
+    if not label:
+        got, hint = ", ".join(record) or "an empty object", "add the key, or remove the record"
+        raise DataError("A MERR record lacks 'pseu_emotion'.", expected="a label", got=got, where=place, hint=hint)
+    described = {
+        ours: next((text for key in keys if (text := _text(record.get(key)))), "")
+        for ours, keys in DESCRIPTIONS.items()
+    }
+    clip = make(name, "train", {"emotion": label}, described, _text(record.get("text")))
+    if peak not in (None, ""):
+        try:
+            clip.truth["peak_index"] = int(peak)  # a number, or a number as text
+        except (TypeError, ValueError):
+            where = f"{place}, key peak_index"
+            raise DataError("A peak frame is not a number.", expected="an integer", got=peak, where=where) from None
+    return clip
 
 
-def _peak(value: Any, place: str) -> int:
-    """The number of the peak frame, which the files give as number or text."""
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise DataError("A peak frame is no number.", expected="an integer", got=value, where=place) from None
-
-
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     """A text, or a list of phrases, as one text."""
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value or "").strip()

@@ -1,7 +1,7 @@
-"""Several datasets in one run, drawn in given ratios; each keeps its own Tasks, splits, stores and policies.
+"""Several datasets in one run, drawn in given ratios; each keeps its own Tasks, splits, feature stores and policies.
 
-Data flow: datasets, each indexed by itself -> one DatasetIndex whose ids and Tasks are keyed dataset/name -> one loader, whose
-sampler draws every dataset in its share of an epoch.
+Data flow: datasets, each with its own index -> one DatasetIndex whose ids and Tasks are keyed dataset/name -> one
+loader, whose sampler draws every dataset at its ratio.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
+
+import torch
 
 from hero_lightning.data.availability import DatasetIndex
 from hero_lightning.data.datamodule import EmotionDataModule
@@ -22,16 +25,19 @@ from hero_lightning.types import Sample, StoredFeatures
 
 
 class MixedModality(Modality):
-    """One modality of several datasets: what is stored is read by the dataset' own Modality, under the clip's own id.
+    """One modality of several datasets: stored features are read by the dataset's own Modality, under its own ids.
 
-    The first part batches and encodes for all.
+    The first part that has an encoder batches and encodes for all.
     """
 
     def __init__(self, parts: Mapping[str, Modality]) -> None:
-        first = next(iter(parts.values()))
-        self.__dict__.update(first.__dict__)
-        self.parts, self.dataset = dict(parts), "mix"
-        self.mode = first.mode if len({s.mode for s in parts.values()}) == 1 else "auto"
+        first = next((p for p in parts.values() if p.factory is not None), next(iter(parts.values())))
+        mode = first.mode if len({p.mode for p in parts.values()}) == 1 else "auto"
+        super().__init__(
+            first.name, mode, first.factory, first.sampler, first.source, first.max_len, first.cache,
+            first.context_turns, first.rate, first.size, first.fallback and mode == "preextracted", first.detector,
+        )  # fmt: skip
+        self.parts = dict(parts)
 
     def _own(self, sample: Sample) -> tuple[Modality, Sample]:
         name, _, id = sample.id.partition("/")
@@ -43,16 +49,16 @@ class MixedModality(Modality):
         return next(iter(self.parts.values())).dim
 
     def identity(self) -> dict[str, Any]:
-        """Those of its parts."""
-        return {"dataset": "mix", "modality": self.name, "parts": {n: s.identity() for n, s in self.parts.items()}}
+        """The identities of its parts."""
+        return {"dataset": "mix", "modality": self.name, "parts": {n: m.identity() for n, m in self.parts.items()}}
 
     def stored(self, sample: Sample) -> StoredFeatures:
-        """See Modality."""
+        """The features that the dataset has stored."""
         modality, own = self._own(sample)
         return modality.stored(own)
 
     def length(self, sample: Sample) -> int | None:
-        """See Modality."""
+        """Steps of the clip in the dataset."""
         modality, own = self._own(sample)
         return modality.length(own)
 
@@ -64,7 +70,7 @@ class MixDataModule(EmotionDataModule):
     Attributes:
         datasets: name -> dataset, with its own modalities and Tasks.
         ratios: name -> how often it is drawn in an epoch, relative to the others; an epoch has as many items as all
-            train parts together. Null = every item once. A small dataset repeats, a large one is spread over epochs.
+            train parts together. None = every item once. A small dataset repeats, a large one takes several epochs.
     """
 
     datasets: Mapping[str, EmotionDataModule]
@@ -73,112 +79,107 @@ class MixDataModule(EmotionDataModule):
     name = "mix"
 
     def __post_init__(self) -> None:
-        self.datasets = dict(self.datasets)
-        given = dict(self.tasks)
-        for name, dataset in self.datasets.items():  # Tasks of a checkpoint go to the dataset whose name they carry
-            for key in dataset.tasks:
-                if f"{name}/{key}" in given:
-                    dataset.tasks = {**dataset.tasks, key: _renamed(given[f"{name}/{key}"], key)}
-        self._keyed()
+        fitted, self.tasks = self.tasks, self._keyed_tasks()
         super().__post_init__()
-        names = ", ".join(self.datasets)
-        if len(self.datasets) < 2 or any("/" in name for name in self.datasets):
-            raise ConfigError(
-                "A mix needs datasets.", expected="at least two names", got=names, where="dataset.datasets"
-            )
-        if self.ratios is not None and (self.ratios.keys() != self.datasets.keys() or min(self.ratios.values()) <= 0):
+        names, ratios = ", ".join(self.datasets), self.ratios
+        if len(self.datasets) < 2 or "/" in names:
+            expected = "at least two names without /"
+            raise ConfigError("A mix needs datasets.", expected=expected, got=names, where="dataset.datasets")
+        if ratios is not None and (ratios.keys() != self.datasets.keys() or min(ratios.values()) <= 0):
             expected = f"a number above 0 for each of {names}"
-            raise ConfigError("ratios is wrong.", expected=expected, got=self.ratios, where="dataset.ratios")
-        for key, free in (("balance", None), ("label_map", None), ("limit", None)):
-            if getattr(self, key) is not free:
+            raise ConfigError("ratios is wrong.", expected=expected, got=ratios, where="dataset.ratios")
+        for key in ("balance", "label_map", "limit"):
+            if getattr(self, key) is not None:
                 hint = f"dataset.datasets.NAME.{key}=..."
-                raise ConfigError(f"{key} belongs to a part of the mix.", where=f"dataset.{key}", hint=hint)
+                raise ConfigError(f"{key} is a setting of each part of a mix.", where=f"dataset.{key}", hint=hint)
+        self.use_tasks(fitted)
 
-    def _keyed(self) -> None:
-        """Tasks as dataset/name."""
+    def use_tasks(self, fitted: Mapping[str, Task]) -> None:
+        """Passes fitted Tasks, keyed dataset/name, to the datasets."""
+        for name, part in self.datasets.items():
+            prefix = f"{name}/"
+            own = {k.removeprefix(prefix): t for k, t in fitted.items() if k.startswith(prefix)}
+            part.use_tasks({k: _renamed(t, k) for k, t in own.items()})
+        self.tasks = self._keyed_tasks()
+
+    def _keyed_tasks(self) -> dict[str, Task]:
         parts = self.datasets.items()
-        self.tasks = {f"{n}/{k}": _renamed(t, f"{n}/{k}") for n, dataset in parts for k, t in dataset.tasks.items()}
+        return {f"{n}/{k}": _renamed(t, f"{n}/{k}") for n, part in parts for k, t in part.tasks.items()}
 
     def build_index(self) -> DatasetIndex:
-        """Indexes every dataset and joins their indices; a second call returns the same index."""
-        if self._plan is None:
-            indices = {name: dataset.index for name, dataset in self.datasets.items()}
-            self._keyed()
-            dims: dict[str, int] = {}
-            for name, index in indices.items():
-                for modality, width in index.dims.items():
-                    if dims.setdefault(modality, width) != width:
-                        raise DataError(
-                            f"Datasets of a mix have modality {modality} in different widths.",
-                            expected=f"{dims[modality]}, as in the datasets before it",
-                            got=f"{width} in {name}",
-                            where=f"dataset.datasets.{name}",
-                            hint=f"give {modality} one encoder in all, or leave it out: modalities=[...]",
-                        )
+        """Indexes every dataset and joins the indices; a second call returns the same index."""
+        if self._index is None:
+            parts = {name: datamodule.index for name, datamodule in self.datasets.items()}
+            self.tasks = self._keyed_tasks()
+            dims = _widths(parts)
             self.modalities = {
-                s: MixedModality({n: c.modalities[s] for n, c in self.datasets.items() if s in indices[n].dims})
-                for s in dims
+                m: MixedModality({n: d.modalities[m] for n, d in self.datasets.items() if m in parts[n].dims})
+                for m in dims
             }
-            splits = dict.fromkeys(
-                s for p in indices.values() for s in p.samples if s in (self.use_splits or p.samples)
-            )
+            splits = [s for p in parts.values() for s in p.samples if s in (self.use_splits or p.samples)]
+            splits = list(dict.fromkeys(splits))
             absent = Availability("absent", "the dataset has no such modality")
-            self._plan = DatasetIndex(
+            self._index = DatasetIndex(
                 dataset=str(self.name),
-                samples={s: [_keyed(n, x) for n, p in indices.items() for x in p.samples.get(s, ())] for s in splits},
+                samples={s: [_keyed(n, x) for n, p in parts.items() for x in p.samples.get(s, ())] for s in splits},
                 availability={
-                    f"{n}/{id}": {s: found.get(s, absent) for s in dims}
-                    for n, p in indices.items()
+                    f"{n}/{id}": {m: found.get(m, absent) for m in dims}
+                    for n, p in parts.items()
                     for id, found in p.availability.items()
                 },
                 dims=dims,
                 classes={key: list(t.classes) for key, t in self.tasks.items()},
-                table=[replace(c, reason=f"{n}: {c.reason}") for n, p in indices.items() for c in p.table],
-                ledger=[replace(e, id=f"{n}/{e.id}") for n, p in indices.items() for e in p.ledger],
-                split_origin={
-                    s: "; ".join(f"{n}: {p.split_origin.get(s)}" for n, p in indices.items()) for s in splits
-                },
-                notes=[f"{n}: {note}" for n, p in indices.items() for note in p.notes],
+                table=[replace(c, reason=f"{n}: {c.reason}") for n, p in parts.items() for c in p.table],
+                ledger=[replace(e, id=f"{n}/{e.id}") for n, p in parts.items() for e in p.ledger],
+                split_origin={s: "; ".join(f"{n}: {p.split_origin.get(s)}" for n, p in parts.items()) for s in splits},
+                notes=[f"{n}: {note}" for n, p in parts.items() for note in p.notes],
             )
-        return self._plan
+        return self._index
 
     def samples(self) -> list[Sample]:
         """All samples of all datasets."""
-        return [_keyed(n, s) for n, dataset in self.datasets.items() for s in dataset.gathered]
+        return [_keyed(n, s) for n, datamodule in self.datasets.items() for s in datamodule.gathered]
 
     _gather = samples
 
-    def prepare_data(self) -> None:
-        """Every dataset writes what its own stores lack."""
-        for dataset in self.datasets.values():
-            dataset.trainer = self.trainer
-            dataset.prepare_data()
-        self._plan = None
-        self.build_index()
+    def fill_stores(self, device: torch.device) -> None:
+        """Fills the stores of every dataset."""
+        for datamodule in self.datasets.values():
+            datamodule.fill_stores(device)
+        self._index = None
 
     def setup(self, stage: str | None = None) -> None:
-        """See EmotionDataModule."""
-        for dataset in self.datasets.values():
-            dataset.setup(stage)
-        self._plan = None
+        """Indexes every dataset and joins the indices."""
+        for datamodule in self.datasets.values():
+            datamodule.setup(stage)
+        self._index = None
         self.build_index()
 
     def items(self, split: str) -> list[tuple[int, ...]]:
-        """The datasets's items, one dataset after the other."""
-        out: list[tuple[int, ...]] = []
-        start = 0
-        for dataset in self.datasets.values():
-            if split in dataset.index.samples:
-                out += [tuple(start + i for i in item) for item in dataset.items(split)]
-                start += len(dataset.index.samples[split])
-        return out
+        """The items of one dataset after the other."""
+        parts = [d for d in self.datasets.values() if split in d.index.samples]
+        starts = accumulate((len(d.index.samples[split]) for d in parts), initial=0)
+        return [tuple(k + i for i in item) for k, d in zip(starts, parts, strict=False) for item in d.items(split)]
 
     def _strata(self, samples: Sequence[Sample], items: Sequence[tuple[int, ...]]) -> Strata:
-        """Dataset of every item, and the datasets's ratios."""
+        """The dataset of every item, and the ratios of the datasets."""
         if self.ratios is None:
             return None, None
         number = {name: k for k, name in enumerate(self.datasets)}
         return [number[samples[i[0]].id.partition("/")[0]] for i in items], [self.ratios[name] for name in number]
+
+
+def _widths(parts: Mapping[str, DatasetIndex]) -> dict[str, int]:
+    """Modality -> feature width. DataError where datasets differ."""
+    dims: dict[str, int] = {}
+    for name, index in parts.items():
+        for modality, width in index.dims.items():
+            if dims.setdefault(modality, width) != width:
+                problem = f"Datasets of a mix have modality {modality} in different widths."
+                expected, where = f"{dims[modality]}, as in the datasets before it", f"dataset.datasets.{name}"
+                hint = f"give {modality} the same encoder in all datasets, or leave it out: modalities=[...]"
+                raise DataError(problem, expected=expected, got=f"{width} in {name}", where=where, hint=hint)
+    return dims
 
 
 def _renamed(task: Task, name: str) -> Task:
@@ -188,5 +189,5 @@ def _renamed(task: Task, name: str) -> Task:
 
 
 def _keyed(name: str, s: Sample) -> Sample:
-    """A sample whose id and labels say which dataset they are of; its words and speaker stay, features hang on them."""
+    """A sample whose id and labels carry the dataset's name; text and speaker stay, because features depend on them."""
     return replace(s, id=f"{name}/{s.id}", labels={f"{name}/{k}": v for k, v in s.labels.items()})

@@ -1,7 +1,7 @@
 """CMU-MOSEI and CMU-MOSI (Zadeh et al.): opinion videos of one speaker, scores in [-3, 3], emotions in MOSEI.
 
-Data flow: a table of data/mmsa.py, or the SDK's labels .csd with its fold lists -> Samples; raw transcripts and .csd ->
-words, spans, emotions -> Samples.
+Data flow: a table (datasets/mmsa.py), or the SDK's labels .csd with its fold lists -> Samples; raw transcripts and .csd
+-> text, spans, emotions -> Samples.
 
     root/ label.csv | CMU_MOSEI_Labels.csd + cmu_mosei_std_folds.py (also in root/csd/)
     MOSEI Raw/Videos/Full/Combined/VIDEO.mp4        Raw/Transcript/Segmented/Combined/VIDEO.txt
@@ -26,7 +26,7 @@ import numpy as np
 from hero_lightning.data.availability import Entry
 from hero_lightning.datasets.mmsa import MmsaDataModule, Spans
 from hero_lightning.datasets.readers import clean, first_existing, label_file, score_of
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError, DataError, cause
 from hero_lightning.features.foreign.tables import read_csv
 from hero_lightning.types import Sample
 
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 """Columns 1..6 of CMU_MOSEI_Labels.csd, intensities 0..3, present where > 0; column 0 is the sentiment."""
 TOLERANCE = 0.5
-"""Seconds by which the starts of a clip in the .csd and in the transcript may differ."""
+"""Largest difference in seconds between the starts of a clip in the .csd and in the transcript."""
 PLACES = ("", "csd/", "Raw/")
-"""Where .csd and fold files are kept below root."""
+"""Folders of .csd and fold files below root."""
 MOSEI_LINE = re.compile(r"(?P<video>.+?)___(?P<clip>\d+)___(?P<start>[\d.]+)___(?P<end>[\d.]+)___(?P<text>.*)")
 MOSI_LINE = re.compile(r"(?P<clip>\d+)_DELIM_(?P<text>.*)")
 FOLD = re.compile(r"standard_(train|valid|test)_fold\s*=\s*(\[.*?\])", re.DOTALL)
@@ -54,13 +54,13 @@ class Track(NamedTuple):
 class MoseiDataModule(MmsaDataModule):
     """CMU-MOSEI: 22 856 clips in the field's selection, sentiment and six emotions.
 
-    Emotions are in CMU_MOSEI_Labels.csd alone; beside another table they are found by the transcripts' spans.
+    Only CMU_MOSEI_Labels.csd has emotions; beside another table they are matched by the spans of the transcripts.
 
     Attributes:
-        labels_csd: the SDK's labels; its words and folds are called after the dataset.
+        labels_csd: the SDK's labels; names of its words and folds start with the dataset's name.
         fold_counts: official number of videos by split.
-        transcripts, line: folder of raw transcripts, and how a line of them reads.
-        emotional: whether the .csd holds emotions.
+        transcripts, line: folder of raw transcripts, and the form of their lines.
+        emotional: whether the .csd has emotions.
     """
 
     name = "cmu_mosei"
@@ -76,17 +76,17 @@ class MoseiDataModule(MmsaDataModule):
 
     def spans(self) -> Spans:
         """Spans of the transcripts, or of the .csd."""
-        return {i: span for i, (span, _) in self._said.items() if span is not None}
+        return {i: span for i, (span, _) in self._transcript.items() if span is not None}
 
     def read(self, path: Path) -> list[Sample]:
-        """Samples of a label file, with words and emotions that only the raw files have."""
+        """Samples of a label file, with texts and emotions of the raw files."""
         if path.suffix == ".csd":
             return list(self._from_csd(read_csd(path)))
         csd = self._file(self.labels_csd) if self.emotional else None
         tracks = read_csd(csd) if csd else {}
         samples = super().read(path)
         for s in samples:
-            (span, text), track = self._said.get(s.id, (None, None)), tracks.get(str(s.dialogue))
+            (span, text), track = self._transcript.get(s.id, (None, None)), tracks.get(str(s.dialogue))
             s.text = s.text or text
             if span and track and (near := _nearest(track.spans[:, 0], span[0])) is not None:
                 s.labels["emotions"] = _intensities(track.values[near])
@@ -98,8 +98,8 @@ class MoseiDataModule(MmsaDataModule):
         return first_existing(self.root, [place + name for place in PLACES])
 
     @cached_property
-    def _said(self) -> dict[str, tuple[tuple[float, float] | None, str | None]]:
-        """Sample id -> span in seconds, where given, and words of the raw transcripts."""
+    def _transcript(self) -> dict[str, tuple[tuple[float, float] | None, str | None]]:
+        """Sample id -> span in seconds, where given, and text of the raw transcripts."""
         out = {}
         for path in sorted((Path(self.root) / self.transcripts).glob("[!.]*")):  # not macOS' ._ files
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -110,11 +110,11 @@ class MoseiDataModule(MmsaDataModule):
         return out
 
     def _from_csd(self, labels: Mapping[str, Track]) -> Iterator[Sample]:
-        """One Sample per labelled interval; clips are numbered as in the transcripts, else in order of the file."""
+        """One Sample per labelled interval; clip numbers are those of the transcripts, else the order in the file."""
         split_of, words = self._folds(), self._file(f"{self.name.upper()}_TimestampedWords.csd")
         spoken = read_csd(words) if words else {}
         numbers: dict[str, list[tuple[float, str]]] = {}
-        for name, (span, _) in self._said.items():
+        for name, (span, _) in self._transcript.items():
             video, _, clip = name.rpartition("_")
             if span is not None:
                 numbers.setdefault(video, []).append((span[0], clip))
@@ -127,17 +127,17 @@ class MoseiDataModule(MmsaDataModule):
                 near = _nearest(np.array([at for at, _ in known]), start)
                 clip = known.pop(near)[1] if near is not None else str(n) if video not in numbers else f"csd{n}"
                 s = self.sample(video, clip, split_of.get(video, "train"), None, float(np.clip(value[0], -3, 3)))
-                s.text = self._said.get(s.id, (None, None))[1]
+                s.text = self._transcript.get(s.id, (None, None))[1]
                 s.text = s.text or (_between(spoken[video], start, end) if video in spoken else None)
                 s.labels |= {"emotions": _intensities(value)} if self.emotional else {}
-                self._said[s.id] = (start, end), s.text
+                self._transcript[s.id] = (start, end), s.text
                 yield s
 
     def _folds(self) -> dict[str, str]:
-        """Video -> split by the SDK's fold lists; empty where they are not there."""
+        """Video -> split by the SDK's fold lists; empty where there are none."""
         path = self._file(folds := f"{self.name}_std_folds.py")
         if path is None:
-            self._note(f"no {folds} beside {self.labels_csd}: every video is train, validation comes from a seed")
+            self._note(f"no {folds} beside {self.labels_csd}: every video is train, a seed chooses validation")
             return {}
         lists = {name: ast.literal_eval(ids) for name, ids in FOLD.findall(path.read_text(encoding="utf-8"))}
         if set(lists) != {"train", "valid", "test"}:
@@ -145,7 +145,7 @@ class MoseiDataModule(MmsaDataModule):
             raise DataError("The fold file lacks a list.", expected=expected, got=sorted(lists), where=path)
         for split, official in self.fold_counts.items():
             count = len(lists["valid" if split == "val" else split])
-            self._count(f"{path.name} lists", count, f"{split} videos", official)
+            self._compare_count(f"{path.name} lists", count, f"{split} videos", official)
         return {str(video): split for split, ids in lists.items() for video in ids}
 
 
@@ -154,8 +154,8 @@ class MosiDataModule(MoseiDataModule):
     """CMU-MOSI: 2199 clips of 93 videos, sentiment.
 
     Attributes:
-        split: standard, or bclstm: 62 train and 31 test videos (Poria et al. 2017), which labels.csv beside the
-            bc-LSTM features gives. Those features leak on the standard split: 558 of its 686 test clips trained them.
+        split: standard, or bclstm: 62 train and 31 test videos (Poria et al. 2017), from the labels.csv beside the
+            bc-LSTM features. These leak on the standard split: they were trained on 558 of its 686 test clips.
     """
 
     split: str = "standard"
@@ -164,10 +164,8 @@ class MosiDataModule(MoseiDataModule):
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"split": ("standard", "bclstm")}
     official_counts: ClassVar[Mapping[str, int]] = {"train": 1284, "val": 229, "test": 686}
     tables: ClassVar[tuple[str, ...]] = (
-        "labels.csv",
-        *MmsaDataModule.tables,
-        *(p + "CMU_MOSI_Opinion_Labels.csd" for p in PLACES),
-    )
+        "labels.csv", *MmsaDataModule.tables, *(p + "CMU_MOSI_Opinion_Labels.csd" for p in PLACES),
+    )  # fmt: skip
     clips: ClassVar[tuple[str, ...]] = ("Raw/Video/Segmented/{video}_{clip}.mp4", "Raw/{video}/{clip}.mp4")
     sounds: ClassVar[tuple[str, ...]] = ("Raw/Audio/WAV_16000/Segmented/{video}_{clip}.wav",)
     labels_csd: ClassVar[str] = "CMU_MOSI_Opinion_Labels.csd"
@@ -181,7 +179,7 @@ class MosiDataModule(MoseiDataModule):
         return {"train": 1447, "test": 752} if self.split == "bclstm" else self.official_counts
 
     def read(self, path: Path) -> list[Sample]:
-        """Samples of labels.csv, which has both splits, else see MoseiDataModule."""
+        """Samples of labels.csv, which has both splits, else those of MoseiDataModule."""
         if self.split == "bclstm":
             path = label_file(self.root, ("labels.csv",), self.name)
         if path.name != "labels.csv":
@@ -201,18 +199,18 @@ def read_csd(path: Path) -> dict[str, Track]:
     """
     try:
         import h5py
-    except ImportError:
+    except ImportError as error:
         hint = "pip install 'hero-lightning[datasets]'"
-        raise ConfigError("Reading .csd files needs h5py.", got="not installed", where=path, hint=hint) from None
+        raise ConfigError("Reading .csd files needs h5py.", got=cause(error), where=path, hint=hint) from error
     try:
         with h5py.File(path, "r") as file:
             (name,) = file.keys()
             data: Any = file[name]["data"]
             return {str(v): Track(np.asarray(data[v]["intervals"]), np.asarray(data[v]["features"])) for v in data}
     except (OSError, KeyError, ValueError) as error:
-        expected = "NAME/data/VIDEO/{features,intervals}"
+        expected, hint = "NAME/data/VIDEO/{features,intervals}", "download it again"
         raise DataError(
-            "The .csd cannot be read.", expected=expected, got=error, where=path, hint="fetch it"
+            "The .csd cannot be read.", expected=expected, got=cause(error), where=path, hint=hint
         ) from error
 
 
@@ -231,5 +229,5 @@ def _between(words: Track, start: float, end: float) -> str:
     """Words whose middle lies between two times; `sp` marks a pause."""
     middle = words.spans.mean(axis=1)
     inside = words.values[(middle >= start) & (middle < end)].reshape(-1).tolist()
-    said = (w.decode("utf-8", errors="replace") if isinstance(w, bytes) else str(w) for w in inside)
-    return " ".join(w for w in said if w != "sp")
+    texts = (w.decode("utf-8", errors="replace") if isinstance(w, bytes) else str(w) for w in inside)
+    return " ".join(w for w in texts if w != "sp")

@@ -1,11 +1,11 @@
-"""RAVDESS (Livingstone & Russo 2018): 24 actors speak two sentences in eight emotions; the file name says it all.
+"""RAVDESS (Livingstone & Russo 2018): 24 actors speak two sentences in eight emotions; labels are in file names.
 
 Data flow: names MM-CC-EE-II-SS-RR-AA of files below root -> one Sample per performance, its sound and its picture.
 
     root/ Actor_01/03-01-05-02-01-01-01.wav (sound)  01-01-05-02-01-01-01.mp4 (both)  02-... (picture), or flat
 
 Codes: MM 01 both, 02 picture, 03 sound; CC 01 speech, 02 song; EE emotion; II 01 normal, 02 strong; SS statement;
-RR repetition; AA actor, odd = male. Our ids are those of the sound files (03-...), whatever files there are.
+RR repetition; AA actor, odd = male. Ids are those of the sound files (03-...), whichever files exist.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SOUNDS = (".wav", ".flac")
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class RavdessDataModule(EmotionDataModule):
-    """The speech part of RAVDESS, one actor fold as test; validation is a seeded share of whole actors.
+    """The speech part of RAVDESS with one fold of actors as test; validation is a seeded share of whole actors.
 
     Attributes:
-        fold: 0 to 4, which of FOLDS is the test part; metrics are means over the five.
+        fold: 0 to 4, the test part of FOLDS; published metrics are means over the five.
     """
 
     fold: int = 0
@@ -50,12 +50,12 @@ class RavdessDataModule(EmotionDataModule):
     apart: ClassVar[tuple[str, ...]] = ("speaker",)
 
     def official(self) -> Mapping[str, int]:
-        """60 clips of every actor."""
+        """60 clips per actor."""
         test = PER_ACTOR * len(FOLDS[self.fold])
         return {"train": 24 * PER_ACTOR - test, "test": test}
 
     def samples(self) -> list[Sample]:
-        """One Sample per performance that has a file; all 1440 where root holds only feature tables."""
+        """One Sample per performance that has a file; all 1440 if root has only feature tables."""
         if not Path(self.root).is_dir():
             label_file(self.root, ("Actor_01/03-01-01-01-01-01-01.wav",), self.name)
         files: dict[str, dict[str, Path]] = {}
@@ -63,7 +63,7 @@ class RavdessDataModule(EmotionDataModule):
             if (found := NAME.fullmatch(path.stem)) and path.suffix in (*SOUNDS, ".mp4"):
                 files.setdefault(found[2], {})[found[1]] = path
         if not files:
-            log.info("no clip below %s: all names of the dataset, for features only", self.root)
+            log.info("no clip below %s: all 1440 performances, for stored features", self.root)
             files = {"-".join(codes): {} for codes in _performances()}
         return [self._sample(name, found) for name, found in sorted(files.items())]
 

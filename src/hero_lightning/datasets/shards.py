@@ -1,10 +1,10 @@
-"""webdataset shards read map-style: an index says where each clip's members lie, so every option of a loader holds.
+"""webdataset shards with random access: an index of member offsets, so that every option of a loader works.
 
 Data flow: *.tar --headers--> index.json (key -> shard, member -> offset and size) -> Samples whose features and media
-are read at their offset inside the tar. Remote shards are fetched once.
+are read at their offset inside the tar. Remote shards are downloaded once.
 
     root/ <split>-000000.tar ...   <key>.json (record)  <key>.npy (features)  <key>.mp4 | .wav (media)  <key>.au.csv ...
-          classes.json (optional)  index.json, files/ (made here)
+          classes.json (optional)  index.json, files/ (written here)
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numpy as np
-
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.clips import SOUND, VIDEO
 from hero_lightning.datasets.export import contents, write_classes
 from hero_lightning.datasets.folder import LABELS, FolderDataModule, read_record
-from hero_lightning.errors import DataError
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS
+from hero_lightning.errors import DataError, cause
+from hero_lightning.features.files import atomic, write_atomic
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, encode_npydict
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NamedSource
 from hero_lightning.types import Media, Sample
@@ -43,22 +41,21 @@ CLIPS = 1000
 
 
 def key_of(id: str) -> str:
-    """A sample's key inside a tar: webdataset cuts names at the first dot and at folders, so both are escaped."""
+    """A sample's key inside a tar; dots and slashes are escaped, because webdataset splits names there."""
     return quote(id, safe=" $[]()+,=@").replace(".", "%2E")
 
 
-def write_shards(dataset: EmotionDataModule, out: Path) -> Counter[str]:
-    """Writes an indexed dataset as shards, one row of them per split; equal input gives equal bytes.
+def write_shards(datamodule: EmotionDataModule, out: Path) -> Counter[str]:
+    """Writes a prepared dataset as shards per split into a new or empty folder; equal input gives equal bytes.
 
-    Media go along where a clip has files of its own; of a file that several clips share, the record keeps the path.
-
-    `prepare_data` comes before, `out` is new or empty. Returns how many clips have each modality.
+    Media files of a single clip are included; of a file that several clips share, the record keeps the path. Returns
+    the number of clips by modality.
     """
-    written: Counter[str] = Counter(dict.fromkeys(dataset.modalities, 0))
+    written: Counter[str] = Counter(dict.fromkeys(datamodule.modalities, 0))
     counts: Counter[str] = Counter()
     shards: dict[str, tarfile.TarFile] = {}
     with ExitStack() as files:
-        for s, record, content in contents(dataset, out):
+        for s, record, content in contents(datamodule, out):
             number, within = divmod(counts[s.split], CLIPS)
             if within == 0:
                 path = out / f"{s.split}-{number:06d}.tar"
@@ -66,9 +63,7 @@ def write_shards(dataset: EmotionDataModule, out: Path) -> Counter[str]:
             counts[s.split] += 1
             members: dict[str, bytes | Path] = {".json": json.dumps(record, ensure_ascii=False).encode()}
             if content:
-                buffer = io.BytesIO()
-                np.save(buffer, np.array(content, dtype=object), allow_pickle=True)
-                members[".npy"] = buffer.getvalue()
+                members[".npy"] = encode_npydict(content)
             members |= {m.path.suffix: m.path for m in (s.video, s.audio) if m and m.span is None and m.path.is_file()}
             members |= {f".{k}{p.suffix}": p for k, p in s.files.items() if k != "features" and p.is_file()}
             for suffix, member in members.items():
@@ -76,22 +71,22 @@ def write_shards(dataset: EmotionDataModule, out: Path) -> Counter[str]:
                 info = tarfile.TarInfo(key_of(s.id) + suffix)
                 info.size = len(data)
                 shards[s.split].addfile(info, io.BytesIO(data))
-            written.update(name for name in dataset.modalities if HERO_KEYS.get(name, name) in content)
-    write_classes(dataset, out)
+            written.update(name for name in datamodule.modalities if HERO_KEYS.get(name, name) in content)
+    write_classes(datamodule, out)
     return written
 
 
 @lru_cache(maxsize=4)
 def read_index(root: Path) -> dict[str, Any]:
-    """key -> {"shard": file, "record": ..., "members": {suffix: [offset, size]}}; made anew when a shard changed.
+    """key -> {"shard": file, "record": ..., "members": {suffix: [offset, size]}}; rebuilt when a shard has changed.
 
     Raises:
-        DataError: no shard, or one that is cut off.
+        DataError: no shard, or one that cannot be read.
     """
     shards = sorted(root.glob("*.tar"))
     if not shards:
-        expected = "*.tar"
-        raise DataError("There is no shard.", expected=expected, where=root, hint="dataset.root=DIR, or dataset.urls")
+        hint = "dataset.root=DIR, or dataset.urls=[URL]"
+        raise DataError("There is no shard.", expected="*.tar", where=root, hint=hint)
     now = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in shards}
     path = root / "index.json"
     if path.is_file() and (known := json.loads(path.read_text()))["shards"] == now:
@@ -104,17 +99,14 @@ def read_index(root: Path) -> dict[str, Any]:
                     key, _, suffix = Path(member.name).name.partition(".")
                     entry = samples.setdefault(key, {"shard": shard.name, "record": {}, "members": {}})
                     if entry["shard"] != shard.name or suffix in entry["members"]:
-                        raise DataError("A clip stands in two places.", got=member.name, where=shard)
+                        raise DataError("A clip occurs twice.", got=member.name, where=shard)
                     entry["members"][suffix] = [member.offset_data, member.size]
                     if suffix == "json" and (file := tar.extractfile(member)) is not None:
                         entry["record"] = json.load(file)
         except (tarfile.TarError, EOFError, ValueError) as error:
-            raise DataError(
-                "A shard cannot be read.", got=error, where=shard, hint="fetch or write it again"
-            ) from error
-    temporary = path.with_name(f".index.{os.getpid()}")
-    temporary.write_text(json.dumps({"shards": now, "samples": samples}, ensure_ascii=False))
-    temporary.replace(path)
+            got, hint = cause(error), "download or write it again"
+            raise DataError("A shard cannot be read.", got=got, where=shard, hint=hint) from error
+    write_atomic(path, json.dumps({"shards": now, "samples": samples}, ensure_ascii=False).encode())
     return samples
 
 
@@ -123,9 +115,9 @@ class ShardsDataModule(FolderDataModule):
     """A dataset in webdataset shards.
 
     Attributes:
-        urls: remote shards (anything webdataset opens: http, `pipe:...`, with {000000..000009}), fetched into `root`
-            before the first use. Nothing is streamed past the index, since a modality could not honour the order of
-            draws, balance, bucket, pairs or a resume inside an epoch.
+        urls: remote shards (anything webdataset opens: http, `pipe:...`, with {000000..000009}), downloaded into `root`
+            before the first use. They are not streamed: sampling order, balance, bucket, pairs and resume inside an
+            epoch need random access.
     """
 
     urls: Sequence[str] = ()
@@ -150,7 +142,7 @@ class ShardsDataModule(FolderDataModule):
                 s.video = replace(s.video or Media(shard), path=shard, part=(offset, size))
             elif kind in ("", ".audio") and f".{ending}" in SOUND:
                 s.audio = replace(s.audio or Media(shard), path=shard, part=(offset, size))
-            elif kind:  # a table or the like: small, and read by its path
+            elif kind:  # a small file, read by its path
                 s.files[kind[1:]] = path = root / "files" / f"{key}.{suffix}"
                 if not path.is_file():
                     path.parent.mkdir(exist_ok=True)
@@ -161,7 +153,7 @@ class ShardsDataModule(FolderDataModule):
 
 
 def fetch(url: str, root: Path) -> None:
-    """Copies the shards that `url` names into `root`, those that are not there yet."""
+    """Downloads the shards that `url` names into `root`, unless they exist."""
     from braceexpand import braceexpand
     from webdataset.gopen import gopen
 
@@ -169,11 +161,9 @@ def fetch(url: str, root: Path) -> None:
     for one in braceexpand(url):
         path = root / one.split("?")[0].rstrip("/ |").rpartition("/")[2]
         if not path.is_file():
-            log.info("fetching %s", one)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            with gopen(one) as source, temporary.open("wb") as file:
+            log.info("downloading %s", one)
+            with gopen(one) as source, atomic(path) as file:
                 shutil.copyfileobj(source, file)
-            temporary.replace(path)
 
 
 class ShardFeatures(NamedSource):
@@ -188,21 +178,21 @@ class ShardFeatures(NamedSource):
         super().__init__(root, key, patch_reduce=patch_reduce)
 
     def path(self, sample: Sample) -> Path:
-        """See ArraySource."""
+        """The shard with the sample's features."""
         entry = read_index(self.at).get(key_of(sample.id), {})
         return self.at / entry["shard"] if "npy" in entry.get("members", ()) else self.at / "none"
 
     def content(self, sample: Sample) -> dict[str, Any]:
-        """See ArraySource."""
+        """The sample's features by key."""
         path = self.path(sample)
         return _loaded(path, read_index(self.at)[key_of(sample.id)]["members"]["npy"][0]) if path.is_file() else {}
 
     def value(self, sample: Sample) -> Any:
-        """See ArraySource."""
+        """The sample's features under `key`."""
         return self.content(sample).get(self.key)
 
 
 @lru_cache(maxsize=16)
 def _loaded(shard: Path, offset: int) -> dict[str, Any]:
-    """The last clips read: all modalities of a clip come out of one load."""
+    """Cached, so that all modalities of a clip come from one read."""
     return load_features(shard, offset)

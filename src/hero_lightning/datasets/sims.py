@@ -1,6 +1,6 @@
 """CH-SIMS and CH-SIMS v2 (Yu et al. 2020, Liu et al. 2022): Chinese film and television clips, scores in [-1, 1].
 
-Data flow: see data/mmsa.py; the words are Chinese; words, sound and picture alone have scores of their own.
+Data flow: see datasets/mmsa.py. Texts are Chinese; text, sound and picture also have scores of their own.
 
     root/ label.csv | meta.csv   Raw/video_0001/0001.mp4
     v2:   meta(s).csv or ch-simsv2s/meta.csv, the unlabelled pool meta(u).csv or ch-simsv2u/meta.csv; Raw/ beside them
@@ -17,7 +17,7 @@ from hero_lightning.datasets.mmsa import MmsaDataModule
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SimsDataModule(MmsaDataModule):
-    """CH-SIMS: 2281 clips of 60 films and series. The official split is by clip: its videos stand in several parts."""
+    """CH-SIMS: 2281 clips of 60 films and series. The official split is by clip: splits share videos."""
 
     name = "sims"
     official_counts: ClassVar[Mapping[str, int]] = {"train": 1368, "val": 456, "test": 457}
@@ -28,7 +28,7 @@ class SimsDataModule(MmsaDataModule):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SimsV2DataModule(SimsDataModule):
-    """CH-SIMS v2: 4403 labelled clips and the pool."""
+    """CH-SIMS v2: 4403 labelled clips and the unlabelled pool."""
 
     name = "simsv2"
     official_counts: ClassVar[Mapping[str, int]] = {"train": 2722, "val": 647, "test": 1034}

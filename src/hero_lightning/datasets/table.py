@@ -1,6 +1,6 @@
-"""A dataset of your own from one table and one YAML: no Python.
+"""A dataset from one table and one YAML, without Python.
 
-Data flow: csv (or MERTools' label npz) -> rows -> Samples, whose media lie where the table or a pattern says.
+Data flow: csv (or MERTools' label npz) -> rows -> Samples with media files from a column or a pattern.
 
     root/ labels.csv (id, path, label, split, text, speaker, dialogue, turn, start, end, ...)   clips, features, ...
 """
@@ -34,21 +34,21 @@ NAMES = {
     "emotion": ("emotion", "label", "discrete", "emo"),
     "valence": ("valence", "val"),
 }
-"""What a column may be called without being named in `columns`; capitals do not matter."""
+"""Column names that are recognised without `columns`; case is ignored."""
 FILES = ("features", "au", "au_info")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TableDataModule(EmotionDataModule):
-    """A dataset in one table, called as its folder. Labels are the columns that carry a Task's name.
+    """A dataset in one table, named after its folder. Labels are the columns with a Task's name.
 
-    A relative path starts at the table's folder. Several labels of a clip (multilabel, open) stand in one cell, with |
-    between them. An empty cell says that there is nothing.
+    Relative paths start at the table's folder. Several labels of a clip (multilabel, open) are separated by | in one
+    cell. An empty cell means no value.
 
     Attributes:
         file: the table, below root: comma, semicolon or tab separated with a header, or `label-6way.npz`.
-        columns: our name -> the table's, for columns called otherwise, e.g. {text: Subtitle, emotion: Answer}.
-        clips: where media lie if no column says so, below root, e.g. "video/{id}.mp4".
+        columns: our name -> the table's, for columns with other names, e.g. {text: Subtitle, emotion: Answer}.
+        clips: pattern of media files below root, without such a column, e.g. "video/{id}.mp4".
     """
 
     file: str = "labels.csv"
@@ -62,7 +62,7 @@ class TableDataModule(EmotionDataModule):
         self.name = Path(self.root).resolve().name  # two tables must not share stores
         if self.clips is not None and "{id}" not in self.clips:
             expected = 'a pattern with {id}, e.g. "video/{id}.mp4"'
-            raise ConfigError("clips names no clip.", expected=expected, got=self.clips, where="dataset.clips")
+            raise ConfigError("clips has no {id}.", expected=expected, got=self.clips, where="dataset.clips")
 
     def samples(self) -> list[Sample]:
         """One sample per row."""
@@ -76,10 +76,9 @@ class TableDataModule(EmotionDataModule):
 
     def _npz(self, path: Path) -> Iterator[tuple[str, Sample]]:
         for row in read_normal_form(path):
-            labels = {"emotion": row.emo, "valence": row.val}
-            cells = {"id": row.name, "split": row.split, "text": row.words.get("english", "")}
+            cells = {"id": row.name, "split": row.split, "text": row.texts.get("english", "")}
             s = self._sample(cells, f"{path}, {row.name}")
-            s.labels = {k: v for k, v in labels.items() if v is not None}
+            s.labels = {"emotion": row.emo, **({} if row.val is None else {"valence": row.val})}
             yield str(path), s
 
     def _csv(self, path: Path) -> Iterator[tuple[str, Sample]]:
@@ -96,9 +95,8 @@ class TableDataModule(EmotionDataModule):
         named = {ours: plain[n] for ours, names in wanted.items() for n in reversed(names) if n.lower() in plain}
         if missing := [c for c in given.values() if c not in header] or ([] if "id" in named | given else ["id"]):
             expected, hint = ", ".join(missing), "dataset.columns={id: NAME_OF_THE_COLUMN}"
-            raise DataError(
-                "The table lacks a column.", expected=expected, got=", ".join(header), where=path, hint=hint
-            )
+            got = ", ".join(header)
+            raise DataError("The table lacks a column.", expected=expected, got=got, where=path, hint=hint)
         return named | given
 
     def _sample(self, cells: Mapping[str, str], place: str) -> Sample:
@@ -111,7 +109,7 @@ class TableDataModule(EmotionDataModule):
         times = [_seconds(cells[k], place) for k in ("start", "end") if k in cells]
         if "id" not in cells or len(times) == 1 or (times and times[0] >= times[1]):
             got = f"id {cells.get('id')!r}, start and end {times}"
-            raise DataError("A row makes no clip.", expected="an id; start before end", got=got, where=place)
+            raise DataError("A row is not a clip.", expected="an id; start before end", got=got, where=place)
         span = {"span": times} if times else {}
         record = {
             **{"video_id": cells["id"], "dialogue_id": cells.get("dialogue"), "utterance_id": cells.get("turn")},
@@ -124,7 +122,7 @@ class TableDataModule(EmotionDataModule):
 
 
 def _label(kind: str, cell: str) -> str | float | list[str]:
-    """A cell as its Task takes it; one that is no number stays as it is, for the Task's own message."""
+    """The label in a cell; a score that is not a number is passed on, for the Task's own message."""
     if kind in ("multilabel", "open"):
         return [v.strip() for v in cell.split("|")]
     try:

@@ -1,7 +1,7 @@
 """V2V (Mazeika et al. 2022): which of two videos, or of up to four, is the more pleasant to watch.
 
-Data flow: {train,test,listwise}_labels.json -> comparisons (least preferred first) -> one Sample per video that knows
-its places in them -> items: the videos of a comparison together.
+Data flow: {train,test,listwise}_labels.json -> comparisons (least preferred first) -> one Sample per video, labelled
+with its places in them -> items: the videos of a comparison together.
 
     root/ train_labels.json test_labels.json listwise_labels.json   {"comparisons": [[worse, better], ...]}
           videos/00000.mp4 ...   (a subset of VCE's, by the same ids)
@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import read_json
-from hero_lightning.datasets.readers import label_file
+from hero_lightning.datasets.readers import label_file, read_json
 from hero_lightning.datasets.vce import FIRST_TEST
 from hero_lightning.errors import DataError
 from hero_lightning.types import Media, Sample
@@ -35,8 +34,8 @@ class V2vDataModule(EmotionDataModule):
     """V2V from its official files; the lists are the split `test_listwise`.
 
     The label `preference` of a video is its places: [comparison, place, videos in it], place 0 the least preferred.
-    Comparisons that share videos hang together; such a cluster is the sample's `dialogue`, and so never cut between
-    splits nor between resamples of the bootstrap. Validation is cut from train in whole clusters.
+    Comparisons that share videos form a cluster; it is the sample's `dialogue`, so that neither splits nor bootstrap
+    resamples divide it. Validation is split from train in whole clusters.
 
     Attributes:
         videos: folder of the clips, e.g. VCE's; None = root/videos.
@@ -51,21 +50,21 @@ class V2vDataModule(EmotionDataModule):
     official_comparisons: ClassVar[Mapping[str, int]] = {"train": 11_038, "test": 3_189, "test_listwise": 1_758}
 
     def samples(self) -> list[Sample]:
-        """One sample per video, in the order in which comparisons name them."""
+        """One sample per video, in the order of the comparisons."""
         label_file(self.root, tuple(PARTS.values()), self.name)
         root = Path(self.root)
         found = {split: root / name for split, name in PARTS.items() if (root / name).is_file()}
         folder = Path(self.videos) if self.videos else root / "videos"
         samples: list[Sample] = []
-        number = 0
+        total = 0
         for split, path in found.items():
             comparisons = read_comparisons(path)
-            self._count(f"v2v {split} has", len(comparisons), "comparisons", self.official_comparisons[split])
+            self._compare_count(f"v2v {split} has", len(comparisons), "comparisons", self.official_comparisons[split])
             places: dict[str, list[list[int]]] = defaultdict(list)
-            for members in comparisons:
+            for number, members in enumerate(comparisons, start=total):
                 for place, video in enumerate(members):
                     places[video].append([number, place, len(members)])
-                number += 1
+            total += len(comparisons)
             cluster = clusters(comparisons)
             samples += [
                 Sample(
@@ -78,17 +77,15 @@ class V2vDataModule(EmotionDataModule):
                 for video, entries in places.items()
             ]
             if split != "train" and (known := sum(int(v) < FIRST_TEST for v in places)):
-                self._note(
-                    f"{known} of {len(places)} v2v {split} videos are in VCE's train file: a model fine-tuned on VCE "
-                    "has seen them"
-                )
+                overlap = f"{known} of {len(places)} v2v {split} videos are in VCE's train file"
+                self._note(f"{overlap}: a model fine-tuned on VCE has seen them")
         return samples
 
     def items(self, split: str) -> list[tuple[int, ...]]:
         """Rows of the videos of each comparison, least preferred first.
 
-        Outside train a video stands only in the first item it belongs to: its utility is had once, and the metrics
-        look it up for every comparison. A train comparison that lacks a video is left out.
+        Outside train a video is only in its first item: its utility is computed once and looked up by the metrics for
+        every comparison. A train comparison that lacks a video is left out.
         """
         members: dict[int, dict[int, int]] = defaultdict(dict)
         sizes: dict[int, int] = {}
@@ -99,7 +96,7 @@ class V2vDataModule(EmotionDataModule):
         if split == "train":
             whole = [item for item, n in zip(ordered, sorted(members), strict=True) if len(item) == sizes[n]]
             if lost := len(ordered) - len(whole):
-                log.warning("%d train comparisons lack a video and are not drawn", lost)
+                log.warning("%d train comparisons lack a video and are left out", lost)
             return whole
         served: set[int] = set()
         items = []
@@ -110,7 +107,7 @@ class V2vDataModule(EmotionDataModule):
 
 
 def read_comparisons(path: Path) -> list[list[str]]:
-    """Comparisons of a label file, each two to four different five-digit ids, least preferred first."""
+    """Comparisons of a label file: two to four different five-digit ids each, least preferred first."""
     content = read_json(path)
     comparisons = content.get("comparisons") if isinstance(content, dict) else None
     if not isinstance(comparisons, list) or not comparisons:
@@ -119,17 +116,13 @@ def read_comparisons(path: Path) -> list[list[str]]:
         names = members if isinstance(members, list) else []
         fits = 2 <= len(names) <= LONGEST and all(isinstance(m, str) and len(m) == 5 and m.isdecimal() for m in names)
         if not fits or len(set(names)) < len(names):
-            raise DataError(
-                "A V2V comparison has another form.",
-                expected=f"2 to {LONGEST} different ids of five digits",
-                got=members,
-                where=f"{path}, comparison {k}",
-            )
+            expected, where = f"2 to {LONGEST} different ids of five digits", f"{path}, comparison {k}"
+            raise DataError("A V2V comparison has another form.", expected=expected, got=members, where=where)
     return comparisons
 
 
 def clusters(comparisons: Iterable[Iterable[str]]) -> dict[str, str]:
-    """Video -> the least id of all videos that comparisons tie to it, directly or not."""
+    """Video -> the smallest id of all videos connected to it by comparisons, directly or not."""
     parent: dict[str, str] = {}
 
     def top(video: str) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.folder import read_json
-from hero_lightning.datasets.readers import label_file
+from hero_lightning.datasets.readers import label_file, read_json
 from hero_lightning.errors import DataError
 from hero_lightning.types import Media, Sample
 
@@ -24,19 +23,19 @@ EMOTIONS = (
     "Excitement", "Fear", "Horror", "Interest", "Joy", "Nostalgia", "Relief", "Romance", "Sadness", "Satisfaction",
     "Sexual Desire", "Surprise",
 )  # fmt: skip
-"""In the official order, which is the alphabet's."""
+"""In the official order, which is alphabetical."""
 PARTS = {"train": "train_labels.json", "test": "test_labels.json"}
 FIRST_TEST = 50_000
-"""Ids below are VCE's train file, those from here on its test file."""
+"""Smaller ids are in VCE's train file, this and larger ones in its test file."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class VceDataModule(EmotionDataModule):
     """VCE from its official files.
 
-    Labels: `emotions` (27 mean intensities), `emotion` (the strongest; the first in the alphabet where several are)
-    and `topk` (the official three). The last 5 000 ids of the train file are validation: the reference trains on them
-    too. A clip that cannot be read stops the run unless `availability` says otherwise, since the official test counts it.
+    Labels: `emotions` (27 mean intensities), `emotion` (the strongest; of several the first in the alphabet) and `topk`
+    (the official three). The last 5 000 ids of the train file are validation; the reference trains on them too. A clip
+    that cannot be read stops the run unless `missing` is changed, because the official test counts it.
     """
 
     missing: str = "error"
@@ -49,11 +48,11 @@ class VceDataModule(EmotionDataModule):
         """One sample per id of the label files found."""
         label_file(self.root, tuple(PARTS.values()), self.name)
         found = {k: path for k, name in PARTS.items() if (path := Path(self.root) / name).is_file()}
-        samples = []
-        for split, path in found.items():
-            records = read_json(path, "{id: {emotions, ...}}", dict)
-            samples += [self._sample(split, name, record, path) for name, record in records.items()]
-        return samples
+        return [
+            self._sample(split, name, record, path)
+            for split, path in found.items()
+            for name, record in read_json(path, "{id: {emotions, ...}}", dict).items()
+        ]
 
     def _sample(self, split: str, name: str, record: Any, path: Path) -> Sample:
         values = check_record(name, record, f"{path}, id {name}")
@@ -63,22 +62,21 @@ class VceDataModule(EmotionDataModule):
             id=name,
             split="val" if late else split,
             video=Media(Path(self.root) / (record.get("file") or f"videos/{name}.mp4")),
-            labels={"emotions": values, "emotion": max(EMOTIONS, key=values.__getitem__)}
-            | ({"topk": top} if top else {}),
+            labels={
+                "emotions": values,
+                "emotion": max(EMOTIONS, key=values.__getitem__),
+                **({"topk": top} if top else {}),
+            },
         )
 
 
 def check_record(name: str, record: Any, place: str) -> dict[str, float]:
-    """Intensities in the official order. DataError unless the id has five digits and exactly the 27 names are there."""
+    """Intensities in the official order. DataError unless the id has five digits and the names are the 27 official."""
     values = record.get("emotions") if isinstance(record, dict) else None
     values = values if isinstance(values, dict) else {}
     if len(name) != 5 or not name.isdecimal() or set(values) != set(EMOTIONS):
         missing, extra = sorted(set(EMOTIONS) - set(values)), sorted(set(values) - set(EMOTIONS))
-        raise DataError(
-            "A VCE record has not five digits and exactly the 27 emotions.",
-            expected='"00000": {"emotions": {the 27 official names: 0..1}, "file", "topK"}',
-            got=f"id {name}; missing {missing}, not known {extra}",
-            where=place,
-            hint="fetch the official label file again",
-        )
+        expected = '"00000": {"emotions": {the 27 official names: 0..1}, "file", "topK"}'
+        got, hint = f"id {name}; missing {missing}, unknown {extra}", "download the official label file again"
+        raise DataError("A VCE record has another form.", expected=expected, got=got, where=place, hint=hint)
     return {e: values[e] for e in EMOTIONS}

@@ -1,17 +1,19 @@
 """The Encoder contract: raw material of one clip -> encoder inputs (worker) -> Features (device).
 
-Data flow: media.Frames | media.Waveform | media.Utterance | media.ActionUnits --preprocess (worker, one clip)--> dict of tensors
---collate--> batch of tensors --forward (device)--> Features.
+Data flow: Frames | Waveform | Utterance | ActionUnits --preprocess (worker, one clip)--> dict of tensors --collate-->
+batch of tensors --forward (device)--> Features.
 
 Shapes: B clips, T steps, D = `dim`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hero_lightning.types import Features, pad
 
@@ -21,24 +23,22 @@ Material = Literal["frames", "audio", "text", "table"]
 class Encoder(nn.Module):
     """Turns raw material of one modality into a sequence of feature vectors.
 
-    A subclass sets `takes` (which raw material it reads), `dim` and `options`, and writes `preprocess` and `forward`.
-    The constructor checks its values and does no work: a bare encoder is cheap, travels to the loader's workers and
-    serves `preprocess`; `load` gives it the weights that `forward` needs. A frozen encoder stays in eval mode
-    whatever its owner does and runs without gradients; `trainable=True` says that some of its parameters learn, so
-    its features must not be stored.
+    A subclass sets `takes` (which raw material it reads), `dim` and `options`, and implements `preprocess` and
+    `forward`. The constructor only checks its values, so that an encoder is cheap to pickle for the loader's workers,
+    which call `preprocess`; `load` reads the weights that `forward` needs. A frozen encoder always stays in eval mode
+    and runs without gradients; `trainable=True` means that some of its parameters learn, so that its features must
+    not be stored.
 
     Attributes:
         takes: raw material it reads: frames, audio, text or table.
-        version: raised when the code changes what the same options compute, so that stored features are made anew.
-        alone: True if clips must be encoded one by one (group-norm audio models change with padding).
+        version: raised when the code changes the features of the same options, so that they are extracted again.
         dim: width D of its features.
         trainable: whether it owns parameters that learn.
-        options: constructor values that decide the features, plain builtins.
+        options: constructor values that determine the features, as builtins.
     """
 
     takes: ClassVar[Material]
     version: ClassVar[int] = 1
-    alone: ClassVar[bool] = False
     dim: int
     trainable: bool = False
     options: dict[str, Any]
@@ -48,11 +48,11 @@ class Encoder(nn.Module):
         self.options = {}
 
     def identity(self) -> dict[str, Any]:
-        """What decides the features: class, code version and options, plain builtins."""
+        """All that determines the features: class, code version and options, as builtins."""
         return {"class": type(self).__name__, "version": self.version, **self.options}
 
     def load(self) -> None:
-        """Builds or reads the weights; called once, where `forward` will run. Weight-free encoders need nothing."""
+        """Builds or reads the weights, if there are any; called once, in the process that calls `forward`."""
 
     def preprocess(self, material: Any) -> dict[str, Tensor]:
         """One clip's raw material -> encoder inputs without a batch axis. Runs in the loader's worker."""
@@ -72,21 +72,21 @@ class Encoder(nn.Module):
     def encode(self, inputs: dict[str, Tensor]) -> Features:
         """`forward`, without gradients where the encoder is frozen."""
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self._one_by_one(inputs) if self.alone else self(inputs)
-
-    def _one_by_one(self, inputs: dict[str, Tensor]) -> Features:
-        keys = [k for k in inputs if not k.endswith("_mask")]
-        parts: list[Features] = []
-        for b in range(inputs[keys[0]].shape[0]):
-            one: dict[str, Tensor] = {}
-            for key in keys:
-                mask = inputs[f"{key}_mask"][b]
-                one[key], one[f"{key}_mask"] = inputs[key][b, mask][None], mask[mask][None]
-            parts.append(self(one))
-        x, mask = pad([p.x[0, p.mask[0]] for p in parts])
-        clocks = [p.time[0, p.mask[0]] for p in parts if p.time is not None]
-        return Features(x, mask.to(x.device), pad(clocks)[0] if len(clocks) == len(parts) else None)
+            return self(inputs)
 
     def train(self, mode: bool = True) -> Encoder:
-        """A frozen encoder stays in eval mode: its dropout and statistics are not the model's to switch."""
+        """Sets the mode; a frozen encoder stays in eval mode, without dropout."""
         return super().train(mode and self.trainable)
+
+
+def per_step(x: Tensor, mask: Tensor, formula: Callable[[Tensor], Tensor]) -> Tensor:
+    """Applies a formula per step to the real steps only: x [B, T, ...], mask [B, T] -> [B, T, D], 0 elsewhere."""
+    values = formula(x[mask])  # [N, D]
+    out = values.new_zeros(*mask.shape, values.shape[1])
+    out[mask] = values
+    return out
+
+
+def averaged(x: Tensor, steps: int) -> Tensor:
+    """[T, C] -> the same if T <= `steps`, else the means of `steps` equal intervals [steps, C]."""
+    return x if len(x) <= steps else F.adaptive_avg_pool1d(x.T[None], steps)[0].T

@@ -1,9 +1,9 @@
-"""Weight-free encoders: fixed formulas, nothing to download, one core is enough.
+"""Weight-free encoders: fixed formulas that need no download and run on one core.
 
-Data flow: Frames -> FrameHog, FrameDifference; Waveform -> LogMelProsody; Utterance -> HashedWords; ActionUnits -> AuValues.
-All numbers are scaled by constants to about unit size; nothing is fitted, so a clip alone equals it in a batch.
+Data flow: Frames -> FrameHog, FrameDifference; Waveform -> LogMelProsody; Utterance -> HashedWords; ActionUnits ->
+AuValues. All values are scaled by constants to about unit size; a clip has the same features in any batch.
 
-Shapes: B clips, T steps, N all real steps of a batch, S picture side, K cells per side, D = `dim`.
+Shapes: B clips, T steps, N all real steps of a batch, S side of a picture, K cells per side, D = `dim`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hero_lightning.encoders.base import Encoder, Material
-from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.encoders.base import Encoder, Material, averaged, per_step
+from hero_lightning.errors import ConfigError, MediaError, in_range
+from hero_lightning.media.signal import autocorrelation
 from hero_lightning.media.types import SAMPLE_RATE, ActionUnits, Frames, Utterance, Waveform
 from hero_lightning.types import Features
 
@@ -30,30 +30,20 @@ LUMA = (0.299, 0.587, 0.114)
 def _at_least(owner: Encoder, floor: int, **values: int) -> None:
     """Checks constructor values and keeps them as the encoder's options."""
     for name, value in values.items():
-        if value < floor:
-            kind = type(owner).__name__
-            raise ConfigError(f"{name} is too small.", expected=f"at least {floor}", got=value, where=f"{kind}.{name}")
+        in_range(f"{type(owner).__name__}.{name}", value, f"[{floor}, inf)")
         owner.options[name] = value
 
 
-def _packed(x: Tensor, mask: Tensor, formula: Callable[[Tensor], Tensor]) -> Tensor:
-    """Applies a formula per step to the real steps only: x [B, T, ...], mask [B, T] -> [B, T, D], 0 elsewhere."""
-    values = formula(x[mask])  # [N, D]
-    out = values.new_zeros(*mask.shape, values.shape[1])
-    out[mask] = values
-    return out
-
-
 def _resized(pixels: Tensor, side: int) -> Tensor:
-    """[T, H, W, 3] uint8 -> [T, 3, S, S] uint8, smoothed before it is thinned."""
+    """[T, H, W, 3] uint8 -> [T, 3, S, S] uint8, with antialiasing."""
     planes = pixels.permute(0, 3, 1, 2)
     return F.interpolate(planes, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Binomial blur of 5 x 5 (sigma 1 pixel) that quiets pixel noise: [..., S, S] -> same.
+    """Binomial blur of 5 x 5 (sigma 1 pixel) against pixel noise: [..., S, S] -> same.
 
-    Two products with a band matrix: on a CPU forty times as fast as conv2d with one channel.
+    Two products with a band matrix, which on a CPU take a fortieth of the time of conv2d with one channel.
     """
     side = x.shape[-1]
     place = torch.arange(side, device=x.device)
@@ -71,11 +61,22 @@ def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
     return right, down
 
 
-class FrameHog(Encoder):
+class _Formula(Encoder):
+    """A formula per step: x [B, T, ...] -> Features [B, T, D]."""
+
+    def forward(self, inputs: dict[str, Tensor]) -> Features:
+        """See the class."""
+        return Features(per_step(inputs["x"], inputs["x_mask"], self._formula), inputs["x_mask"], inputs.get("time"))
+
+    def _formula(self, x: Tensor) -> Tensor:
+        return x
+
+
+class FrameHog(_Formula):
     """Histograms of oriented gradients plus a coarse colour grid, per picture. For frame and face.
 
     Args:
-        size: side S in pixels that pictures are brought to.
+        size: side S of the resized pictures in pixels.
         cells: gradient cells per side K.
         bins: orientations over half a turn.
         grid: colour cells per side.
@@ -87,22 +88,14 @@ class FrameHog(Encoder):
         super().__init__()
         _at_least(self, 1, size=size, cells=cells, bins=bins, grid=grid)
         if size % cells or size % grid:
-            raise ConfigError(
-                "Cells must tile the picture.",
-                expected=f"divisors of size={size}",
-                got=f"cells={cells} grid={grid}",
-                where="FrameHog.cells",
-            )
+            got, expected = f"cells={cells} grid={grid}", f"divisors of size={size}"
+            raise ConfigError("Cells must tile the picture.", expected=expected, got=got, where="FrameHog.cells")
         self.size, self.cells, self.bins, self.grid = size, cells, bins, grid
         self.dim = cells * cells * bins + 3 * grid * grid
 
     def preprocess(self, material: Frames) -> dict[str, Tensor]:
         """Frames -> x [T, 3, S, S] uint8, time [T]."""
         return {"x": _resized(material.pixels, self.size), "time": material.time.float()}
-
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, 3, S, S] -> Features [B, T, D]."""
-        return Features(_packed(inputs["x"], inputs["x_mask"], self._formula), inputs["x_mask"], inputs["time"])
 
     def _formula(self, pictures: Tensor) -> Tensor:
         """[N, 3, S, S] uint8 -> [N, D]."""
@@ -113,7 +106,7 @@ class FrameHog(Encoder):
         colour = F.avg_pool2d(opponents, self.size // self.grid).flatten(1) * 4  # [N, 3 * grid * grid]
         right, down = _slopes(grey)
         strength = (right.square() + down.square()).sqrt()  # [N, S, S]
-        # Each gradient votes for the bins near its direction, smoothly: cos(2 (angle - bin)), cut at 0, squared.
+        # A gradient counts for the bins near its direction with weight max(cos(2 (angle - bin)), 0) squared.
         twice = torch.stack([right.square() - down.square(), 2 * right * down], dim=1) / (
             strength[:, None].square() + 1e-12
         )
@@ -121,18 +114,18 @@ class FrameHog(Encoder):
         bins = torch.stack([angle.cos(), angle.sin()], dim=1)  # [bins, 2]
         votes = torch.einsum("nkhw,bk->nbhw", twice, bins).clamp(min=0).square() * strength[:, None]
         cells = F.avg_pool2d(votes, self.size // self.cells)  # [N, bins, K, K]
-        # Contrast: against the 3 x 3 cells around, and a floor under which a slope counts as noise.
+        # Contrast normalisation by the 3 x 3 neighbouring cells, with a floor below which a gradient counts as noise.
         around = F.avg_pool2d(cells.square().sum(dim=1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
         return torch.cat([(cells / (around + 0.005**2).sqrt()).flatten(1) * 2, colour], dim=1)
 
 
-class FrameDifference(Encoder):
-    """What changes from one picture to the next: where, in which direction, how much. For motion.
+class FrameDifference(_Formula):
+    """Place, direction and amount of the change from one picture to the next. For motion.
 
-    Pictures are put in order of time and repeated ones left out, so T pictures give T - 1 steps at most.
+    Pictures are sorted by time and repeated ones left out, so T pictures give T - 1 steps at most.
 
     Args:
-        size: side S in pixels that pictures are brought to.
+        size: side S of the resized pictures in pixels.
         cells: cells per side K of the grids.
     """
 
@@ -142,12 +135,8 @@ class FrameDifference(Encoder):
         super().__init__()
         _at_least(self, 2, size=size, cells=cells)
         if size % cells or cells % 2:
-            raise ConfigError(
-                "Cells must tile the picture.",
-                expected=f"an even divisor of size={size}",
-                got=cells,
-                where="FrameDifference.cells",
-            )
+            expected, where = f"an even divisor of size={size}", "FrameDifference.cells"
+            raise ConfigError("Cells must tile the picture.", expected=expected, got=cells, where=where)
         self.size, self.cells = size, cells
         self.dim = 2 * cells * cells + 2 * (cells // 2) ** 2 + 3
 
@@ -161,19 +150,15 @@ class FrameDifference(Encoder):
         time = time[fresh]
         return {"x": torch.stack([grey[:-1], grey[1:]], dim=1), "time": (time[:-1] + time[1:]) / 2}
 
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, 2, S, S] -> Features [B, T, D]."""
-        return Features(_packed(inputs["x"], inputs["x_mask"], self._formula), inputs["x_mask"], inputs["time"])
-
     def _formula(self, pairs: Tensor) -> Tensor:
         """[N, 2, S, S] uint8 -> [N, D]."""
         x = _blurred(pairs.float() / 255)
         change, (right, down) = x[:, 1] - x[:, 0], _slopes(x.mean(dim=1))  # [N, S, S]
-        moved = F.softshrink(change, 0.01)  # what pixel noise leaves after the blur
+        moved = F.softshrink(change, 0.01)  # pixel noise that is left after the blur
         cell = self.size // self.cells
         signed = F.avg_pool2d(moved[:, None], cell).flatten(1)  # [N, K * K]
         amount = F.avg_pool2d(moved.abs()[:, None], cell).flatten(1)  # [N, K * K]
-        # A bright edge that moves right darkens against its slope: the product tells the direction (normal flow).
+        # Normal flow: the change over time times the gradient has the sign of the direction of movement.
         flow = torch.stack([-moved * right, -moved * down], dim=1)
         flow = F.avg_pool2d(flow, 2 * cell).flatten(1)  # [N, 2 * (K / 2) ** 2]
         place = torch.linspace(-1, 1, self.cells, device=x.device)
@@ -193,7 +178,7 @@ class LogMelProsody(Encoder):
 
     takes: ClassVar[Material] = "audio"
     STEP, WINDOW, HOP = 800, 400, 160  # samples at 16 kHz: 50 ms; 25 ms every 10 ms
-    SPAN = STEP - HOP + WINDOW  # samples that the 5 windows of a step reach over
+    SPAN = STEP - HOP + WINDOW  # samples of the 5 windows of a step
     LONGEST, SHORTEST = 256, 40  # lags in samples: 62.5 Hz and 400 Hz
 
     def __init__(self, bands: int = 40) -> None:
@@ -204,7 +189,7 @@ class LogMelProsody(Encoder):
 
     def preprocess(self, material: Waveform) -> dict[str, Tensor]:
         """Waveform [N] -> x [T, SPAN] samples of each step, time [T]."""
-        steps = max((len(material.x) - self.SPAN) // self.STEP + 1, 1)  # whole ones only
+        steps = max((len(material.x) - self.SPAN) // self.STEP + 1, 1)  # whole steps only
         x = F.pad(material.x, (0, max(self.SPAN - len(material.x), 0)))
         time = (torch.arange(steps) * self.STEP + self.SPAN / 2) / SAMPLE_RATE
         return {"x": x.unfold(0, self.SPAN, self.STEP).contiguous(), "time": time}
@@ -212,7 +197,7 @@ class LogMelProsody(Encoder):
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """x [B, T, SPAN] -> Features [B, T, D]."""
         mask = inputs["x_mask"]
-        values = _packed(inputs["x"], mask, self._formula)  # [B, T, D / 2]
+        values = per_step(inputs["x"], mask, self._formula)  # [B, T, D / 2]
         place, last = torch.arange(mask.shape[1], device=mask.device), mask.sum(dim=1, keepdim=True) - 1
         after, before = (place + 1).minimum(last.clamp(min=0)), (place - 1).clamp(min=0).expand_as(mask)  # [B, T]
         wide = values.shape[2]
@@ -231,58 +216,55 @@ class LogMelProsody(Encoder):
 
     def _pitch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, SPAN] samples -> octaves above 150 Hz and voicing 0..1, [N] each, by autocorrelation."""
-        window = torch.hann_window(self.SPAN, device=x.device)
-        both = torch.cat([(x - x.mean(dim=1, keepdim=True)) * window, window[None]])
-        correlation = torch.fft.irfft(torch.fft.rfft(both, n=2048).abs().square())[:, : self.LONGEST + 1]
-        own = correlation[-1] / correlation[-1, 0]  # the window's part (Boersma 1993)
-        correlation = correlation[:-1] / (correlation[:-1, :1] + 0.01) / own  # 0.01: about -60 dB of full scale
+        # 0.01: about -60 dB of full scale
+        correlation = autocorrelation(x - x.mean(dim=1, keepdim=True), self.LONGEST + 1, 0.01)
         lags = torch.arange(self.SHORTEST, self.LONGEST + 1, device=x.device)
         octaves = torch.log2(SAMPLE_RATE / lags / 150)
-        sought = correlation[:, self.SHORTEST :] + 0.03 * octaves  # a small price on long lags: not two periods for one
+        # Without the penalty of long lags, two periods would be as likely as one.
+        sought = correlation[:, self.SHORTEST :] + 0.03 * octaves
         best = sought.argmax(dim=1)
         height = correlation[torch.arange(len(x), device=x.device), best + self.SHORTEST]
         return octaves[best], ((height - 0.3) / 0.4).clamp(0, 1)
 
 
 def mel_filters(bands: int, size: int, rate: int, low: float = 60.0, high: float = 7600.0) -> Tensor:
-    """Triangles of equal width on the mel scale (O'Shaughnessy 1987), each of sum 1: [size / 2 + 1, bands].
+    """Triangular filters of equal width on the mel scale (O'Shaughnessy 1987), each of sum 1: [size / 2 + 1, bands].
 
     Args:
         bands: number of triangles.
         size: points of the Fourier transform.
         rate: Hz.
-        low, high: Hz between which they lie.
+        low, high: Hz, range of all filters.
     """
     corners = torch.linspace(1127 * math.log1p(low / 700), 1127 * math.log1p(high / 700), bands + 2)
     mel = 1127 * torch.log1p(torch.arange(size // 2 + 1) * (rate / size) / 700)
     width = corners[1] - corners[0]
     filters = (1 - (mel[:, None] - corners[None, 1:-1]).abs() / width).clamp(min=0)
-    return filters / filters.sum(dim=0).clamp(min=0.1)  # a band between two points stays 0
+    return filters / filters.sum(dim=0).clamp(min=0.1)  # a band without a point stays 0
 
 
-class HashedWords(Encoder):
+class HashedWords(_Formula):
     """A fixed pseudo-random code of signs per word, plus half of one per pair of neighbours. For text.
 
-    Codes come from BLAKE2, so they are the same everywhere and no vocabulary is needed. Previous turns come first,
-    each opened by a code of its speaker and marked as context; the current utterance comes last and is cut last.
+    Codes are BLAKE2 digests: the same on every machine, without a vocabulary. Previous turns come first, each after a
+    code of its speaker and marked as context; then the current utterance, which is cut last.
 
     Args:
         dim: width D, a multiple of 8.
         max_words: longest sequence; the oldest context goes first.
-        pairs: whether pairs of neighbours count.
+        pairs: whether pairs of neighbours are added.
     """
 
     takes: ClassVar[Material] = "text"
-    # Chinese and Japanese signs one by one, words with their apostrophes, and the marks that carry feeling.
+    # Single Chinese and Japanese characters, words with apostrophes, and punctuation that expresses emotion.
     WORD = re.compile(r"[぀-ヿ㐀-鿿]|[^\W_぀-ヿ㐀-鿿]+(?:['’][^\W_]+)*|[!?！？]|\.\.\.|…")
 
     def __init__(self, dim: int = 128, max_words: int = 64, pairs: bool = True) -> None:
         super().__init__()
         _at_least(self, 1, dim=dim, max_words=max_words)
         if dim % 8 or dim > 512:
-            raise ConfigError(
-                "Codes are whole bytes.", expected="a multiple of 8 up to 512", got=dim, where="HashedWords.dim"
-            )
+            problem, expected = "A code is made of whole bytes.", "a multiple of 8 up to 512"
+            raise ConfigError(problem, expected=expected, got=dim, where="HashedWords.dim")
         self.dim, self.max_words, self.pairs = dim, max_words, pairs
         self.options["pairs"] = pairs
 
@@ -308,16 +290,12 @@ class HashedWords(Encoder):
         bits = torch.frombuffer(bytearray(digest), dtype=torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
         return bits.flatten().float() * 2 - 1
 
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, D] -> Features [B, T, D]."""
-        return Features(inputs["x"], inputs["x_mask"])
 
-
-class AuValues(Encoder):
-    """The 35 action units of OpenFace as they are: intensities (0..5) over 5, presences 0 or 1. For au.
+class AuValues(_Formula):
+    """The 35 action units of OpenFace: intensities (0..5) divided by 5, presences 0 or 1. For au.
 
     Args:
-        max_steps: longer tables are averaged over this many equal stretches.
+        max_steps: longer tables are averaged over this many equal intervals.
     """
 
     takes: ClassVar[Material] = "table"
@@ -333,11 +311,5 @@ class AuValues(Encoder):
         if material.x.shape[1] != self.dim:
             raise MediaError("Not a table of action units.", expected="35 columns", got=material.x.shape[1])
         scale = torch.tensor([5.0 if name.endswith("_r") else 1.0 for name in material.names])
-        both = torch.cat([material.x / scale, material.time[:, None]], dim=1)  # [T, 36]
-        if len(both) > self.max_steps:
-            both = F.adaptive_avg_pool1d(both.T[None], self.max_steps)[0].T
-        return {"x": both[:, :-1].contiguous(), "time": both[:, -1].contiguous()}
-
-    def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """x [B, T, 35] -> Features [B, T, 35]."""
-        return Features(inputs["x"], inputs["x_mask"], inputs["time"])
+        steps = averaged(torch.cat([material.x / scale, material.time[:, None]], dim=1), self.max_steps)  # [T, 36]
+        return {"x": steps[:, :-1].contiguous(), "time": steps[:, -1].contiguous()}

@@ -7,22 +7,23 @@ Shapes: B clips, T pictures of a clip, N pictures of a batch, K vectors per pict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from hero_lightning.encoders.base import Material
-from hero_lightning.encoders.pretrained import ATTENTION, PretrainedEncoder
+from hero_lightning.encoders.pretrained import PretrainedEncoder
+from hero_lightning.errors import in_range, one_of
+from hero_lightning.hub import Lora
 from hero_lightning.media.types import Frames
 from hero_lightning.types import Features, pad
 
 SUMMARY = {"clip_vision_model": "post_layernorm", "siglip_vision_model": "head."}
-"""Architectures with a summary of their own and what makes it: a norm of the class token, an attention head."""
+"""Architectures with a summary vector of their own, and the layer that computes it."""
 
 
 class ImageEncoder(PretrainedEncoder):
-    """A vision transformer that sees one picture at a time. For frame and face.
+    """A vision transformer that reads one picture at a time. For frame and face.
 
     EVA-CLIP ViT-g is the vision tower of BLIP-2 (ln_vision included), the one that MiniGPT-4, Emotion-LLaMA and
     AffectGPT's EVA_CLIP_G use; of a BLIP-2 checkpoint only this tower is loaded.
@@ -30,10 +31,10 @@ class ImageEncoder(PretrainedEncoder):
     Args:
         pooling: `cls`: the network's summary of a picture (class token after the last norm; SigLIP: its attention
             head); `mean` over all tokens, class token included (AffectGPT's DINOv2, SigLIP and EVA); `projected`: into
-            the space CLIP shares with words (AffectGPT's CLIP); `tokens`: all of them, class token first, one step
-            each (HERO's CLIP tokens, Emotion-LLaMA's EVA).
+            the space that CLIP shares with texts (AffectGPT's CLIP); `tokens`: all of them, class token first, one
+            step each (HERO's CLIP tokens, Emotion-LLaMA's EVA).
         size: picture side in pixels; None = the checkpoint's. Position embeddings are interpolated.
-        name, trainable, dtype, revision, lora_rank, lora_alpha, lora_dropout, lora_targets: see PretrainedEncoder.
+        name, trainable, dtype, revision, lora: see PretrainedEncoder.
     """
 
     takes: ClassVar[Material] = "frames"
@@ -55,25 +56,22 @@ class ImageEncoder(PretrainedEncoder):
         trainable: str = "frozen",
         dtype: str = "float32",
         revision: str | None = None,
-        lora_rank: int = 8,
-        lora_alpha: int = 16,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = ATTENTION,
+        lora: Lora | None = None,
     ) -> None:
-        super().__init__(name, trainable, (-1,), dtype, revision, lora_rank, lora_alpha, lora_dropout, lora_targets)
-        self._one_of("pooling", pooling, "cls", "mean", "projected", "tokens")
-        self._at_least(1, size=1 if size is None else size)
+        super().__init__(name, trainable, (-1,), dtype, revision, lora)
+        one_of(f"{self.where}.pooling", pooling, ("cls", "mean", "projected", "tokens"))
+        in_range(f"{self.where}.size", 1 if size is None else size, "[1, inf)")
         self.pooling, self.size = pooling, size
         self.options.update(pooling=pooling, size=size)
 
     def _part(self, whole: Any) -> Any:
         own = getattr(whole, "vision_config", whole)
-        if own.model_type == "vit_mae":  # its encoder is a ViT; its own class would hide three of four patches
+        if own.model_type == "vit_mae":  # its encoder is a ViT; its own class masks three of four patches
             from transformers import ViTConfig
 
             own = ViTConfig(**{k: v for k, v in own.to_dict().items() if k != "model_type"})
         if self.pooling == "projected" and own.model_type != "clip_vision_model":
-            raise self._wrong("Only CLIP projects pictures.", "cls, mean or tokens", self.pooling, "pooling")
+            raise self._wrong("Only CLIP has a projection of pictures.", "cls, mean or tokens", self.pooling, "pooling")
         unread = () if self.pooling in ("cls", "projected") else (SUMMARY.get(own.model_type, "pooler"),)
         self.spare = ("mask_token", *unread)
         return own
@@ -83,12 +81,11 @@ class ImageEncoder(PretrainedEncoder):
         """Width D of the features."""
         return self.config.projection_dim if self.pooling == "projected" else self.config.hidden_size
 
-    def _read(self, kind: str | None = None, **options: Any) -> Any:
-        match self.config.model_type:
-            case "vit":
-                options["add_pooling_layer"] = False
-            case "blip_2_vision_model":
-                options["key_mapping"] = {r"^vision_model\.": ""}
+    def _read(self, kind: str, **options: Any) -> Any:
+        if kind == "ViTModel":
+            options["add_pooling_layer"] = False
+        if kind == "Blip2VisionModel":
+            options["key_mapping"] = {r"^vision_model\.": ""}
         return super()._read("CLIPVisionModelWithProjection" if self.pooling == "projected" else kind, **options)
 
     def preprocess(self, material: Frames) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, cause
 
 MODES = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of resampling filters, as preprocessor_config.json names them."""
@@ -23,12 +23,12 @@ MODES = {2: "bilinear", 3: "bicubic"}
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How pictures are brought to what a network was trained on.
+    """Resize, crop and scale of the pictures that a network was trained on.
 
     Attributes:
-        resize: (h, w), or (shorter side,) with the aspect kept, or () for as they are.
+        resize: (h, w), or (shorter side,) with the aspect kept, or () for none.
         crop: (h, w) cut from the middle, or () for all.
-        mode: filter of the resize; smoothed before it is thinned (antialias), as PIL does it.
+        mode: filter of the resize, with antialiasing as in PIL.
         scale, mean, std: pixel -> (pixel * scale - mean) / std, per colour.
     """
 
@@ -41,7 +41,7 @@ class Preparation:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any], where: str, side: int | None = None) -> Preparation:
-        """From the content of a preprocessor_config.json; `side` is another picture side, in pixels, than its own."""
+        """From the content of a preprocessor_config.json; `side` in pixels replaces its own."""
         try:
             # Older files crop to `size` itself.
             crop = _edges(settings.get("crop_size", settings["size"]), True) if settings.get("do_center_crop") else ()
@@ -58,12 +58,12 @@ class Preparation:
             raise ConfigError(
                 "The preprocessing of this model is not supported.",
                 expected="size as a number, {height, width} or {shortest_edge}; resample 2 or 3; image_mean, image_std",
-                got=dict(settings),
+                got=f"{cause(error)} in {dict(settings)}",
                 where=where,
             ) from error
 
     def prepared(self, pixels: Tensor) -> Tensor:
-        """[T, H, W, 3] uint8 -> [T, 3, h, w] uint8: a fourth of the bytes of floats on their way to the device."""
+        """[T, H, W, 3] uint8 -> [T, 3, h, w] uint8: uint8 takes a fourth of the bytes to the device."""
         x = pixels.permute(0, 3, 1, 2)
         if self.resize:
             height, width = x.shape[2:]
@@ -77,7 +77,7 @@ class Preparation:
         return x.contiguous()
 
     def normalised(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """[..., 3, h, w] uint8 -> floats as the network was trained on."""
+        """[..., 3, h, w] uint8 -> floats, scaled as in the training of the network."""
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.std))
         return ((x.float() * self.scale - mean) / std).to(dtype)
 

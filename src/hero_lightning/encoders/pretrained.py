@@ -1,4 +1,4 @@
-"""What all encoders with pretrained weights share: where they come from, what of them learns, which layers are read.
+"""Base class of encoders with pretrained weights: loading, fine-tuning, choice of hidden layers.
 
 Data flow: hub id or folder -> config (width, index time) -> load (weights, checked) -> hidden states of chosen layers.
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from operator import attrgetter
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -18,11 +16,9 @@ from torch import Tensor
 
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.encoders.image_transforms import Preparation
-from hero_lightning.errors import ConfigError
-from hero_lightning.hub import DTYPES, explained, fingerprint, matched
-
-ATTENTION = ("q_proj", "v_proj", "query", "value", "qkv")
-"""Names of the linear layers that adapters go to, in whichever architecture."""
+from hero_lightning.errors import ConfigError, one_of
+from hero_lightning.hub import DTYPES, Lora, Pretrained
+from hero_lightning.types import pad
 
 
 class PretrainedEncoder(Encoder):
@@ -34,12 +30,13 @@ class PretrainedEncoder(Encoder):
         layers: hidden layers that are averaged, -1 = last.
         dtype: of the weights; features are float32.
         revision: commit, branch or tag on the hub.
-        lora_rank, lora_alpha, lora_dropout, lora_targets: of the adapters.
+        lora: the adapters of `trainable=lora`; None = those of `Lora()`.
 
     Attributes:
-        modality, instead: whose config node messages name, and a weight-free option of that modality.
+        modality, instead: for messages: the modality of the config node, and a weight-free encoder of that modality.
         reads: model_type -> class of transformers; empty = whatever AutoModel makes of it.
         group: rows N that a frozen network reads together, so that memory does not grow with the batch.
+        alone: True if rows are read one by one, because the outputs of the network change with padding.
         spare: parts of the names of tensors that are never read; a checkpoint may lack them.
         size: picture side in pixels; None = the checkpoint's.
     """
@@ -48,6 +45,7 @@ class PretrainedEncoder(Encoder):
     instead: ClassVar[str]
     reads: ClassVar[dict[str, str]] = {}
     group: ClassVar[int] = 32
+    alone: ClassVar[bool] = False
     spare: tuple[str, ...] = ("pooler",)
     size: int | None = None
 
@@ -58,48 +56,31 @@ class PretrainedEncoder(Encoder):
         layers: Sequence[int] = (-1,),
         dtype: str = "float32",
         revision: str | None = None,
-        lora_rank: int = 8,
-        lora_alpha: int = 16,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = ATTENTION,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         self.where = f"modality.{self.modality}.encoder"
-        self._one_of("trainable", trainable, "frozen", "lora", "full")
-        self._one_of("dtype", dtype, *DTYPES)
-        self._at_least(1, layers=len(layers), lora_rank=lora_rank)
-        self.name, self.revision, self.dtype, self.layers = name, revision, dtype, tuple(layers)
+        one_of(f"{self.where}.trainable", trainable, ("frozen", "lora", "full"))
+        one_of(f"{self.where}.dtype", dtype, DTYPES)
+        if not layers:
+            raise self._wrong("No hidden layer is chosen.", "at least one", list(layers), "layers")
+        self.source = Pretrained(name, f"{self.where}.name", revision, f"encoder@{self.where}={self.instead}")
+        self.dtype, self.layers, self.lora = dtype, tuple(layers), lora or Lora()
         self.adapt, self.trainable = trainable, trainable != "frozen"
-        self.lora = {"r": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
-        self.lora_targets = list(lora_targets)
         self.options.update(layers=list(layers), dtype=dtype)
-        self.commit: str | None = None
         self.network: Any = None
 
     def _wrong(self, problem: str, expected: object, got: object, key: str) -> ConfigError:
         return ConfigError(problem, expected=expected, got=got, where=f"{self.where}.{key}")
 
-    def _one_of(self, key: str, value: str, *choices: str) -> None:
-        if value not in choices:
-            raise self._wrong(f"Unknown value of {key}.", ", ".join(choices), value, key)
-
-    def _at_least(self, floor: int, **values: int) -> None:
-        for key, value in values.items():
-            if value < floor:
-                raise self._wrong(f"{key} is too small.", f"at least {floor}", value, key)
-
-    def _from(self, load: Callable[..., Any], **options: Any) -> Any:
-        """A from_pretrained of transformers, with an error that says what to do."""
-        with explained(self.name, self.where, f"encoder@{self.where}={self.instead}"):
-            return load(self.name, revision=self.revision, **options)
+    @cached_property
+    def _whole(self) -> Any:
+        return self.source.config()
 
     @cached_property
     def config(self) -> Any:
         """The network's configuration; read when first asked for."""
-        from transformers import AutoConfig
-
-        whole = self._from(AutoConfig.from_pretrained, trust_remote_code=False)  # the default asks at the terminal
-        own, self.commit = self._part(whole), getattr(whole, "_commit_hash", None)
+        own = self._part(self._whole)
         if self.reads and own.model_type not in self.reads:
             problem, expected = f"{type(self).__name__} does not read this model.", ", ".join(self.reads)
             raise self._wrong(problem, expected, own.model_type, "name")
@@ -120,16 +101,14 @@ class PretrainedEncoder(Encoder):
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer; read when first asked for, in whichever process that is."""
-        from transformers import AutoTokenizer
-
-        return self._from(AutoTokenizer.from_pretrained, trust_remote_code=False)
+        return self.source.tokenizer()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """How the checkpoint wants its input: the content of preprocessor_config.json."""
         from transformers.image_processing_base import ImageProcessingMixin
 
-        return self._from(ImageProcessingMixin.get_image_processor_dict)[0]
+        return self.source.load(ImageProcessingMixin.get_image_processor_dict)[0]
 
     @cached_property
     def preparation(self) -> Preparation:
@@ -138,36 +117,23 @@ class PretrainedEncoder(Encoder):
 
     def identity(self) -> dict[str, Any]:
         """See Encoder. A folder is known by its last name and the content of config and weights."""
-        folder, own = Path(self.name), super().identity()
-        if folder.is_dir():
-            return {**own, "name": folder.resolve().name, "revision": fingerprint(folder)}
-        return {**own, "name": self.name, "revision": self.revision or (self.config and self.commit)}
+        name, version = self.source.origin()
+        version = version or getattr(self._whole, "_commit_hash", None)
+        return {**super().identity(), "name": name, "revision": version}
 
     def load(self) -> None:
         """Reads the weights, and adds the adapters where wanted. ConfigError if a tensor of the network is missing."""
-        network, report = self._read()
-        matched(network, report, self.name, self.where, self.spare)
-        for name, parameter in network.named_parameters():
-            # What nothing reads would never get a gradient.
-            parameter.requires_grad_(self.adapt == "full" and not any(part in name for part in self.spare))
-        self.network = self._adapted(network) if self.adapt == "lora" else network
+        self.network = self._read(self.reads.get(self.config.model_type, "AutoModel"))
+        if self.adapt == "lora":
+            self.lora.add(self.network, f"{self.where}.lora")
+        for name, parameter in self.network.named_parameters():
+            # Layers that are not read would never get a gradient.
+            unread = any(part in name for part in self.spare)
+            parameter.requires_grad_(parameter.requires_grad and self.trainable and not unread)
 
-    def _read(self, kind: str | None = None, **options: Any) -> Any:
-        """The network and its loading info. Always with a dtype: the default is the checkpoint's."""
-        import transformers
-
-        network = attrgetter(kind or self.reads.get(self.config.model_type, "AutoModel"))(transformers)
-        own = {"config": self.config, "dtype": getattr(torch, self.dtype), "output_loading_info": True}
-        return self._from(network.from_pretrained, **own, **options)
-
-    def _adapted(self, network: Any) -> Any:
-        from peft import LoraConfig, get_peft_model
-
-        try:
-            return get_peft_model(network, LoraConfig(target_modules=self.lora_targets, **self.lora))  # type: ignore[arg-type]
-        except ValueError as error:
-            problem, expected = "The adapters find no place in this network.", "names of linear layers"
-            raise self._wrong(problem, expected, self.lora_targets, "lora_targets") from error
+    def _read(self, kind: str, **options: Any) -> Any:
+        """The network, a class of transformers. Always with a dtype: the default is the checkpoint's."""
+        return self.source.network(kind, self.dtype, self.spare, config=self.config, **options)
 
     def _hidden(self, **inputs: Any) -> Tensor:
         """The network's inputs of N rows -> mean of the chosen layers [N, L, D] float32."""
@@ -181,3 +147,22 @@ class PretrainedEncoder(Encoder):
     def _grouped(self, rows: Tensor, formula: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies the network to N rows, a group at a time while nothing learns: [N, ...] -> [N, ...]."""
         return formula(rows) if self.trainable else torch.cat([formula(part) for part in rows.split(self.group)])
+
+    def _by_length(self, rows: list[Tensor], read: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """Applies the network to rows of different length, padded to the longest row of their group.
+
+        Args:
+            rows: inputs [L, ...] of each row.
+            read: padded inputs [N, L, ...] and mask [N, L] -> [N, T, D].
+
+        Returns:
+            [T, D] of each row, padding included. While nothing learns, rows of similar length share a group.
+        """
+        order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
+        size = 1 if self.alone else len(rows) if self.trainable else self.group
+        found: dict[int, Tensor] = {}
+        for start in range(0, len(order), max(size, 1)):
+            chosen = order[start : start + size]
+            x, mask = pad([rows[k] for k in chosen])
+            found.update(zip(chosen, read(x, mask.to(x.device)), strict=True))
+        return [found[k] for k in range(len(rows))]

@@ -1,4 +1,4 @@
-"""Contextual word vectors from a pretrained transformer: BERT, RoBERTa, MiniLM and their kin.
+"""Contextual word vectors from a pretrained transformer: BERT, RoBERTa, MiniLM and similar.
 
 Data flow: Utterance -> token ids of one or more segments (worker) -> transformer -> Features.
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from hero_lightning.encoders.base import Material
 from hero_lightning.encoders.pretrained import PretrainedEncoder
+from hero_lightning.errors import in_range, one_of
+from hero_lightning.hub import Lora
 from hero_lightning.media.types import Utterance
 from hero_lightning.types import Features, pad
 
@@ -25,10 +27,9 @@ class TextEncoder(PretrainedEncoder):
     Args:
         pooling: `tokens`: the vectors of all tokens of [previous turns ... current utterance] read as one sequence;
             `turns`: one mean vector per previous turn and one of the current utterance, in time order, then the token
-            vectors of the current utterance, each turn read by itself.
-        max_length: tokens of a sequence. The oldest context goes first; the current utterance is cut last.
-        name, trainable, layers, dtype, revision, lora_rank, lora_alpha, lora_dropout, lora_targets: see
-            PretrainedEncoder.
+            vectors of the current utterance, each turn encoded separately.
+        max_length: tokens of a sequence. The oldest context is cut first, the current utterance last.
+        name, trainable, layers, dtype, revision, lora: see PretrainedEncoder.
     """
 
     takes: ClassVar[Material] = "text"
@@ -43,14 +44,11 @@ class TextEncoder(PretrainedEncoder):
         layers: Sequence[int] = (-1,),
         dtype: str = "float32",
         revision: str | None = None,
-        lora_rank: int = 8,
-        lora_alpha: int = 16,
-        lora_dropout: float = 0.05,
-        lora_targets: Sequence[str] = ("query", "value"),
+        lora: Lora | None = None,
     ) -> None:
-        super().__init__(name, trainable, layers, dtype, revision, lora_rank, lora_alpha, lora_dropout, lora_targets)
-        self._one_of("pooling", pooling, "tokens", "turns")
-        self._at_least(3, max_length=max_length)
+        super().__init__(name, trainable, layers, dtype, revision, lora)
+        one_of(f"{self.where}.pooling", pooling, ("tokens", "turns"))
+        in_range(f"{self.where}.max_length", max_length, "[3, inf)")
         self.pooling, self.max_length = pooling, max_length
         self.options.update(pooling=pooling, max_length=max_length)
 
@@ -65,7 +63,7 @@ class TextEncoder(PretrainedEncoder):
         before = [f"{t.speaker}: {t.text}" if t.speaker else t.text for t in material.turns]
         named = material.speaker and material.turns
         now = self._ids(f"{material.speaker}: {material.text}" if named else material.text)
-        room = self.max_length - 2  # without the marks of begin and end
+        room = self.max_length - 2  # without the tokens of begin and end
         if self.pooling == "turns":
             segments = [self._marked(ids[:room]) for ids in (*map(self._ids, before), now)]
         else:
@@ -78,7 +76,7 @@ class TextEncoder(PretrainedEncoder):
         return {"ids": ids, "segment": number}
 
     def _ids(self, text: str) -> list[int]:
-        # Longer texts than the network takes are cut by us, so the tokenizer's own warning would mislead.
+        # Long texts are cut here, so the tokenizer's warning does not apply.
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _mark(self, *kinds: str) -> list[int]:
@@ -107,19 +105,8 @@ class TextEncoder(PretrainedEncoder):
         return Features(x, real.to(x.device))
 
     def _vectors(self, segments: list[Tensor]) -> list[Tensor]:
-        """Token ids of S segments -> their vectors [L, D] each.
-
-        Clips of one dialogue share turns, so each text is read once; while nothing learns, texts of like length are
-        read together, which saves most of the padding.
-        """
+        """Token ids of S segments -> their vectors [L, D]. A turn that clips of one dialogue share is read once."""
         texts = {tuple(ids.tolist()): ids for ids in segments}
-        keys = sorted(texts, key=len)
-        size = len(keys) if self.trainable else self.group
-        found: dict[tuple[int, ...], Tensor] = {}
-        for start in range(0, len(keys), size):
-            group = keys[start : start + size]
-            ids, mask = pad([texts[key] for key in group])  # [S, L]
-            mask = mask.to(ids.device)
-            hidden = self._hidden(input_ids=ids, attention_mask=mask.long())  # [S, L, D]
-            found.update((key, h[m]) for key, h, m in zip(group, hidden, mask, strict=True))
+        hidden = self._by_length(list(texts.values()), lambda x, m: self._hidden(input_ids=x, attention_mask=m.long()))
+        found = {key: h[: len(key)] for key, h in zip(texts, hidden, strict=True)}
         return [found[tuple(ids.tolist())] for ids in segments]

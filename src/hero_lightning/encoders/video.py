@@ -1,4 +1,4 @@
-"""Vectors of short runs of pictures from VideoMAE: what moves, and when.
+"""Features of short runs of pictures from VideoMAE.
 
 Data flow: Frames -> runs of 16 pictures (worker) -> VideoMAE, 8 steps of 14 x 14 tokens -> mean per step -> Features.
 
@@ -22,9 +22,9 @@ from hero_lightning.types import Features, pad
 class VideoEncoder(PretrainedEncoder):
     """VideoMAE over a clip's pictures, F at a time; a vector for every two pictures. For motion.
 
-    The sampler says which pictures: `consecutive` (runs of 16), `segments` (8 x 2 over the whole clip), or `fps`. What
-    is left over after whole runs is read by a last run that reaches back, of which only the new steps are kept;
-    fewer pictures than a run are stretched evenly. Options: see PretrainedEncoder.
+    The sampler chooses the pictures: `consecutive` (runs of 16), `segments` (8 x 2 over the whole clip), or `fps`.
+    Pictures left over after whole runs are read by a last run that overlaps the one before it, of which only the new
+    steps are kept; fewer pictures than a run are repeated evenly. Options: see PretrainedEncoder.
     """
 
     takes: ClassVar[Material] = "frames"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hero_lightning.datasets.folder import read_json
+from hero_lightning.datasets.readers import read_json
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import read_csv

@@ -133,7 +133,7 @@ def combined(
     (SEMI has no valence).
     """
     named = [n for n in found if tasks[n].kind == "class"][:1]
-    named += [n for n in found if getattr(tasks[n], "form", "") == "mer2023"][:1]
+    named += [n for n in found if getattr(tasks[n], "metric_set", "") == "mer2023"][:1]
     if len(named) < 2:
         return {}
     kind, score_of = (tasks[n] for n in named)

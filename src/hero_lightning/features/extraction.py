@@ -1,7 +1,7 @@
-"""Writes features to the Store: the engine behind the cache pass of mode auto and behind the `extract` command.
+"""Computes features and writes them to the Store, for the cache pass of mode auto and the `extract` command.
 
-Data flow: modalities + samples -> plan of parts -> DataLoader (each clip opened once for all modalities that need it)
--> Encoder on the device -> Store.write -> manifest. Of n processes each may take its share of the parts.
+Data flow: modalities + samples -> plan of parts -> DataLoader (opens each clip once for all its modalities) -> Encoder
+on the device -> Store.write -> manifest. Several processes can share the parts.
 
 Shapes: T steps, D feature width.
 """
@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError, DataError, cause, one_of
 from hero_lightning.features.modality import Modality
 from hero_lightning.features.read import NO_FACE, read_clip
 from hero_lightning.features.source import Availability
@@ -28,25 +28,25 @@ from hero_lightning.types import EncoderInput, Row, Sample, StoredFeatures
 log = logging.getLogger(__name__)
 
 PROBLEMS = (DataError, OSError, ValueError, RuntimeError)
-"""What a bad clip may raise; it is entered in the ledger and the others go on."""
+"""Errors of a single clip; recorded in the store as its fault."""
 PROGRESS = 15.0
-"""Seconds between two lines of progress where no terminal shows a bar."""
+"""Seconds between two progress messages without a terminal."""
 DEAD = "DataLoader worker"
-"""What torch's message of a dead worker begins with."""
+"""Start of torch's message about a dead worker."""
 SYSTEMIC = 4
-"""So many clips of a batch, each failing alone too, tell that the fault is the encoder's: it is raised, not stored."""
+"""If this many clips of a batch all fail, also one by one, the encoder is at fault: its error is raised."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What a `fill` did, per modality.
+    """Result of `fill` by modality.
 
     Attributes:
-        written: clips whose features were written now.
-        kept: clips that were stored before.
-        absent: clips that have no such modality.
-        failed: id -> why, of the clips that could not be read or encoded.
-        seconds: wall clock of the whole run.
+        written: number of clips whose features were written.
+        kept: number of clips that were stored before.
+        absent: number of clips without the modality.
+        failed: id -> error of clips that could not be decoded or encoded.
+        seconds: duration of the run.
     """
 
     written: dict[str, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Summary:
 
 @dataclass(slots=True)
 class _Group:
-    """Parts of several modalities that hold the same ids: their clips are opened once."""
+    """Parts of several modalities with the same ids: their clips are opened once."""
 
     ids: list[str]
     parts: dict[str, str]  # modality -> file
@@ -77,7 +77,7 @@ class _Group:
 
 @dataclass(slots=True)
 class _Clip:
-    """One clip as it leaves the worker."""
+    """One clip as returned by a worker."""
 
     id: str
     rows: dict[str, Row]
@@ -99,82 +99,80 @@ def fill(
     force: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> Summary:
-    """Computes and stores what is missing. A killed run, started again, goes on and ends with the same files.
+    """Computes and stores missing features. A run that was killed can be repeated and ends with the same files.
 
     Args:
         modalities: bound modalities by name; each must be storable.
-        samples: clips; those stored already, or present in a modality's own source, are left alone.
+        samples: clips; those stored already, or present in a modality's own source, are skipped.
         batch_size: clips per call of an encoder.
-        device: where encoders run.
+        device: of the encoders.
         workers: processes that decode; 0 = this one.
-        progress: show a bar with rate and time left.
-        dtype: float32, bfloat16 or float16, of stores that do not exist yet.
+        progress: show a progress bar.
+        dtype: float32, bfloat16 or float16, of new stores.
         part_size: clips per part.
-        retry: try again what failed before, though its file is the same.
-        force: throw away what these modalities have stored and begin anew.
-        share: (k, n): of n processes given the same modalities and samples, the k-th (from 0) does every n-th part. When
-            all are done the stores are those that one process would have written.
-
-    Returns:
-        What was done.
+        retry: try clips again that failed before, even if their files are unchanged.
+        force: delete what these modalities have stored first.
+        share: (k, n): of n processes given the same modalities and samples, the k-th (from 0) does every n-th part. The
+            resulting stores are those of a single process.
 
     Raises:
         ConfigError: a modality whose features must not be stored.
-        FeatureError: the disk is full, or the store was made with other settings.
-        DataError: a process that decodes died.
+        FeatureError: the store has other settings.
+        DataError: a file cannot be written, or a process that decodes died.
     """
-    started = time.monotonic()
-    summary = Summary()
-    by_id = {s.id: s for s in samples}
+    started, summary, shared = time.monotonic(), Summary(), share != (0, 1)
     _check(modalities, dtype)
-    alone = share == (0, 1)
-    if (force or retry) and not alone:
+    if (force or retry) and shared:
         raise ConfigError(
-            "A part of an extraction can neither force nor retry: each part would undo the others.",
+            "Parallel extraction supports neither force nor retry: each process would undo the work of the others.",
             expected="part=null with force=true or retry=true",
             got=f"part={share[0] + 1}/{share[1]}",
             where="part",
-            hint="force or retry in one process, or begin in parts with another paths.features",
+            hint="force or retry in one process, or extract in parts to another paths.features",
         )
-    groups: dict[tuple[str, ...], _Group] = {}
     with ExitStack() as locks:
         locks.enter_context(_locked(modalities.values()))
-        for name, modality in modalities.items():
-            assert modality.store is not None
-            if force:
-                modality.store.clear()
-            source = modality.source if modality.mode == "auto" else None
-            wanted = [s for s in samples if source is None or not source.has(s)]
-            for file, ids in modality.store.plan(wanted, dtype, part_size, retry, share).items():
-                group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}))
-                group.parts[name], group.rows[name], group.faults[name], group.reasons[name] = file, {}, {}, {}
-            summary.written[name] = summary.absent[name] = 0
-            summary.failed[name] = {}
-            summary.kept[name] = sum(modality.store.has(s) for s in wanted)
-        if not alone:
-            locks.close()  # the others plan and work at the same time; their parts cannot overlap with ours
+        groups = _plan(modalities, samples, summary, dtype, part_size, retry, force, share)
+        if shared:
+            locks.close()  # the other processes plan and work at the same time; their parts do not overlap with ours
         try:
-            _work(
-                modalities, by_id, list(groups.values()), summary, batch_size, torch.device(device), workers, progress
-            )
-        except RuntimeError as error:
-            if DEAD not in str(error):
-                raise
-            raise DataError(
-                "A process that decodes clips died.",
-                got=str(error).splitlines()[0],
-                where=f"dataset.num_workers={workers}",
-                hint="start the same command again: finished parts are kept; fewer workers need less memory, and "
-                "dataset.num_workers=0 shows which clip it is",
-            ) from error
+            by_id = {s.id: s for s in samples}
+            _work(modalities, by_id, groups, summary, batch_size, torch.device(device), workers, progress)
         finally:
-            if not alone:
+            if shared:
                 locks.enter_context(_locked(modalities.values()))
             for modality in modalities.values():
                 assert modality.store is not None
-                modality.store.enter()
+                modality.store.update_manifest()
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _plan(
+    modalities: Mapping[str, Modality],
+    samples: Sequence[Sample],
+    summary: Summary,
+    dtype: str,
+    part_size: int,
+    retry: bool,
+    force: bool,
+    share: tuple[int, int],
+) -> list[_Group]:
+    """Plans the parts of every store and groups those with the same ids."""
+    groups: dict[tuple[str, ...], _Group] = {}
+    for name, modality in modalities.items():
+        assert modality.store is not None
+        if force:
+            modality.store.clear()
+        source = modality.source if modality.mode == "auto" else None
+        wanted = [s for s in samples if source is None or not source.has(s)]
+        for file, ids in modality.store.plan(wanted, dtype, part_size, retry, share).items():
+            group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}))
+            group.parts[name], group.rows[name], group.faults[name], group.reasons[name] = file, {}, {}, {}
+        summary.written[name] = summary.absent[name] = 0
+        summary.failed[name] = {}
+        summary.kept[name] = sum(modality.store.has(s) for s in wanted)
+    return list(groups.values())
 
 
 @contextmanager
@@ -187,13 +185,12 @@ def _locked(modalities: Iterable[Modality]) -> Iterator[None]:
 
 
 def _check(modalities: Mapping[str, Modality], dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise ConfigError("Unknown dtype of stored features.", expected=", ".join(DTYPES), got=dtype, where="dtype")
+    one_of("dtype", dtype, DTYPES)
     for name, modality in modalities.items():
         if not modality.storable or modality.store is None:
             raise ConfigError(
                 f"Features of modality {name} cannot be stored.",
-                expected="a bound modality with a frozen encoder and a sampler without chance",
+                expected="a bound modality with a frozen encoder and a deterministic sampler",
                 got=modality.identity(),
                 where=f"modality.{name}",
                 hint=f"mode@modality.{name}=realtime, or another encoder or sampler",
@@ -210,7 +207,7 @@ def _work(
     workers: int,
     progress: bool,
 ) -> None:
-    """Decodes, encodes and writes the groups, one after the other."""
+    """Decodes, encodes and writes the groups one by one. DataError if a worker process dies."""
     jobs = [(samples[id], tuple(group.parts)) for group in groups for id in group.ids]
     if not jobs:
         return
@@ -222,24 +219,34 @@ def _work(
         first += len(group.ids)
     encoders = {name: modalities[name].loaded_encoder().to(device) for name in {n for g in groups for n in g.parts}}
     loader: DataLoader = DataLoader(
-        _Clips(dict(modalities), jobs), batch_sampler=batches, num_workers=workers, collate_fn=_as_they_are
+        _Clips(dict(modalities), jobs), batch_sampler=batches, num_workers=workers, collate_fn=list
     )
-    for group, clips in zip(owners, _shown(loader, len(jobs), progress), strict=True):
-        for name in group.parts:
-            rows = _encode(encoders[name], name, clips, device)
-            for clip in clips:
-                got = rows[clip.id]
-                if isinstance(got, StoredFeatures):
-                    group.rows[name][clip.id] = got
-                    group.reasons[name][clip.id] = clip.reasons[name]
-                else:
-                    group.faults[name][clip.id] = got
-        if clips[-1].id == group.ids[-1]:
-            _finish(modalities, group, summary, samples)
+    try:
+        for group, clips in zip(owners, _with_progress(loader, len(jobs), progress), strict=True):
+            for name in group.parts:
+                rows = _encode(encoders[name], name, clips, device)
+                for clip in clips:
+                    row = rows[clip.id]
+                    if isinstance(row, StoredFeatures):
+                        group.rows[name][clip.id] = row
+                        group.reasons[name][clip.id] = clip.reasons[name]
+                    else:
+                        group.faults[name][clip.id] = row
+            if clips[-1].id == group.ids[-1]:
+                _finish(modalities, group, summary, samples)
+    except RuntimeError as error:
+        if DEAD not in str(error):
+            raise
+        problem, where = "A process that decodes clips died.", f"dataset.num_workers={workers}"
+        hint = (
+            "run the same command again: finished parts are kept; fewer workers need less memory, and "
+            "dataset.num_workers=0 shows which clip it is"
+        )
+        raise DataError(problem, got=cause(error), where=where, hint=hint) from error
 
 
 def _finish(modalities: Mapping[str, Modality], group: _Group, summary: Summary, samples: Mapping[str, Sample]) -> None:
-    """Writes a group's parts and lets go of its features."""
+    """Writes a group's parts and frees its features."""
     for name, file in group.parts.items():
         store, faults = modalities[name].store, group.faults[name]
         assert store is not None
@@ -255,46 +262,46 @@ def _finish(modalities: Mapping[str, Modality], group: _Group, summary: Summary,
 
 
 def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.device) -> dict[str, StoredFeatures | Fault]:
-    """Encodes one modality of a batch; where the batch fails, each clip is tried alone."""
+    """Encodes one modality of a batch; if the batch fails, each clip alone."""
     out: dict[str, StoredFeatures | Fault] = {c.id: c.faults[name] for c in clips if name in c.faults}
-    raw = {c.id: row for c in clips if isinstance(row := c.rows.get(name), EncoderInput)}
-    if not raw:
+    rows = {c.id: row for c in clips if isinstance(row := c.rows.get(name), EncoderInput)}
+    if not rows:
         return out
     try:
-        inputs = {k: v.to(device) for k, v in encoder.collate([r.inputs for r in raw.values()]).items()}
+        inputs = {k: v.to(device) for k, v in encoder.collate([r.inputs for r in rows.values()]).items()}
         with torch.inference_mode():
             features = encoder.encode(inputs)
     except PROBLEMS as error:
         if DEAD in str(error):
-            raise  # torch tells of a dead worker wherever the main process is; no clip is at fault
-        if len(raw) == 1:
-            return out | {next(iter(raw)): _fault("encode", error)}
+            raise  # torch reports a dead worker at any point of the main process
+        if len(rows) == 1:
+            return out | {next(iter(rows)): _fault("encode", error)}
         for clip in clips:
             out |= _encode(encoder, name, [clip], device)
-        if len(raw) >= SYSTEMIC and not any(isinstance(out[id], StoredFeatures) for id in raw):
-            raise  # not the clips: the encoder or the device
+        if len(rows) >= SYSTEMIC and not any(isinstance(out[id], StoredFeatures) for id in rows):
+            raise
         return out
-    for b, (id, source) in enumerate(raw.items()):
+    for b, (id, row) in enumerate(rows.items()):
         mask = features.mask[b]
         x = features.x[b, mask].float().cpu()  # [T, D]
-        clock = features.time[b, mask].cpu() if features.time is not None else None
+        time = features.time[b, mask].cpu() if features.time is not None else None
         if not len(x):
             out[id] = _fault("short", "too short for one step")
         elif not bool(torch.isfinite(x).all()):
             out[id] = _fault("encode", "NaN or Inf in the features")
         else:
-            out[id] = StoredFeatures(x, clock, source.measures)
+            out[id] = StoredFeatures(x, time, row.measures)
     return out
 
 
 def _fault(stage: str, error: Exception | str) -> Fault:
-    said = error.problem if isinstance(error, DataError) else str(error).strip() or type(error).__name__
+    text = error.problem if isinstance(error, DataError) else str(error).strip() or type(error).__name__
     where = error.details["where"] if isinstance(error, DataError) else None
-    return {"stage": stage, "error": f"{said} {where}" if where else said}
+    return {"stage": stage, "error": f"{text} {where}" if where else text}
 
 
 class _Clips(Dataset):
-    """Reads one clip for the modalities that need it; a bad one comes back as its faults."""
+    """Reads one clip for the modalities that need it; errors of a clip are returned as its faults."""
 
     def __init__(self, modalities: dict[str, Modality], jobs: list[tuple[Sample, tuple[str, ...]]]) -> None:
         self.modalities, self.jobs = modalities, jobs
@@ -314,7 +321,7 @@ class _Clips(Dataset):
         try:
             clip.rows.update(self._read(sample, wanted))
         except PROBLEMS:
-            for name, found in wanted.items():  # one modality's fault must not take the others along
+            for name, found in wanted.items():  # a fault of one modality does not concern the others
                 try:
                     clip.rows.update(self._read(sample, {name: found}))
                 except PROBLEMS as error:
@@ -327,12 +334,8 @@ class _Clips(Dataset):
         return read_clip({n: self.modalities[n] for n in wanted}, wanted, sample)
 
 
-def _as_they_are(clips: list[_Clip]) -> list[_Clip]:
-    return clips
-
-
-def _shown(batches: Iterable[list[_Clip]], total: int, progress: bool) -> Iterator[list[_Clip]]:
-    """The batches, with clips per second and the time left: a bar, or a line now and then where no terminal is."""
+def _with_progress(batches: Iterable[list[_Clip]], total: int, progress: bool) -> Iterator[list[_Clip]]:
+    """The batches; shows clips per second and the time left as a bar, or in the log without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -341,14 +344,14 @@ def _shown(batches: Iterable[list[_Clip]], total: int, progress: bool) -> Iterat
         *(TextColumn("features"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
         TimeRemainingColumn(), console=console, disable=not (progress and console.is_terminal),
     )  # fmt: skip
-    done, told = 0, (begun := time.monotonic())
+    done, logged = 0, (started := time.monotonic())
     with bar:
         task = bar.add_task("features", total=total, rate="")
         for clips in batches:
             yield clips
             done, now = done + len(clips), time.monotonic()
-            rate = done / max(now - begun, 1e-9)
+            rate = done / max(now - started, 1e-9)
             bar.update(task, advance=len(clips), rate=f"{rate:.1f} clips/s")
-            if progress and bar.disable and (now - told > PROGRESS or done == total):
-                told = now
+            if progress and bar.disable and (now - logged > PROGRESS or done == total):
+                logged = now
                 log.info("%d of %d clips, %.1f clips/s, %.0f s left", done, total, rate, (total - done) / rate)

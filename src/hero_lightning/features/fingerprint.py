@@ -1,6 +1,6 @@
-"""Tells whether stored features were made from what a clip holds today.
+"""Fingerprint of the files a modality reads of a clip: tells whether stored features belong to the present files.
 
-Data flow: Sample -> its text, or its file's size and end, span, crop, box -> 8 hex digits, kept beside the features.
+Data flow: Sample -> its text, or size and end of its file, span, crop, box -> 8 hex digits, stored with the features.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from hero_lightning.media.action_units import au_info_file
 from hero_lightning.types import Media, Sample
 
 END = 4096
-"""Bytes read of a file's end: pictures, an index or a table's last rows, which differ between any two recordings."""
+"""Bytes read at the end of a file: pictures, an index or the last rows of a table, which differ between recordings."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFingerprint:
-    """What a modality reads of a clip, in 8 hex digits.
+    """Fingerprint of everything a modality reads of a clip, as 8 hex digits.
 
     Attributes:
         modality: its name.
-        context_turns: previous turns that the text modality sees.
+        context_turns: number of previous turns for the text modality.
         peaks_folder: where its sampler looks for peaks besides the sample's own file.
     """
 
@@ -34,35 +34,30 @@ class SourceFingerprint:
     peaks_folder: Path | None = None
 
     def __call__(self, sample: Sample) -> str | None:
-        """The digits; None where the material is not at hand, so that nothing can be said."""
-        used: tuple[Any, ...]
+        """The digits; None if the files are not on this machine and nothing can be compared."""
+        used: list[Any]
         if self.modality == "text":
             turns = sample.turns[-self.context_turns :] if self.context_turns else ()
-            used = (sample.text or "", sample.speaker if turns else None, turns)
+            used = [sample.text or "", sample.speaker if turns else None, turns]
         elif self.modality == "au":
-            there = sample.video is not None and _fingerprint(sample.video.path) is not None
-            used = (_fingerprint(sample.files.get("au")) or ("no table" if there else None),)
+            video = sample.video is not None and _file(sample.video.path) is not None
+            used = [_file(sample.files.get("au")) or ("no table" if video else None)]
         else:
             media = (sample.audio or sample.video) if self.modality == "audio" else sample.video
             crops = sample.files.get("face") if self.modality == "face" and "face" not in sample.boxes else None
             media = Media(crops) if crops is not None else media
-            used = (
-                _fingerprint(media.path if media else None),
-                media and (media.span, media.crop, media.part)[: 3 if media.part else 2],
-            )
-            if self.modality != "audio":  # a sampler may follow the peaks of au_info
-                used = (
-                    *used,
-                    _fingerprint(au_info_file(sample, self.peaks_folder)),
-                    sample.boxes.get("face") if self.modality == "face" else 0,
-                )
-                still = _fingerprint(sample.files.get("peak_frame"))
-                used = (*used, still) if still is not None else used
-        return None if used[0] is None else f"{zlib.crc32(repr(used).encode()):08x}"
+            used = [_file(media.path if media else None)]
+            used += [media and (media.span, media.crop, media.part)[: 3 if media.part else 2]]
+            if self.modality != "audio":  # samplers may read au_info
+                used += [_file(au_info_file(sample, self.peaks_folder))]
+                used += [sample.boxes.get("face") if self.modality == "face" else 0]
+                still = _file(sample.files.get("peak_frame"))
+                used += [still] if still is not None else []
+        return None if used[0] is None else f"{zlib.crc32(repr(tuple(used)).encode()):08x}"
 
 
-def _fingerprint(path: Path | None) -> str | None:
-    """Size and end of a file, names and sizes of a folder, or None where there is none."""
+def _file(path: Path | None) -> str | None:
+    """Size and end of a file, names and sizes of a folder, or None if there is none."""
     try:
         stat = os.stat(path) if path is not None else None
     except OSError:

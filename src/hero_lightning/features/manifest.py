@@ -1,54 +1,39 @@
-"""What the manifests beside stored features say: read, compared, and written whole or not at all.
+"""Manifests of stored features: reading, and the comparison of two feature identities.
 
-Data flow: manifest.json -> parsed -> told (in which settings two identities differ); bytes -> put -> file.
+Data flow: manifest.json -> read_manifest -> diff (settings in which two identities differ).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.errors import FeatureError
+from hero_lightning.errors import FeatureError, cause
 
 PACKAGES = ("hero-lightning", "torch", "transformers", "av")
 
 
-def parsed(path: Path) -> dict[str, Any]:
-    """A manifest's content; FeatureError where it is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        hint = "delete it and extract again"
-        raise FeatureError("A manifest cannot be read.", expected="JSON", got=error, where=path, hint=hint) from error
-    return found if isinstance(found, dict) else {}
-
-
-def put(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, even when the power fails.
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Content of a manifest, {} if it is JSON but not an object.
 
     Raises:
-        FeatureError: the disk is full or forbids it; nothing half-written is left.
+        FeatureError: it is not JSON.
     """
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        hint = "make room, then start the same command again: what is finished is kept"
-        raise FeatureError("Features cannot be written.", got=error, where=path, hint=hint) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        hint = "delete it and extract again"
+        raise FeatureError(
+            "A manifest is not JSON.", expected="JSON", got=cause(error), where=path, hint=hint
+        ) from error
+    return content if isinstance(content, dict) else {}
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide features, of those installed."""
+    """Installed versions of the packages that decide features."""
     out = {}
     for package in PACKAGES:
         try:
@@ -66,8 +51,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def told(wanted: Mapping[str, Any], stored: Mapping[str, Any], side: int) -> str:
-    """The settings in which two identities differ, with the values of one of them (0 wanted, 1 stored)."""
-    both = _flat(wanted), _flat(stored)
-    keys = [k for k in dict.fromkeys([*both[0], *both[1]]) if both[0].get(k) != both[1].get(k)]
-    return ", ".join(f"{k}={both[side].get(k)}" for k in keys)
+def diff(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str]:
+    """Settings in which two identities differ ("encoder.size=64, ..."), with their wanted and their found values."""
+    a, b = _flat(wanted), _flat(found)
+    keys = [k for k in a | b if a.get(k) != b.get(k)]
+    return ", ".join(f"{k}={a.get(k)}" for k in keys), ", ".join(f"{k}={b.get(k)}" for k in keys)

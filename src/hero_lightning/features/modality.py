@@ -1,9 +1,9 @@
-"""A modality: one named input of a clip, and how its features are had. The config node `modality.<name>`.
+"""A modality: one named input of a clip, and where its features come from. The config node `modality.<name>`.
 
-Data flow: Sample --resolve (index time)--> Availability --read_clip (worker)--> StoredFeatures | EncoderInput | None --collate-->
-ModalityBatch --ModalityEncoder (device)--> Features.
+Data flow: Sample --availability--> Availability --read_clip (worker)--> StoredFeatures | EncoderInput | None
+--collate--> ModalityBatch --ModalityEncoder (device)--> Features.
 
-Shapes: B rows of a batch, T steps, D feature width.
+Shapes: B rows of a batch, R of them stored, T steps, D feature width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.errors import ConfigError, FeatureError, MediaError
+from hero_lightning.errors import ConfigError, FeatureError, MediaError, in_range, one_of
 from hero_lightning.features.fingerprint import SourceFingerprint
 from hero_lightning.features.source import Availability, FeatureSource
 from hero_lightning.features.store import EXTRACT, NOT_EXTRACTED, Store
@@ -46,26 +46,30 @@ MODES = ("preextracted", "realtime", "auto")
 PICTURES = ("frame", "face", "motion")
 """Modalities made from pictures: they need a sampler."""
 TAKES = {"frame": "frames", "face": "frames", "motion": "frames", "audio": "audio", "au": "table", "text": "text"}
-"""EncoderInput material of each modality."""
+"""Raw material of each modality, see Encoder.takes."""
 
 
 class Modality:
-    """One named input of a clip and the only place that knows its mode.
+    """One named input of a clip and where its features come from. The arguments are the keys of its config node.
 
     Args:
-        name: one of data.types.MODALITIES.
-        mode: preextracted (read), realtime (decode and encode now), auto (read where present, else compute).
+        name: one of types.MODALITIES.
+        mode: preextracted (read), realtime (decode and encode on the fly), auto (read if stored, else compute).
         encoder: zero-argument factory of an Encoder (a partial of its class).
-        sampler: which times of a video are looked at; picture modalities need it.
-        source: where stored features are read; None = our own Store below the features root.
-        max_len: longest sequence T in a batch; longer ones are thinned evenly (text: cut).
-        cache: whether mode auto writes what it computed to the Store before training.
-        context_turns: previous turns of the dialogue that the text modality sees.
-        rate: steps per second of stored features without a clock.
-        size: pixels of the decoded pictures' shorter side; None = as they are.
-        fallback: mode preextracted only: a clip without stored features is decoded and encoded now, and counted.
-        detector: face modality only: where faces come from beside known boxes; None = crops from files.
-        remedy: the command that extracts what is missing, for messages; None = the plain one.
+        sampler: chooses the times of a video to decode; required by picture modalities.
+        source: where stored features are read; None = the Store below the features root.
+        max_len: longest sequence T in a batch; longer ones are thinned evenly (text: truncated).
+        cache: whether mode auto writes computed features to the Store before training.
+        context_turns: text modality only: number of previous turns of the dialogue.
+        rate: steps per second of stored features without time stamps.
+        size: shorter side of the decoded pictures in pixels; None = as stored.
+        fallback: mode preextracted only: clips without stored features are decoded and encoded on the fly.
+        detector: face modality only: where faces come from besides known boxes; None = crops from files.
+        remedy: the command that extracts missing features, for messages; None = without the run's settings.
+
+    Attributes:
+        encoder: without weights: serves `preprocess`.
+        store: set by `bind`; None for encoders that learn.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Modality:
         self.dataset = ""
         self.store: Store | None = None
         self._check_plain()
-        self.encoder = encoder() if encoder is not None else None  # bare: no weights, serves `preprocess`
+        self.encoder = encoder() if encoder is not None else None
         self._check_encoder()
 
     def _wrong(self, problem: str, expected: str, got: object, key: str, hint: str | None = None) -> ConfigError:
@@ -99,14 +103,11 @@ class Modality:
 
     def _check_plain(self) -> None:
         name, mode = self.name, self.mode
-        if name not in MODALITIES:
-            raise self._wrong("Unknown modality.", ", ".join(MODALITIES), name, "name")
-        if mode not in MODES:
-            raise self._wrong("Unknown mode.", ", ".join(MODES), mode, "mode", f"mode@modality.{name}=auto")
+        one_of("modality", name, MODALITIES)
+        one_of(f"modality.{name}.mode", mode, MODES)
         for key, floor in (("max_len", 1), ("context_turns", 0), ("size", 1), ("rate", 0)):
-            value = getattr(self, key)
-            if value is not None and value < floor:
-                raise self._wrong(f"{key} is too small.", f"at least {floor}", value, key)
+            if (value := getattr(self, key)) is not None:
+                in_range(f"modality.{name}.{key}", value, f"[{floor}, inf)")
         if self.fallback and mode != "preextracted":
             raise self._wrong("Only stored features have a fallback.", "mode preextracted", mode, "fallback")
         if self.factory is None and (self.computes or self.source is None):
@@ -117,8 +118,8 @@ class Modality:
             hint = f"sampler@modality.{name}.sampler=uniform"
             raise self._wrong(f"Modality {name} needs a sampler.", "a sampler", "none", "sampler", hint)
         if self.size and isinstance(self.detector, TableFaces):
-            problem, hint = "Boxes of a table are pixels of the video.", f"modality.{name}.size=null"
-            raise self._wrong(problem, "pictures as they are", self.size, "size", hint)
+            problem, hint = "Boxes of an AU table are in pixels of the video.", f"modality.{name}.size=null"
+            raise self._wrong(problem, "pictures at their stored size", self.size, "size", hint)
         if self.computes and name == "face":
             self.detector.check()
 
@@ -129,29 +130,27 @@ class Modality:
         if takes != wanted:
             problem = f"{type(self.encoder).__name__} does not fit modality {name}."
             raise self._wrong(problem, f"an encoder that takes {wanted}", f"one that takes {takes}", "encoder")
+        hint = f"mode@modality.{name}=realtime"
         if self.encoder.trainable and self.mode != "realtime":
             problem = f"The encoder of modality {name} learns, so its features cannot be stored."
-            hint = f"mode@modality.{name}=realtime"
             raise self._wrong(problem, "mode realtime, or a frozen encoder", f"mode {self.mode}", "encoder", hint)
         if self.mode == "preextracted" and self.source is None and not self.storable:
-            problem = f"The sampler of modality {name} draws anew every epoch, so its features cannot be stored."
-            hint = f"mode@modality.{name}=realtime"
-            raise self._wrong(problem, "a sampler without chance", type(self.sampler).__name__, "sampler", hint)
+            problem = f"The sampler of modality {name} draws new times every epoch, so its features cannot be stored."
+            raise self._wrong(problem, "a deterministic sampler", type(self.sampler).__name__, "sampler", hint)
 
     def bind(self, features_root: Path, dataset: str) -> None:
-        """Fixes where its own Store lies: features_root/dataset/modality/<slug of the identity>."""
+        """Sets the folder of its Store, features_root/dataset/modality/<name made from the identity>, and of peaks."""
+        root = Path(features_root) / dataset
         self.dataset = dataset
-        if self.sampler is not None and self.sampler.follows_peaks:
-            self.sampler.peaks_folder = Path(features_root) / dataset / PEAKS
+        if self.sampler is not None:
+            self.sampler = self.sampler.with_peaks(root / PEAKS)
         if self.encoder is not None and not self.encoder.trainable:
-            stamp = SourceFingerprint(
-                self.name, self.context_turns, self.sampler.peaks_folder if self.sampler else None
-            )
-            self.store = Store.at(Path(features_root) / dataset / self.name, self.identity(), stamp)
-            self.store.remedy = self.remedy
+            peaks = self.sampler.peaks_folder if self.sampler is not None else None
+            fingerprint = SourceFingerprint(self.name, self.context_turns, peaks)
+            self.store = Store.at(root / self.name, self.identity(), fingerprint, self.remedy)
 
     def identity(self) -> dict[str, Any]:
-        """What decides its features: dataset, modality, encoder, sampler and options, plain builtins."""
+        """Everything its features depend on: dataset, modality, encoder, sampler and options, in builtins."""
         if self.encoder is None:
             assert self.source is not None
             return {"dataset": self.dataset, "modality": self.name, "source": self.source.identity()}
@@ -164,19 +163,19 @@ class Modality:
 
     @property
     def computes(self) -> bool:
-        """Whether a clip's features may be computed now."""
+        """Whether features may be computed on the fly."""
         return self.mode != "preextracted" or self.fallback
 
     @property
     def storable(self) -> bool:
-        """Whether its features may be stored: a frozen encoder and a sampler without chance."""
+        """Whether its features may be stored: a frozen encoder and a deterministic sampler."""
         if self.encoder is None or self.encoder.trainable:
             return False
         return self.sampler is None or self.name not in PICTURES or self.sampler.deterministic
 
     @property
     def cacheable(self) -> bool:
-        """Whether the cache pass before training writes what is missing."""
+        """Whether the cache pass before training computes and stores missing features."""
         return self.mode == "auto" and self.cache and self.storable
 
     @property
@@ -203,12 +202,12 @@ class Modality:
         )
 
     def probe(self, samples: Iterable[Sample]) -> None:
-        """Learns the width of foreign features from the train split; call before `dim`. FeatureError if they differ."""
+        """Finds the width of foreign features in the train split; call before `dim`. FeatureError if widths differ."""
         if self.source is not None and self.mode != "realtime":
             self.source.probe(samples)
 
     def sources(self) -> list[FeatureSource]:
-        """Where stored features are looked for, in order."""
+        """Sources of stored features, in order of preference."""
         if self.mode == "realtime":
             return []
         found: list[FeatureSource] = [self.source] if self.source is not None else []
@@ -216,72 +215,66 @@ class Modality:
             found.append(self.store)
         return found
 
-    def extracted(self, sample: Sample) -> Availability:
-        """Whether this clip's features are stored, whatever the mode; the reason is the store's."""
+    def stored_availability(self, sample: Sample) -> Availability:
+        """Whether this clip's features are stored, in any mode; the reason is the store's."""
         found = [source.status(sample) for source in (self.source, self.store) if source is not None]
         return next((f for f in found if f.mode == "preextracted"), found[-1])
 
     def availability(self, sample: Sample) -> Availability:
-        """How this clip's features are had. Never raises for a bad clip; a missing feature set is an error."""
+        """Where this clip's features come from. A broken clip is a result; a missing feature set is a FeatureError."""
         if self.mode == "realtime":
             return self.media_availability(sample)
         if self.mode == "preextracted" and self.source is None:
             if self.store is None:
-                raise FeatureError(
-                    f"Modality {self.name} does not know its features root.",
-                    expected="bind(features_root, dataset) before use",
-                    where=f"modality.{self.name}",
-                )
+                expected, where = "bind(features_root, dataset) before use", f"modality.{self.name}"
+                raise FeatureError(f"Modality {self.name} has no features root.", expected=expected, where=where)
             if not self.fallback:
                 self.store.require()
-        seen = [source.status(sample) for source in self.sources()]
-        best = next((s for s in seen if s.mode == "preextracted"), None)
-        if best is not None:
-            return best
-        broken = next((s for s in seen if s.mode == "broken"), None)
+        found = [source.status(sample) for source in self.sources()]
+        if stored := next((f for f in found if f.mode == "preextracted"), None):
+            return stored
+        broken = next((f for f in found if f.mode == "broken"), None)
         if not self.computes:
-            last = broken or seen[-1]
+            last = broken or found[-1]
             return Availability("absent", f"{last.reason}: {self.remedy}") if last.reason == NOT_EXTRACTED else last
         if self.store is not None and self.store.fault(sample) is not None:
-            return seen[-1]  # computing it was tried
-        found = self.media_availability(sample)
-        if found.mode == "realtime" and (broken is not None or self.fallback):
-            why = f"stored feature {broken.reason}" if broken is not None else seen[-1].reason
-            return Availability("realtime", ", ".join(filter(None, (found.reason, why))))
-        return found
+            return found[-1]  # computing it has failed before
+        media = self.media_availability(sample)
+        if media.mode == "realtime" and (broken is not None or self.fallback):
+            why = f"stored feature {broken.reason}" if broken is not None else found[-1].reason
+            return Availability("realtime", ", ".join(filter(None, (media.reason, why))))
+        return media
 
     def media_availability(self, sample: Sample) -> Availability:
-        """realtime, absent or broken, by what the clip's own files say."""
+        """Whether features can be computed from the clip's files: realtime, absent or broken."""
         match self.name:
             case "text":
                 return Availability("realtime") if (sample.text or "").strip() else Availability("absent", "no text")
             case "au":
-                return _look(sample.files.get("au"), "no AU table")
+                return _file_availability(sample.files.get("au"), "no AU table")
             case "audio":
-                found, info = _probed(sample.audio or sample.video, "no sound")
+                found, info = _header_availability(sample.audio or sample.video, "no sound")
                 return Availability("absent", "no sound") if info is not None and not info.has_audio else found
-        media = self.looked_at(sample)
+        media = self.media(sample)
         if media is None and sample.video is not None:
             return Availability("absent", "no face box, no crops and no detector")
-        found, info = _probed(media, "no video")
+        found, info = _header_availability(media, "no video")
         if info is None:
             return found
-        return self._planned(sample, info) if info.has_video else Availability("absent", "no picture")
-
-    def looked_at(self, sample: Sample) -> Media | None:
-        """What a picture modality is made from: the clip, or a file of face crops; None = nothing is there."""
-        return self.detector.media(sample) if self.name == "face" else sample.video
-
-    def _planned(self, sample: Sample, info: ClipInfo) -> Availability:
-        """realtime with the sampler's reason, by which the run folder counts clips; broken where it cannot plan."""
+        if not info.has_video:
+            return Availability("absent", "no picture")
         assert self.sampler is not None
-        try:
+        try:  # the run folder counts clips by the sampler's reason
             return Availability("realtime", self.sampler.plan(info, sample, 0, 0).reason)
         except MediaError as error:
             return Availability("broken", f"{error.problem} {error.details['where']}")
 
+    def media(self, sample: Sample) -> Media | None:
+        """Input of a picture modality: the clip, or a file of face crops; None = there is neither."""
+        return self.detector.media(sample) if self.name == "face" else sample.video
+
     def length(self, sample: Sample) -> int | None:
-        """Steps T this clip will have in a batch, where that is known without work; for bucketing."""
+        """Steps T of this clip in a batch, or None where only decoding would tell; for bucketing."""
         for source in self.sources():
             if (steps := source.length(sample)) is not None:
                 return min(steps, self.max_len)
@@ -291,7 +284,7 @@ class Modality:
         return None
 
     def stored(self, sample: Sample) -> StoredFeatures:
-        """Reads this clip's stored features. FeatureError where there are none."""
+        """Reads this clip's stored features. FeatureError if there are none."""
         sources = self.sources()
         for source in sources:
             if len(sources) == 1 or source.has(sample):
@@ -299,36 +292,35 @@ class Modality:
                 if ready.time is None and self.rate:
                     ready.time = (torch.arange(ready.x.shape[0]) + 0.5) / self.rate  # middles of the steps
                 return ready
-        tried = "; ".join(source.describe(sample) for source in sources)
         raise FeatureError(
             f"Sample {sample.id} has no stored features of modality {self.name}.",
             got=self.availability(sample).reason or "nothing stored",
-            where=tried,
+            where="; ".join(source.describe(sample) for source in sources),
             hint=f"mode@modality.{self.name}=auto, or extract them: {self.remedy}",
         )
 
     def collate(self, rows: list[Row]) -> ModalityBatch:
-        """Rows of a batch -> ModalityBatch; ready rows are padded to the longest and capped by `max_len`."""
+        """Rows of a batch -> ModalityBatch; stored rows are padded to the longest and limited to `max_len` steps."""
         batch = ModalityBatch(len(rows))
-        ready = [(b, r) for b, r in enumerate(rows) if isinstance(r, StoredFeatures)]
-        raw = [(b, r) for b, r in enumerate(rows) if isinstance(r, EncoderInput)]
-        if ready:
-            kept = [self.kept(r.x.shape[0]) for _, r in ready]
-            x, mask = pad([r.x.float()[k] for (_, r), k in zip(ready, kept, strict=True)])  # [R, T, D], [R, T]
-            clocks = [r.time[k] for (_, r), k in zip(ready, kept, strict=True) if r.time is not None]
-            batch.stored = Features(x, mask, pad(clocks)[0] if len(clocks) == len(ready) else None)
-            batch.stored_rows = torch.tensor([b for b, _ in ready])
-        if raw:
+        stored = [(b, r) for b, r in enumerate(rows) if isinstance(r, StoredFeatures)]
+        inputs = [(b, r) for b, r in enumerate(rows) if isinstance(r, EncoderInput)]
+        if stored:
+            kept = [self.kept(r.x.shape[0]) for _, r in stored]
+            x, mask = pad([r.x.float()[k] for (_, r), k in zip(stored, kept, strict=True)])  # [R, T, D], [R, T]
+            times = [r.time[k] for (_, r), k in zip(stored, kept, strict=True) if r.time is not None]
+            batch.stored = Features(x, mask, pad(times)[0] if len(times) == len(stored) else None)
+            batch.stored_rows = torch.tensor([b for b, _ in stored])
+        if inputs:
             assert self.encoder is not None
-            batch.inputs = self.encoder.collate([r.inputs for _, r in raw])
-            batch.input_rows = torch.tensor([b for b, _ in raw])
+            batch.inputs = self.encoder.collate([r.inputs for _, r in inputs])
+            batch.input_rows = torch.tensor([b for b, _ in inputs])
         return batch
 
     def kept(self, length: int) -> Tensor:
-        """Which of `length` steps stay in a batch: [min(length, max_len)] indices.
+        """Indices of the steps that stay in a batch: [min(length, max_len)].
 
-        Time series are thinned evenly, first and last step included. Text loses its tail; with context its head, for
-        there the oldest turn stands.
+        Time series are thinned evenly, first and last step included. Text is truncated at its end; with context at its
+        start, where the oldest turn is.
         """
         if length <= self.max_len:
             return torch.arange(length)
@@ -337,7 +329,7 @@ class Modality:
         return torch.arange(self.max_len) + (length - self.max_len if self.context_turns else 0)
 
     def encoder_module(self) -> Encoder | None:
-        """A loaded encoder for the device half, or None where features are only read."""
+        """A loaded encoder, or None if features are only read."""
         return self.loaded_encoder() if self.computes else None
 
     def loaded_encoder(self) -> Encoder:
@@ -350,8 +342,8 @@ class Modality:
         return module.train(module.trainable)
 
 
-def _look(path: Path | None, absent: str) -> Availability:
-    """realtime, absent or broken by what the file system says of a file."""
+def _file_availability(path: Path | None, absent: str) -> Availability:
+    """realtime, absent (with this reason) or broken (missing or empty file)."""
     if path is None:
         return Availability("absent", absent)
     if not path.exists():
@@ -359,8 +351,8 @@ def _look(path: Path | None, absent: str) -> Availability:
     return Availability("realtime") if path.stat().st_size else Availability("broken", f"file is empty: {path}")
 
 
-def _probed(media: Media | None, absent: str) -> tuple[Availability, ClipInfo | None]:
-    found = _look(media.path if media else None, absent)
+def _header_availability(media: Media | None, absent: str) -> tuple[Availability, ClipInfo | None]:
+    found = _file_availability(media.path if media else None, absent)
     if media is None or found.mode != "realtime":
         return found, None
     info = _header(media, os.stat(media.path).st_mtime_ns)
@@ -369,7 +361,7 @@ def _probed(media: Media | None, absent: str) -> tuple[Availability, ClipInfo | 
 
 @lru_cache(maxsize=65536)
 def _header(media: Media, changed: int) -> ClipInfo | str:
-    """The clip's header, or why it cannot be read; one probe serves all modalities. `changed`: the file's mtime."""
+    """The clip's header, or why it cannot be read; cached for all modalities. `changed`: the file's mtime."""
     try:
         with ClipReader(media) as clip:
             return clip.info

@@ -1,6 +1,6 @@
-"""Where a modality's stored features come from: the protocol that Store and NpyDict share.
+"""Source of a modality's stored features: the protocol shared by Store and the foreign layouts.
 
-Data flow: Sample -> status (index time) -> read (worker) -> StoredFeatures.
+Data flow: Sample -> status (when a dataset is indexed) -> read (worker) -> StoredFeatures.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from typing import Any, Literal, Protocol
 
 from hero_lightning.types import Sample, StoredFeatures
 
-Found = Literal["preextracted", "realtime", "absent", "broken"]
-
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """How one clip's features of one modality are had, decided once at index time.
+    """Where the features of one clip and modality come from, determined once when the dataset is indexed.
 
     Attributes:
         mode: preextracted (read), realtime (decode and encode), absent (the clip has no such modality), broken (it
-            should have, but the file is bad).
+            should have, but the file is damaged).
         reason: why, in a few words; counted in the run folder.
     """
 
-    mode: Found
+    mode: Literal["preextracted", "realtime", "absent", "broken"]
     reason: str = ""
 
     @property
     def present(self) -> bool:
-        """Whether a row will come."""
+        """Whether the clip has features of this modality."""
         return self.mode in ("preextracted", "realtime")
 
 
@@ -37,7 +35,7 @@ class FeatureSource(Protocol):
     """Stored features of one modality."""
 
     def status(self, sample: Sample) -> Availability:
-        """preextracted, absent or broken, with the reason. Never raises for a bad file."""
+        """preextracted, absent or broken, with the reason. Never raises for a damaged file."""
         ...
 
     def has(self, sample: Sample) -> bool:
@@ -45,23 +43,23 @@ class FeatureSource(Protocol):
         ...
 
     def read(self, sample: Sample) -> StoredFeatures:
-        """One clip's features. FeatureError where they are missing or broken."""
+        """One clip's features. FeatureError if they are missing or broken."""
         ...
 
     def length(self, sample: Sample) -> int | None:
-        """Steps T of the clip, or None where unknown."""
+        """Steps T of the clip, or None if unknown."""
         ...
 
     def width(self) -> int | None:
-        """Feature width D, or None where nothing is stored yet."""
+        """Feature width D, or None if nothing is stored yet."""
         ...
 
     def probe(self, samples: Iterable[Sample]) -> None:
-        """Learns the width from the first readable of these samples (the train split); all probed must agree."""
+        """Finds the width in the first readable of these samples (the train split). FeatureError if they differ."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides the features, plain builtins."""
+        """Everything the features depend on, in builtins."""
         ...
 
     def describe(self, sample: Sample) -> str:

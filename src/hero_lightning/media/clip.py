@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from hero_lightning.errors import MediaError
+from hero_lightning.errors import MediaError, cause
 from hero_lightning.media.h264 import needed
-from hero_lightning.media.sound import laid_out, mono
+from hero_lightning.media.sound import mono, on_clock
 from hero_lightning.media.stills import EPSILON, ImageSequence, is_stills, rgb
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 from hero_lightning.types import Media
 
 SLACK = 0.5
-"""Seconds that may be missing at the end before a file counts as cut off (labels and headers round)."""
+"""Seconds that may be missing at the end before a file counts as truncated (labels and headers round)."""
 LEAD = 0.5
-"""Seconds decoded before a span, so that the audio decoder has settled when it starts."""
+"""Seconds decoded before a span: the audio decoder needs them to settle."""
 NO_LENGTH = ("mp3", "aac")
-"""Containers whose header does not know how long the sound is."""
+"""Containers whose header does not hold the length of the sound."""
 
 
 class ClipReader:
@@ -43,7 +43,7 @@ class ClipReader:
         self.media = media
         self._container: Any = None
         self._stills: ImageSequence | None = None
-        self._fresh = True  # no packet was taken yet
+        self._fresh = True  # no packet was read yet
 
     def __enter__(self) -> ClipReader:
         return self
@@ -59,7 +59,7 @@ class ClipReader:
 
     @property
     def info(self) -> ClipInfo:
-        """What the file's header says of this clip. Nothing is decoded."""
+        """Header of the clip. Nothing is decoded."""
         self._open()
         if self._stills is not None:
             return self._stills.info
@@ -68,9 +68,9 @@ class ClipReader:
         if video is None:
             return ClipInfo(duration=duration, has_audio=sound)
         fps = float(video.average_rate or video.guessed_rate or 0)
-        lasting = max(round(duration * fps), 1)
-        counted = video.frames if abs(video.frames - lasting) <= 1 else 0  # an edit list or a span hides pictures
-        return ClipInfo(duration, fps, counted or lasting, True, sound)
+        expected = max(round(duration * fps), 1)
+        counted = video.frames if abs(video.frames - expected) <= 1 else 0  # an edit list or a span hides pictures
+        return ClipInfo(duration, fps, counted or expected, True, sound)
 
     def read(
         self,
@@ -81,23 +81,23 @@ class ClipReader:
         """Reads the pictures of all modalities, and the sound, in one pass.
 
         Args:
-            pictures: modality name -> times in seconds. The picture at time t is the last one shown by then, so a time
-                before the first picture gives the first, one after the end the last.
-            sound: whether the sound is read too.
+            pictures: modality name -> times in seconds. The picture at time t is the last one that appears by t; times
+                before the first picture give the first one, times after the end the last one.
+            sound: whether to read the sound too.
             size: shortest side of the (cropped) pictures in pixels, aspect kept, never enlarged; None = as stored. One
-                for all, or by modality name.
+                value for all, or by modality name.
 
         Returns:
             Frames [T, H, W, 3] by modality name with the times at which these pictures appear, and the sound [N] of the
-            clip or None when not asked for.
+            clip, or None without `sound`.
 
         Raises:
-            MediaError: the file is missing, empty, broken, cut off, or holds no such stream.
+            MediaError: the file is missing, empty, broken, truncated, or lacks the stream.
         """
         from av.error import FFmpegError
 
         if not self._fresh:
-            self.close()  # winding back would leave the decoders in another state than a fresh start
+            self.close()  # seeking back would leave the decoders in another state than a new start
         self._open()
         sizes = {name: size.get(name) if isinstance(size, Mapping) else size for name, w in pictures.items() if len(w)}
         if sound and (self._stills is not None or self._audio is None):
@@ -112,15 +112,15 @@ class ClipReader:
             for t in pictures[name]:
                 wanted.setdefault(float(t), set()).add(side)
         try:
-            packets, heard, goes_on = self._demux(sorted(wanted), sound)
-            shown = self._pictures(packets, dict(sorted(wanted.items())), goes_on) if wanted else {}
-            wave = Waveform(self._sound(heard)) if sound else None
+            packets, audio_frames, continues = self._demux(sorted(wanted), sound)
+            decoded = self._pictures(packets, dict(sorted(wanted.items())), continues) if wanted else {}
+            wave = Waveform(self._sound(audio_frames)) if sound else None
         except FFmpegError as error:
-            raise self._error("The file cannot be decoded.", "a whole media file", error) from error
+            raise self._error("The file cannot be decoded.", "a complete media file", cause(error)) from error
         frames = {
             name: Frames(
-                torch.from_numpy(np.stack([shown[float(t)][1][side] for t in pictures[name]])),  # [T, H, W, 3]
-                torch.tensor([max(shown[float(t)][0], 0.0) for t in pictures[name]]),
+                torch.from_numpy(np.stack([decoded[float(t)][1][side] for t in pictures[name]])),  # [T, H, W, 3]
+                torch.tensor([max(decoded[float(t)][0], 0.0) for t in pictures[name]]),
             )
             for name, side in sizes.items()
         }
@@ -146,28 +146,29 @@ class ClipReader:
         from av.stream import Disposition
 
         try:
-            # titles in GBK are no reason to lose a clip
+            # titles may be in GBK instead of UTF-8
             container = av.open(_address(self.media), metadata_errors="replace")
         except FFmpegError as error:
-            raise self._error("The media file cannot be opened.", "a whole video or audio file", error) from error
-        known = [s for s in container.streams if s.codec_context is not None]  # a codec that FFmpeg can decode
-        moving = [s for s in known if s.type == "video" and not s.disposition & Disposition.attached_pic]  # no cover
-        self._video: Any = moving[0] if moving else None
-        self._audio: Any = next((s for s in known if s.type == "audio"), None)
+            expected = "a complete video or audio file"
+            raise self._error("The media file cannot be opened.", expected, cause(error)) from error
+        usable = [s for s in container.streams if s.codec_context is not None]  # FFmpeg has a decoder
+        videos = (s for s in usable if s.type == "video" and not s.disposition & Disposition.attached_pic)  # no covers
+        self._video: Any = next(videos, None)
+        self._audio: Any = next((s for s in usable if s.type == "audio"), None)
         first: Any = self._video or self._audio
         if first is None:
             container.close()
             raise self._error("The file holds neither picture nor sound.", "a video or audio stream", "none")
         for stream in filter(None, (self._video, self._audio)):
-            stream.codec_context.thread_count = 1  # the workers are the parallelism; codec threads only contend
+            stream.codec_context.thread_count = 1  # clips are read in parallel by the loader's workers
         self._container = container
-        self._zero = float((first.start_time or 0) * first.time_base)  # the clip's clock on the file's
+        self._zero = float((first.start_time or 0) * first.time_base)  # zero of the clip's clock on the file's clock
         length = self._length(first)
         self._start, end = self.media.span or (0.0, length)
         self._end = min(end, length) if length else end
 
     def _length(self, stream: Any) -> float:
-        """Seconds a stream lasts by its own count, by Matroska's tag, or by the container's count; 0 = unknown."""
+        """Duration in seconds by the stream, by Matroska's tag, or by the container; 0 = unknown."""
         if stream.duration:
             return float(stream.duration * stream.time_base)
         if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
@@ -179,11 +180,11 @@ class ClipReader:
         """One pass over the file.
 
         Returns:
-            Video packets up to the last wanted time, decoded audio frames of the clip, whether pictures follow.
+            Video packets up to the last wanted time, decoded audio frames of the clip, whether more pictures follow.
         """
         from av.error import InvalidDataError
 
-        last = {}  # stream -> seconds on the clip's clock after which nothing of it is needed
+        last = {}  # stream -> seconds on the clip's clock after which it is not needed
         if times:
             last[self._video] = times[-1] + EPSILON
         if sound:
@@ -192,81 +193,81 @@ class ClipReader:
             self._container.seek(int((self._zero + self._start - LEAD) * 1e6))
         self._fresh = False
         packets: list[Any] = []
-        heard: list[Any] = []
-        goes_on = False
+        audio_frames: list[Any] = []
+        continues = False
         try:
             for packet in self._container.demux(*last) if last else ():
                 stream = packet.stream
                 if stream not in last:
                     continue
                 if packet.dts is not None and self._clock(packet.dts * stream.time_base) > last[stream]:
-                    del last[stream]  # pictures come after their decoding time, so none of the clip's follow
-                    goes_on = goes_on or stream is self._video
+                    del last[stream]  # pictures appear after their decoding time: none of the clip's follow
+                    continues = continues or stream is self._video
                     if not last:
                         break
                 elif packet.is_corrupt and not stream.codec_context.name.startswith("pcm"):
-                    continue  # cut off inside: a decoder would make up the rest
+                    continue  # truncated: a decoder would invent the rest
                 elif stream is self._audio:
-                    heard += _decoded(packet.decode)
+                    audio_frames += _decoded(packet.decode)
                 elif packet.size:
                     packets.append(packet)
-        except InvalidDataError:  # cut off inside a packet: what is missing is judged against the wanted times
+        except InvalidDataError:  # truncated inside a packet: the wanted times decide whether that is an error
             pass
-        return packets, heard, goes_on
+        return packets, audio_frames, continues
 
     def _clock(self, seconds: Any) -> float:
         return float(seconds) - self._zero - self._start
 
     def _pictures(
-        self, packets: list[Any], wanted: Mapping[float, set[int | None]], goes_on: bool
+        self, packets: list[Any], wanted: Mapping[float, set[int | None]], continues: bool
     ) -> dict[float, tuple[float, dict[int | None, np.ndarray]]]:
-        """Decodes the pictures at ascending times -> (time it appears, size -> picture [H, W, 3] uint8)."""
+        """Decodes the pictures at ascending times: time -> (when it appears, size -> picture [H, W, 3] uint8)."""
         from av.video.reformatter import VideoReformatter
 
         video, times = self._video, list(wanted)
         clock = sorted(self._clock(p.pts * video.time_base) for p in packets if p.pts is not None and not p.is_discard)
         reformatters = {size: VideoReformatter() for sizes in wanted.values() for size in sizes}
         chosen = needed(packets, video, [t + EPSILON + self._zero + self._start for t in times])
-        decoders = [p.decode for p in chosen] + [video.codec_context.decode]  # the last: what the decoder still holds
+        decoders = [p.decode for p in chosen] + [video.codec_context.decode]  # the last flushes the decoder
         out: dict[float, tuple[float, dict[int | None, np.ndarray]]] = {}
 
-        def show(due: list[float], frame: Any, at: float) -> None:
+        def add(due: list[float], frame: Any, at: float) -> None:
             if due and clock and clock[max(bisect_right(clock, due[-1] + EPSILON) - 1, 0)] > at + SLACK:
                 raise self._error("Pictures of the clip are damaged.", f"one at {due[-1]:.3f} s", f"{at:.3f} s")
             sizes = {size for t in due for size in wanted[t]}
-            made = {size: rgb(frame, self.media.crop, size, reformatters[size]) for size in sizes}
-            out.update(dict.fromkeys(due, (at, made)))
+            pictures = {size: rgb(frame, self.media.crop, size, reformatters[size]) for size in sizes}
+            out.update(dict.fromkeys(due, (at, pictures)))
 
-        shown, at, end = None, 0.0, 0.0
+        current, at, end = None, 0.0, 0.0
         for frame in (f for decode in decoders for f in _decoded(decode) if not f.is_corrupt):
             following = self._clock(frame.pts * video.time_base) if frame.pts is not None else end
-            due: list[float] = [t for t in times[len(out) :] if shown is not None and t + EPSILON < following]
+            due: list[float] = [t for t in times[len(out) :] if current is not None and t + EPSILON < following]
             if due:
-                show(due, shown, at)
+                add(due, current, at)
                 if len(out) == len(times):
                     return out
-            shown, at = frame, following
+            current, at = frame, following
             end = at + float(frame.duration * video.time_base or 1 / (video.average_rate or 25))
-        if shown is None or (not goes_on and times[-1] > max(end, *clock[-1:]) + SLACK):
+        if current is None or (not continues and times[-1] > max(end, *clock[-1:]) + SLACK):
             raise self._error("The pictures end before the clip does.", f"one at {times[-1]:.3f} s", f"{end:.3f} s")
-        show(times[len(out) :], shown, at)
+        add(times[len(out) :], current, at)
         return out
 
-    def _sound(self, heard: list[Any]) -> torch.Tensor:
-        """Decoded audio frames -> [N] mono at SAMPLE_RATE on the clip's clock, silent where nothing was recorded."""
-        pieces = [(self._clock(at), x) for at, x in mono(heard)]
-        end = max((at + len(x) / SAMPLE_RATE for at, x in pieces), default=0.0)
-        promised = self._length(self._audio) - self._start
+    def _sound(self, audio_frames: list[Any]) -> torch.Tensor:
+        """Decoded audio frames -> [N] mono at SAMPLE_RATE on the clip's clock, silent in gaps of the recording."""
+        segments = [(self._clock(at), x) for at, x in mono(audio_frames)]
+        end = max((at + len(x) / SAMPLE_RATE for at, x in segments), default=0.0)
+        expected = self._length(self._audio) - self._start
         if self.media.span:
-            promised = min(promised, self.media.span[1] - self._start)
+            expected = min(expected, self.media.span[1] - self._start)
             end = min(end, self.media.span[1] - self._start)
-        if end <= 0 or (promised > end + SLACK and self._container.format.name not in NO_LENGTH):
-            raise self._error("The sound ends before the clip does.", f"{promised:.3f} s of sound", f"{end:.3f} s")
-        return torch.from_numpy(laid_out(pieces, end))
+        if end <= 0 or (expected > end + SLACK and self._container.format.name not in NO_LENGTH):
+            raise self._error("The sound ends before the clip does.", f"{expected:.3f} s of sound", f"{end:.3f} s")
+        return torch.from_numpy(on_clock(segments, end))
 
 
 def _decoded(decode: Callable[[], Any]) -> list[Any]:
-    """Frames of one packet; none where its bytes are damaged, for the next ones may be whole."""
+    """Frames of one packet; none if its bytes are damaged, since the next packets may be intact."""
     from av.error import InvalidDataError
 
     try:
@@ -276,7 +277,7 @@ def _decoded(decode: Callable[[], Any]) -> list[Any]:
 
 
 def _address(media: Media) -> str:
-    """What FFmpeg opens: the file, or the clip's bytes inside it."""
+    """URL for FFmpeg: the file, or the byte range of the clip inside it."""
     if media.part is None:
         return str(media.path)
     start, size = media.part

@@ -1,6 +1,7 @@
-"""Faces of a clip: a known box, crops from files, or a detector; without a face the modality is absent.
+"""Finds the face in the pictures of a clip: from a known box, from crops in files, or with a detector.
 
-Data flow: Sample -> FaceCropper.media (what is looked at) -> Frames -> FaceCropper.crops -> Frames of the face, or None.
+Data flow: Sample -> FaceCropper.media (what to decode) -> Frames -> FaceCropper.crops -> Frames of the face, or None if
+no picture shows one.
 
 Shapes: T pictures, H W picture size, h w face size, N faces in a picture. Boxes: x0, y0, x1, y1.
 """
@@ -17,11 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.errors import ConfigError, MediaError, cause, in_range, one_of
 from hero_lightning.media.action_units import read_face_boxes
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.stills import EPSILON, IMAGES, RATE, is_stills
-from hero_lightning.media.types import Frames
+from hero_lightning.media.types import UNLESS_DEFAULT, Frames, settings
 from hero_lightning.types import Box, Media, Sample
 
 log = logging.getLogger(__name__)
@@ -36,45 +37,37 @@ HAAR_WARNING = (
 """Shares measured on real clips of talking people, see docs/media.md."""
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FaceCropper:
-    """Faces that are known already: `sample.boxes["face"]`, else the crops of `sample.files["face"]`.
+    """Known faces: `sample.boxes["face"]`, else the crops of `sample.files["face"]`.
 
-    Crops are OpenFace's array [T, 112, 112, 3] (mapped, blue first), a folder of images, or a video of the face.
+    Crops are OpenFace's array [T, 112, 112, 3] (memory-mapped, blue first), a folder of images, or a video of the face.
 
     Attributes:
-        color_order: rgb; or bgr_compat, which leaves arrays as they are: what AffectGPT's released weights saw.
+        color_order: rgb; or bgr_compat, which keeps the order of arrays: AffectGPT's released weights were trained so.
         rate: crops per second of an array or folder; None = the video's picture rate, else 25.
+        detects: whether faces are found in clips without box and crops.
     """
 
-    color_order: str = "rgb"
-    rate: float | None = None
+    color_order: str = field(default="rgb", metadata=UNLESS_DEFAULT)
+    rate: float | None = field(default=None, metadata=UNLESS_DEFAULT)
 
     detects: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for key, good, expected in self._checks():
-            if not good:
-                got = getattr(self, key)
-                raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"{WHERE}.{key}")
-
-    def _checks(self) -> list[tuple[str, bool, str]]:
-        """Option, whether its value is right, what would be."""
-        return [
-            ("color_order", self.color_order in COLOR_ORDERS, " or ".join(COLOR_ORDERS)),
-            ("rate", self.rate is None or self.rate > 0, "more than 0, or null"),
-        ]
+        one_of(f"{WHERE}.color_order", self.color_order, COLOR_ORDERS)
+        if self.rate is not None:
+            in_range(f"{WHERE}.rate", self.rate, "(0, inf)")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the crops beside the sample's own files, plain builtins; nothing for the default."""
-        own = {"color_order": self.color_order} if self.color_order != "rgb" else {}
-        return own | ({"rate": self.rate} if self.rate else {})
+        """Settings on which the crops depend, in builtins; empty for the default."""
+        return settings(self)
 
     def check(self) -> None:
-        """Whether what it needs is on this machine. ConfigError with the remedy where not."""
+        """Raises ConfigError with a hint if a library or file that it needs is not on this machine."""
 
     def media(self, sample: Sample) -> Media | None:
-        """What is looked at for this clip's face: the clip itself, or a file of crops; None = nothing can be."""
+        """What to decode for the face of this clip: the clip itself, or a file of crops; None = there is neither."""
         crops = sample.files.get("face")
         if "face" in sample.boxes or (crops is None and self.detects):
             return sample.video
@@ -83,11 +76,11 @@ class FaceCropper:
         return Media(crops, rate=self.rate or picture_rate(sample.video), bgr=self.color_order == "rgb")
 
     def crops(self, frames: Frames, sample: Sample) -> Frames | None:
-        """Pictures of `media` -> the face in each that shows one, or None where no picture does."""
+        """Pictures of `media` -> the face of each picture that shows one; None if no picture does."""
         if "face" in sample.boxes:
             return cropped(frames, sample.boxes["face"])
         if "face" in sample.files:
-            seen = frames.pixels.flatten(1).amax(dim=1) > 0  # OpenFace writes a black picture where it lost the face
+            seen = frames.pixels.flatten(1).amax(dim=1) > 0  # OpenFace writes a black picture if it loses the face
             return Frames(frames.pixels[seen], frames.time[seen]) if seen.any() else None
         return self._detected(frames, sample)
 
@@ -95,49 +88,40 @@ class FaceCropper:
         return None
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Detector(FaceCropper):
-    """Finds the face in every picture that is looked at; pictures without one are left out.
+    """Finds the face in every picture; pictures without one are left out.
 
     Attributes:
+        detector: name of the class, part of the identity.
         pick: of several faces the largest of each picture, or the one that is largest over the whole clip (tracked).
-        margin: what is added around a face, in parts of its longer side.
-        side: pixels of the square crop.
-        longest: pixels of the longer side at which faces are sought.
+        margin: added around a face, relative to its longer side.
+        side: side of the square crop in pixels.
+        longest: longer side in pixels of the pictures given to the detector.
     """
 
+    detector: str = field(init=False, repr=False)
     pick: str = "largest"
     margin: float = 0.2
     side: int = 224
     longest: int = 640
 
     detects = True
-    _net: Any = field(default=None, init=False, repr=False)  # built where it is used: it cannot travel to workers
 
-    def _checks(self) -> list[tuple[str, bool, str]]:
-        return [
-            *super()._checks(),
-            ("pick", self.pick in PICKS, " or ".join(PICKS)),
-            ("margin", self.margin >= 0, "0 or more"),
-            ("side", self.side >= 8, "at least 8"),
-            ("longest", self.longest >= 32, "at least 32"),
-        ]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_net": None}
-
-    def identity(self) -> dict[str, Any]:
-        """See FaceCropper."""
-        keys = ("pick", "margin", "side", "longest")
-        own = {"detector": type(self).__name__, **{k: getattr(self, k) for k in keys}}
-        return super().identity() | own
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detector", type(self).__name__)
+        super().__post_init__()
+        one_of(f"{WHERE}.pick", self.pick, PICKS)
+        in_range(f"{WHERE}.margin", self.margin, "[0, inf)")
+        in_range(f"{WHERE}.side", self.side, "[8, inf)")
+        in_range(f"{WHERE}.longest", self.longest, "[32, inf)")
 
     @abstractmethod
     def find(self, picture: np.ndarray) -> np.ndarray:
         """One picture [H, W, 3] uint8 RGB, longer side at most `longest` -> boxes [N, 4] in its pixels."""
 
     def boxes(self, frames: Frames, sample: Sample) -> list[np.ndarray | None]:
-        """The chosen face's box in pixels, or None, of each picture."""
+        """Box of the chosen face in pixels, or None, of each picture."""
         cv2, pictures = opencv(), frames.pixels.numpy()
         height, width = pictures.shape[1:3]
         scale = min(self.longest / max(height, width), 1.0)
@@ -149,12 +133,11 @@ class Detector(FaceCropper):
         return tracked(found) if self.pick == "tracked" else [max(f, key=_area, default=None) for f in found]
 
     def _detected(self, frames: Frames, sample: Sample) -> Frames | None:
-        pictures, chosen = frames.pixels.numpy(), self.boxes(frames, sample)
-        kept = [k for k, box in enumerate(chosen) if box is not None]
-        if not kept:
+        boxes = {k: box for k, box in enumerate(self.boxes(frames, sample)) if box is not None}
+        if not boxes:
             return None
-        faces = np.stack([self._square(pictures[k], box) for k, box in enumerate(chosen) if box is not None])
-        return Frames(torch.from_numpy(faces), frames.time[kept])  # [T, side, side, 3]
+        faces = np.stack([self._square(frames.pixels[k].numpy(), box) for k, box in boxes.items()])
+        return Frames(torch.from_numpy(faces), frames.time[list(boxes)])  # [T, side, side, 3]
 
     def _square(self, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
         """Cuts a square around the box, moved inside the picture, and scales it to `side`."""
@@ -164,31 +147,31 @@ class Detector(FaceCropper):
         span = max(min(round(span), height, width), 1)
         x = round(min(max((box[0] + box[2] - span) / 2, 0), width - span))
         y = round(min(max((box[1] + box[3] - span) / 2, 0), height - span))
-        way = cv2.INTER_AREA if span > self.side else cv2.INTER_LINEAR
-        return cv2.resize(picture[y : y + span, x : x + span], (self.side, self.side), interpolation=way)
+        method = cv2.INTER_AREA if span > self.side else cv2.INTER_LINEAR
+        return cv2.resize(picture[y : y + span, x : x + span], (self.side, self.side), interpolation=method)
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class YuNet(Detector):
-    """OpenCV's YuNet (Wu and others 2023): a model file of 0.3 MB that the user names; 7-9 ms a picture on one core.
+    """OpenCV's YuNet (Wu et al. 2023): a model file of 0.3 MB given by the user; 7-9 ms per picture on one core.
 
     Attributes:
-        model: face_detection_yunet .onnx file (docs/media.md says where it comes from).
-        confidence: least score of a face, 0..1.
+        confidence: lowest score of a face, 0..1.
+        model: face_detection_yunet .onnx file (docs/media.md says where to get it).
     """
 
-    model: str | None = None
     confidence: float = 0.6
+    model: str | None = None
 
-    def _checks(self) -> list[tuple[str, bool, str]]:
-        return [*super()._checks(), ("confidence", 0 < self.confidence < 1, "between 0 and 1")]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(f"{WHERE}.confidence", self.confidence, "(0, 1)")
 
     def identity(self) -> dict[str, Any]:
-        """See Faces; the model counts by its file's name, so that features can be read where it is not."""
-        return super().identity() | {"confidence": self.confidence, "model": Path(self.model or "none").name}
+        """As FaceCropper; of the model only the file name, so that features can be read where the file is not."""
+        return super().identity() | {"model": Path(self.model or "none").name}
 
     def check(self) -> None:
-        """See FaceCropper."""
         opencv()
         if self.model is None or not Path(self.model).is_file():
             raise ConfigError(
@@ -196,73 +179,76 @@ class YuNet(Detector):
                 expected="YuNet's .onnx file",
                 got=self.model or "none",
                 where=f"{WHERE}.model",
-                hint=f"{WHERE}.model=FILE (docs/media.md says where it comes from), or detector@{WHERE}=haar",
+                hint=f"{WHERE}.model=FILE (docs/media.md says where to get it), or detector@{WHERE}=haar",
             )
 
     def find(self, picture: np.ndarray) -> np.ndarray:
-        """See Detector."""
-        cv2 = opencv()
-        size = picture.shape[1], picture.shape[0]
-        if self._net is None:
-            self.check()
-            try:
-                self._net = cv2.FaceDetectorYN.create(str(self.model), "", size, self.confidence)
-            except cv2.error as error:
-                problem = "The face detector's model file cannot be read."
-                raise ConfigError(problem, expected="YuNet's .onnx file", got=error, where=self.model) from error
-        self._net.setInputSize(size)
-        rows = self._net.detect(picture[:, :, ::-1].copy())[1]  # [N, 15]: x, y, w, h, landmarks, score
+        self.check()
+        net = _yunet(str(self.model), self.confidence)
+        net.setInputSize((picture.shape[1], picture.shape[0]))
+        rows = net.detect(picture[:, :, ::-1].copy())[1]  # [N, 15]: x, y, w, h, landmarks, score
         return _corners(rows[:, :4]) if rows is not None else np.zeros((0, 4))
 
 
-@dataclass(kw_only=True, eq=False)
+@lru_cache(maxsize=4)
+def _yunet(model: str, confidence: float) -> Any:
+    """The network, loaded once per process: it cannot be pickled."""
+    cv2 = opencv()
+    try:
+        return cv2.FaceDetectorYN.create(model, "", (320, 320), confidence)
+    except cv2.error as error:
+        problem = "OpenCV cannot load the model of the face detector."
+        raise ConfigError(problem, expected="YuNet's .onnx file", got=cause(error), where=model) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Haar(Detector):
-    """OpenCV's Haar cascade (Viola and Jones 2001), frontal faces only: a last resort that needs no model file."""
+    """OpenCV's Haar cascade (Viola and Jones 2001), frontal faces only; a last resort that needs no model file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         log.warning(HAAR_WARNING)
 
     def check(self) -> None:
-        """See FaceCropper."""
         if not hasattr(opencv(), "CascadeClassifier"):
             hint = "pip install 'opencv-python-headless<5'"
             raise ConfigError("This OpenCV has no Haar cascades.", expected="OpenCV 4", where=WHERE, hint=hint)
 
     def find(self, picture: np.ndarray) -> np.ndarray:
-        """See Detector."""
-        cv2 = opencv()
-        if self._net is None:
-            self.check()
-            self._net = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
-        found = self._net.detectMultiScale(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 1.1, 5, minSize=(24, 24))
+        self.check()
+        grey = opencv().cvtColor(picture, opencv().COLOR_RGB2GRAY)
+        found = _cascade().detectMultiScale(grey, 1.1, 5, minSize=(24, 24))
         return _corners(np.asarray(found, dtype=float).reshape(-1, 4))
 
 
-@dataclass(kw_only=True, eq=False)
-class TableFaces(Detector):
-    """Boxes that the clip's AU table holds (py-feat's, or of OpenFace's landmarks): nothing is sought in the pictures.
+@lru_cache(maxsize=1)
+def _cascade() -> Any:
+    cv2 = opencv()
+    return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
 
-    A picture whose row is missing (the face was lost) is left out; a row counts for half a step before and after it.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableFaces(Detector):
+    """Boxes from the clip's AU table (py-feat's boxes, or OpenFace's landmarks); no detector runs.
+
+    A row counts for half a step before and after it; pictures without a row (the face was lost) are left out.
     """
 
     def media(self, sample: Sample) -> Media | None:
-        """See FaceCropper."""
         known = {"au", "face"} & sample.files.keys() or "face" in sample.boxes
         return super().media(sample) if known else None
 
     def boxes(self, frames: Frames, sample: Sample) -> list[np.ndarray | None]:
-        """See Detector."""
         time, corners = read_face_boxes(sample.files["au"], lambda: picture_rate(sample.video) or 0.0)
-        away = np.abs(time - frames.time.numpy()[:, None])  # [pictures, rows]
+        distance = np.abs(time - frames.time.numpy()[:, None])  # [pictures, rows]
         reach = (float(np.median(np.diff(time))) if len(time) > 1 else 1 / RATE) / 2 + EPSILON
-        return [corners[row.argmin()] if row.min(initial=np.inf) <= reach else None for row in away]
+        return [corners[row.argmin()] if row.min(initial=np.inf) <= reach else None for row in distance]
 
 
 def tracked(found: list[np.ndarray]) -> list[np.ndarray | None]:
-    """Boxes [N, 4] per picture -> the face that covers most over the whole clip, None where it is not seen.
+    """Boxes [N, 4] per picture -> box of the face with the largest total area over the clip, None where it is lost.
 
-    A face continues the track whose last box has its centre within one face width and at most twice its size.
+    A face continues a track if the centres are less than one face size apart and the areas differ by less than 4 times.
     """
     tracks: list[dict[int, np.ndarray]] = []
     for k, boxes in enumerate(found):
@@ -277,8 +263,8 @@ def tracked(found: list[np.ndarray]) -> list[np.ndarray | None]:
 
 
 def _continues(last: np.ndarray, box: np.ndarray) -> bool:
-    apart = np.abs((last[:2] + last[2:]) - (box[:2] + box[2:])) / 2
-    return bool((apart < last[2:] - last[:2]).all()) and 0.25 < _area(box) / max(_area(last), 1e-9) < 4
+    distance = np.abs((last[:2] + last[2:]) - (box[:2] + box[2:])) / 2
+    return bool((distance < last[2:] - last[:2]).all()) and 0.25 < _area(box) / max(_area(last), 1e-9) < 4
 
 
 def _area(box: np.ndarray) -> float:
@@ -291,7 +277,7 @@ def _corners(rows: np.ndarray) -> np.ndarray:
 
 
 def picture_rate(video: Media | None) -> float | None:
-    """The picture rate of a clip's video, None where it cannot be read."""
+    """Picture rate of a clip's video, None if it cannot be read."""
     return _rate(video, video.path.stat().st_mtime_ns) if video is not None and video.path.is_file() else None
 
 
@@ -305,10 +291,10 @@ def _rate(video: Media, changed: int) -> float | None:
 
 
 def face_file(root: Path, name: str) -> Path | None:
-    """OpenFace's crops of a clip in any of the layouts in use; None where there are none.
+    """OpenFace's crops of a clip, or None.
 
-    root/<name>/<name>.npy (MER2025, OV-MERD), root/<name>.npy (MER-UniBench), root/<name>/ with images (MER2023) or
-    OpenFace's own root/<name>_aligned/.
+    Layouts: root/<name>/<name>.npy (MER2025, OV-MERD), root/<name>.npy (MER-UniBench), root/<name>/ with images
+    (MER2023), or OpenFace's own root/<name>_aligned/.
     """
     for path in (root / name / f"{name}.npy", root / f"{name}.npy"):
         if path.is_file():
@@ -318,7 +304,7 @@ def face_file(root: Path, name: str) -> Path | None:
 
 
 def cropped(frames: Frames, box: Box) -> Frames:
-    """Cuts a box, given in fractions of the picture, out of every picture: [T, H, W, 3] -> [T, h, w, 3]."""
+    """Crops all pictures to a box in fractions of the picture: [T, H, W, 3] -> [T, h, w, 3]."""
     height, width = frames.pixels.shape[1:3]
     left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     right, bottom = max(round(box[2] * width), left + 1), max(round(box[3] * height), top + 1)
@@ -326,10 +312,10 @@ def cropped(frames: Frames, box: Box) -> Frames:
 
 
 def opencv() -> Any:
-    """OpenCV. ConfigError naming the extra where it is not installed."""
+    """The module cv2. ConfigError if it cannot be imported."""
     try:
         import cv2
     except ImportError as error:
-        hint = "pip install 'hero-lightning[face]'"
-        raise ConfigError("Faces are found by OpenCV.", expected="opencv", got=error, where=WHERE, hint=hint) from error
+        problem, hint = "OpenCV, which finds faces, cannot be imported.", "pip install 'hero-lightning[face]'"
+        raise ConfigError(problem, expected="cv2", got=cause(error), where=WHERE, hint=hint) from error
     return cv2

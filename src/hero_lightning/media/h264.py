@@ -1,10 +1,10 @@
-"""Leaves out what a decoder need not see to show the wanted pictures bit-identically.
+"""Drops the packets that are not needed to decode the wanted pictures bit-identically.
 
-Data flow: packets of one pass + wanted times -> needed -> packets worth decoding.
+Data flow: packets of one pass + wanted times -> needed -> packets to decode.
 
-Two things are left out: groups of pictures without a wanted one and what follows the last wanted one of a group
-(decoding starts anew at the next key picture, which costs what seeking costs), and, in H.264, pictures that no other
-one refers to (a fifth of a usual file).
+Dropped are groups of pictures without a wanted one and what follows the last wanted picture of a group (decoding
+restarts at the next key picture, as after a seek), and, in H.264, pictures to which no other picture refers (about a
+fifth of a typical file).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 RESTARTS = ("h264", "mjpeg", "vp8", "vp9")
-"""Codecs in which nothing after a key picture (H.264: an IDR picture) refers to, or is shown, before it."""
+"""Codecs in which no picture after a key picture (H.264: an IDR picture) refers to, or is shown, before it."""
 
 
 def needed(packets: list[Any], stream: Any, times: Sequence[float]) -> list[Any]:
-    """Drops packets of pictures that are shown at no wanted time and that no wanted picture refers to.
+    """The packets that have to be decoded to show the pictures at the wanted times.
 
     Args:
-        packets: of one video stream, in decoding order. Those of other codecs, of H.264 outside mp4, mov and mkv, or
-            without times are returned as they are.
+        packets: of one video stream, in decoding order. Returned unchanged for other codecs, for H.264 outside mp4, mov
+            and mkv, and without time stamps.
         stream: the video stream.
         times: wanted times in seconds on the file's clock.
     """
@@ -42,7 +42,7 @@ def needed(packets: list[Any], stream: Any, times: Sequence[float]) -> list[Any]
 
 
 def _kept(packets: list[Any], wanted: set[int], restart: list[bool]) -> list[int]:
-    """Places of the packets between each key picture and the last wanted one that is decoded from it."""
+    """Indices of the packets from each key picture to the last wanted one that is decoded from it."""
     ends: dict[int, int] = {}
     begin = 0
     for k, packet in enumerate(packets):
@@ -53,7 +53,7 @@ def _kept(packets: list[Any], wanted: set[int], restart: list[bool]) -> list[int
 
 
 def slice_head(data: bytes, length_bytes: int) -> int:
-    """Header byte of the first slice of an AVCC packet; 0 where there is none."""
+    """Header byte of the first slice of an AVCC packet; 0 if there is none."""
     at = 0
     while at + length_bytes < len(data):
         head = data[at + length_bytes]
@@ -64,6 +64,6 @@ def slice_head(data: bytes, length_bytes: int) -> int:
 
 
 def referred_to(data: bytes, length_bytes: int) -> bool:
-    """Whether other pictures may refer to an AVCC packet's one: nal_ref_idc of its first slice is not 0."""
+    """Whether other pictures may refer to the picture of an AVCC packet: nal_ref_idc of its first slice is not 0."""
     head = slice_head(data, length_bytes)
     return head == 0 or bool(head & 0x60)

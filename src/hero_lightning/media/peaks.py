@@ -1,8 +1,8 @@
-"""Finds the expressive peaks of a clip, by its action units or, where there are none, by what moves.
+"""Finds the expressive peaks of a clip, from its action units or, where there are none, from changes in the picture.
 
-Data flow: Sample -> AU table | face crops | small pictures -> a curve over time -> au_info with the name of its method.
+Data flow: Sample -> AU table | face crops | small pictures -> a curve over time -> au_info with the name of the method.
 
-Shapes: S looked-at pictures, H W picture size.
+Shapes: S sampled pictures, H W picture size.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from hero_lightning.errors import ConfigError, MediaError
+from hero_lightning.errors import MediaError, in_range, one_of
 from hero_lightning.media.action_units import read_au_table
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.face import FaceCropper, picture_rate
+from hero_lightning.media.signal import movement
 from hero_lightning.media.types import ActionUnits, Frames
 from hero_lightning.types import Sample
 
 METHODS = ("au", "face_change", "motion")
-"""From the surest to the roughest."""
+"""In order of preference."""
 SMALL = 64
 """Pixels of the shorter side at which movement is measured."""
 PATCH = 24
-"""Pixels of a face whose change is measured."""
+"""Side in pixels of the face patches that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PeakFinder:
-    """How the peaks of a clip are found.
+    """Finds the peaks of a clip.
 
     Attributes:
-        method: one of METHODS, or auto: the first that the clip has the material for.
-        height: au only: least sum of intensities of a peak.
-        distance: least seconds between two peaks.
-        fps: face_change and motion: pictures per second that are looked at.
+        method: one of METHODS, or auto: the first for which the clip has the files.
+        height: au only: lowest sum of intensities of a peak.
+        distance: shortest time between two peaks in seconds.
+        fps: face_change and motion: pictures per second.
         faces: face_change: where faces come from.
     """
 
@@ -48,18 +49,13 @@ class PeakFinder:
     faces: FaceCropper = field(default_factory=FaceCropper)
 
     def __post_init__(self) -> None:
-        checks = (
-            ("method", self.method in ("auto", *METHODS), f"auto, {', '.join(METHODS)}"),
-            ("height", self.height >= 0, "0 or more"),
-            ("distance", self.distance >= 0, "0 or more"),
-            ("fps", self.fps > 0, "more than 0"),
-        )
-        for key, good, expected in checks:
-            if not good:
-                raise ConfigError(f"{key} has a wrong value.", expected=expected, got=getattr(self, key), where=key)
+        one_of("method", self.method, ("auto", *METHODS))
+        in_range("height", self.height, "[0, inf)")
+        in_range("distance", self.distance, "[0, inf)")
+        in_range("fps", self.fps, "(0, inf)")
 
     def inputs(self, sample: Sample) -> dict[str, Any]:
-        """What decides the result, plain builtins: method, settings, and the file it reads with size and time.
+        """Everything the result depends on, in builtins: method, settings, size and time of the file that is read.
 
         Raises:
             MediaError: the clip has no file for the method.
@@ -72,27 +68,27 @@ class PeakFinder:
                 own = {"height": self.height} if method == "au" else {"fps": self.fps, "faces": self.faces.identity()}
                 state = {"size": path.stat().st_size, "time": path.stat().st_mtime_ns}
                 return {"method": method, "distance": self.distance, **own, **state}
-        expected = "an AU table, a face or a video" if self.method == "auto" else f"what method={self.method} reads"
-        raise MediaError("Nothing shows where the peaks of a clip are.", expected=expected, where=sample.id)
+        expected = "an AU table, a face or a video" if self.method == "auto" else f"the input of method={self.method}"
+        raise MediaError("The clip has no file to find peaks in.", expected=expected, where=sample.id)
 
     def find(self, sample: Sample) -> dict[str, Any]:
-        """{au_info, method, inputs} of a clip. Where method auto finds no face, movement is measured.
+        """{au_info, method, inputs} of a clip. Method auto falls back to movement where no face is found.
 
         Raises:
-            MediaError: its file cannot be read, or there is none.
+            MediaError: the file is missing or cannot be read.
         """
         inputs = self.inputs(sample)
         method = inputs["method"]
         if method == "au":
-            return {"au_info": self._by_units(sample), "method": method, "inputs": inputs}
-        found = self._by_change(sample, method)
-        if found is None and self.method == "auto":
-            method, found = "motion", self._by_change(sample, "motion")
-        if found is None:
-            raise MediaError("No picture shows a face.", expected="one at least", got="none", where=sample.id)
-        return {"au_info": found, "method": method, "inputs": inputs}
+            return {"au_info": self._from_action_units(sample), "method": method, "inputs": inputs}
+        info = self._from_change(sample, method)
+        if info is None and self.method == "auto":
+            method, info = "motion", self._from_change(sample, "motion")
+        if info is None:
+            raise MediaError("No picture shows a face.", expected="at least one", got="none", where=sample.id)
+        return {"au_info": info, "method": method, "inputs": inputs}
 
-    def _by_units(self, sample: Sample) -> dict[str, Any]:
+    def _from_action_units(self, sample: Sample) -> dict[str, Any]:
         fps = picture_rate(sample.video)  # an OpenFace table needs no video
         table = read_au_table(sample.files["au"], lambda: fps or 0.0)
         if fps is None:
@@ -102,8 +98,8 @@ class PeakFinder:
         with ClipReader(sample.video) as clip:
             return find_peaks(table, fps, clip.info.num_frames, self.height, self.distance)
 
-    def _by_change(self, sample: Sample, method: str) -> dict[str, Any] | None:
-        """au_info from how much changes; None without a face."""
+    def _from_change(self, sample: Sample, method: str) -> dict[str, Any] | None:
+        """au_info from the amount of change in the picture; None if no face is found."""
         media = self.faces.media(sample) if method == "face_change" else sample.video
         if media is None:
             raise MediaError("The clip has no video.", expected="a video", got="none", where=sample.id)
@@ -117,21 +113,16 @@ class PeakFinder:
             frames = self.faces.crops(frames, sample)
             if frames is None:
                 return None
-        value = _change(frames) if method == "face_change" else _movement(frames)
-        value = np.convolve(np.pad(value, 1, mode="edge"), np.ones(3) / 3, mode="valid")  # one picture may be a blink
-        high = float(value.mean() + value.std())  # a unit of its own, so the clip is measured against itself
+            value = _face_change(frames)
+        else:
+            value = np.concatenate([[0.0], movement(frames.pixels).numpy()])
+        value = np.convolve(np.pad(value, 1, mode="edge"), np.ones(3) / 3, mode="valid")  # blinks last one picture
+        high = float(value.mean() + value.std())  # relative to the clip: changes have no absolute scale
         return au_info(value, frames.time.numpy(), info.fps, info.num_frames, max(high, 1e-6), self.distance)
 
 
-def _movement(frames: Frames) -> np.ndarray:
-    """How much each picture differs from the one before, percent of full brightness: [S]."""
-    grey = frames.pixels.float().mean(dim=-1)  # [S, H, W]
-    change = grey.diff(dim=0).abs().mean(dim=(1, 2)) * (100 / 255)
-    return np.concatenate([[0.0], change.numpy()])
-
-
-def _change(frames: Frames) -> np.ndarray:
-    """How much each face differs from the clip's median face, light evened out: [S]."""
+def _face_change(frames: Frames) -> np.ndarray:
+    """Difference of each face from the clip's median face, brightness and contrast normalised: [S]."""
     grey = frames.pixels.float().mean(dim=-1)[:, None]  # [S, 1, H, W]
     patch = torch.nn.functional.adaptive_avg_pool2d(grey, PATCH).flatten(1)  # [S, PATCH * PATCH]
     patch = (patch - patch.mean(dim=1, keepdim=True)) / patch.std(dim=1, keepdim=True).clamp(min=1.0)
@@ -141,20 +132,19 @@ def _change(frames: Frames) -> np.ndarray:
 def find_peaks(
     table: ActionUnits, fps: float, total_frames: int | None = None, height: float = 0.8, distance: float = 0.5
 ) -> dict[str, Any]:
-    """Finds where the face is most expressive: the highest sums of intensities, strongest first.
+    """Peaks of facial expression: maxima of the sum of intensities, strongest first.
 
-    Blinks (AU45) do not count: they come every few seconds and mean nothing here. Neither do pictures in which the
-    face was not tracked: a ActionUnits does not hold them.
+    Blinks (AU45) do not count: they recur every few seconds and are not part of an expression.
 
     Args:
-        table: action units of the clip.
+        table: action units of the pictures in which the face was tracked.
         fps: picture rate of the clip.
         total_frames: pictures of the clip; None = up to the last row.
-        height: least sum of intensities of a peak (MER-Factory's threshold).
-        distance: least seconds between two peaks.
+        height: lowest sum of intensities of a peak (MER-Factory's threshold).
+        distance: shortest time between two peaks in seconds.
 
     Returns:
-        au_info as `read_au_info` gives it.
+        au_info in the form of `read_au_info`.
     """
     columns = [k for k, name in enumerate(table.names) if name.endswith("_r") and name != "AU45_r"]
     total = table.x[:, columns].sum(dim=1).numpy()
@@ -172,13 +162,13 @@ def au_info(
         fps, total_frames, height, distance: see `find_peaks`.
     """
     last = round(float(time.max()) * fps) + 1 if total_frames is None else total_frames
-    walled = np.concatenate([[-np.inf], value, [-np.inf]])
-    top = np.flatnonzero((value >= walled[:-2]) & (value >= walled[2:]) & (value >= height))
+    padded = np.concatenate([[-np.inf], value, [-np.inf]])
+    top = np.flatnonzero((value >= padded[:-2]) & (value >= padded[2:]) & (value >= height))
     peaks: list[dict[str, Any]] = []
     for k in top[np.argsort(-value[top], kind="stable")]:
         if any(abs(time[k] - p["time"]) < distance for p in peaks):
             continue
-        at = min(max(round(float(time[k]) * fps), 0), last - 1)
-        around = {"peak_index": at, "frames_before_peak": at, "frames_after_peak": last - 1 - at}
+        index = min(max(round(float(time[k]) * fps), 0), last - 1)
+        around = {"peak_index": index, "frames_before_peak": index, "frames_after_peak": last - 1 - index}
         peaks.append(around | {"time": round(float(time[k]), 4), "intensity": round(float(value[k]), 4)})
     return {"total_frames": last, "fps": round(fps, 4), "peak_frames": peaks}

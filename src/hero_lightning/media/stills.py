@@ -1,6 +1,6 @@
-"""Pictures that are no video: a folder of images, or one array in a file; and how any picture is scaled and cut.
+"""Reads folders of images and arrays of pictures like a video; scales and crops decoded pictures.
 
-Data flow: Media -> ImageSequence -> pictures at wanted times (Frames); only those are read.
+Data flow: Media -> ImageSequence -> pictures at wanted times (Frames); no others are read.
 
 Shapes: T pictures, H W picture size.
 """
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from hero_lightning.errors import MediaError
+from hero_lightning.errors import MediaError, cause
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.types import Box, Media
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 RATE = 25.0
-"""Pictures per second of a folder or array whose dataset does not say."""
+"""Pictures per second of a folder or array, unless the dataset gives the rate."""
 EPSILON = 2e-3
-"""Seconds a picture may come late and still count as shown: Matroska rounds times to 1 ms, plans are k / fps."""
+"""Seconds by which a picture may appear late: Matroska rounds times to 1 ms, plans are k / fps."""
 
 
 def is_stills(path: Path) -> bool:
@@ -31,15 +31,15 @@ def is_stills(path: Path) -> bool:
 
 
 class ImageSequence:
-    """The pictures of a folder (in natural order) or of an array [T, H, W, 3] uint8, which is mapped, not read.
+    """The images of a folder in natural order, or an array [T, H, W, 3] uint8, which is memory-mapped.
 
-    Picture k is shown at k / rate. A file without pictures (OpenFace writes one where it found no face) has none.
+    Picture k is shown at k / rate. An empty array is a valid sequence: OpenFace writes one if it finds no face.
 
     Args:
-        media: folder or .npy file, span, crop, rate, and whether an array holds blue first.
+        media: folder or .npy file, span, crop, rate, channel order.
 
     Raises:
-        MediaError: nothing there, or an array of another shape.
+        MediaError: the array cannot be read or has another shape.
     """
 
     def __init__(self, media: Media) -> None:
@@ -57,7 +57,7 @@ class ImageSequence:
 
     @property
     def info(self) -> ClipInfo:
-        """What is known of the pictures; none is read."""
+        """Header of the sequence; no picture is read."""
         count = max(self.last - self.first, 0)
         if count == 0:
             return ClipInfo(0.0)
@@ -69,10 +69,10 @@ class ImageSequence:
         if count <= 0:
             raise self._error("There is no picture.", "at least one", "none")
         index = [min(max(int((t + EPSILON) * self.rate), 0), count - 1) for t in times]
-        shown = {k: self._picture(self.first + k, size) for k in sorted(set(index))}
-        if len({p.shape for p in shown.values()}) > 1:
-            raise self._error("The pictures differ in size.", "one size", sorted({p.shape[:2] for p in shown.values()}))
-        return np.stack([shown[k] for k in index]), [k / self.rate for k in index]
+        pictures = {k: self._picture(self.first + k, size) for k in sorted(set(index))}
+        if len(sizes := {p.shape[:2] for p in pictures.values()}) > 1:
+            raise self._error("The pictures differ in size.", "one size", sorted(sizes))
+        return np.stack([pictures[k] for k in index]), [k / self.rate for k in index]
 
     def _error(self, problem: str, expected: object, got: object) -> MediaError:
         hint = "repair or replace the file, or leave the sample out"
@@ -91,12 +91,13 @@ class ImageSequence:
                 with av.open(str(self.pictures[k])) as image:
                     frame = next(image.decode(video=0))
             except (FFmpegError, StopIteration) as error:
-                raise self._error("A picture cannot be read.", "a whole image", f"{self.pictures[k].name}") from error
+                got = f"{self.pictures[k].name}: {cause(error)}"
+                raise self._error("A picture cannot be read.", "a complete image", got) from error
         return rgb(frame, self.media.crop, size, VideoReformatter())
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Orders frame2 before frame10."""
+    """Sort key that puts frame2 before frame10."""
     return [(int(part or 0), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
 
 
@@ -104,16 +105,12 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise MediaError("The array cannot be read.", expected="a .npy file", got=error, where=path) from error
+        raise MediaError("The array cannot be read.", expected="a .npy file", got=cause(error), where=path) from error
     if array.size == 0:
         return np.zeros((0, 1, 1, 3), np.uint8)
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
-        raise MediaError(
-            "The array holds no pictures.",
-            expected="[T, H, W, 3] uint8",
-            got=f"{list(array.shape)} {array.dtype}",
-            where=path,
-        )
+        expected, got = "[T, H, W, 3] uint8", f"{list(array.shape)} {array.dtype}"
+        raise MediaError("The array holds no pictures.", expected=expected, got=got, where=path)
     return array
 
 
@@ -121,10 +118,10 @@ def rgb(frame: Any, crop: Box | None, size: int | None, reformatter: Any) -> np.
     """One decoded frame -> [H, W, 3] uint8 RGB, scaled, turned upright and cropped.
 
     Args:
-        frame: of PyAV.
-        crop: part that is kept; None = all.
-        size: shortest side of the (cropped) picture in pixels, aspect kept, never enlarged; None = as it is.
-        reformatter: PyAV's, kept by the caller since setting one up costs as much as using it.
+        frame: PyAV's frame.
+        crop: part to keep; None = all.
+        size: shortest side of the (cropped) picture in pixels, aspect kept, never enlarged; None = unchanged.
+        reformatter: PyAV's; creating one is as slow as using it, so the caller reuses it.
     """
     x0, y0, x1, y1 = pixels(crop, frame.width, frame.height)
     scale = min(size / min(x1 - x0, y1 - y0), 1.0) if size else 1.0
@@ -136,7 +133,7 @@ def rgb(frame: Any, crop: Box | None, size: int | None, reformatter: Any) -> np.
 
 
 def pixels(crop: Box | None, width: int, height: int) -> tuple[int, int, int, int]:
-    """A box in fractions -> whole pixels x0, y0, x1, y1, at least one wide and high."""
+    """Box in fractions -> integer pixels x0, y0, x1, y1, at least one wide and high."""
     x0, y0, x1, y1 = crop or (0.0, 0.0, 1.0, 1.0)
     left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
     return left, top, max(round(x1 * width), left + 1), max(round(y1 * height), top + 1)

@@ -1,30 +1,45 @@
-"""EncoderInput material of a clip as the encoders take it.
+"""Raw material of a clip as encoders take it, and the settings from which a feature identity is made.
 
 Shapes: T pictures, H W picture size, N audio samples, C table columns. Times are seconds from the clip's start.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from hero_lightning.types import Turn
 
 SAMPLE_RATE = 16_000
-"""Hz; what every speech encoder of the field was trained on."""
+"""Hz; the rate on which speech encoders are trained."""
+UNLESS_DEFAULT = {"identity": "unless default"}
+"""Metadata of a dataclass field that was added later: at its default it is not part of the identity."""
+NEVER = {"identity": "never"}
+"""Metadata of a dataclass field that does not change the features."""
+
+
+def settings(owner: Any) -> dict[str, Any]:
+    """Fields of a dataclass instance, in order, that are part of the identity of stored features."""
+    out = {}
+    for f in fields(owner):
+        value, rule = getattr(owner, f.name), f.metadata.get("identity")
+        if rule is None or (rule == "unless default" and value != f.default):
+            out[f.name] = value
+    return out
 
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """What a probe of a clip says, without decoding it.
+    """Header of a clip, read without decoding it.
 
     Attributes:
         duration: seconds (of the span).
         fps: mean picture rate; 0 without pictures.
         num_frames: pictures in the clip, counted or duration x fps; 0 without pictures.
-        has_video, has_audio: what the file holds.
+        has_video, has_audio: which streams the file holds.
     """
 
     duration: float
@@ -57,7 +72,7 @@ class Waveform:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """What is said, and by whom, with the turns before it (oldest first)."""
+    """Text and speaker of an utterance, with the turns before it (oldest first)."""
 
     text: str
     speaker: str | None = None
@@ -66,7 +81,7 @@ class Utterance:
 
 @dataclass(slots=True)
 class ActionUnits:
-    """Numbers per step from a file (OpenFace action units).
+    """Facial action units over time.
 
     Attributes:
         x: [T, C] float32.
@@ -81,12 +96,13 @@ class ActionUnits:
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """Which times of a clip are looked at, and why.
+    """The times of a clip that are decoded.
 
     Attributes:
         times: seconds, ascending, at least one.
         reason: uniform, peak, no_au, no_peak, clamped, ... (counted in the run folder).
-        file: an image that is looked at instead of the clip (the ready-made peak picture).
+        notes: numbers behind the plan, e.g. the picture of the peak.
+        file: an image that is read instead of the clip (the ready-made peak picture).
     """
 
     times: tuple[float, ...]

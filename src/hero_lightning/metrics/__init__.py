@@ -1,1 +1,1 @@
-"""Metrics, each with one formula for its value, its interval and its baselines, and the rows they come from."""
+"""Metrics computed from additive per-row statistics: one formula for value, confidence interval and baselines."""

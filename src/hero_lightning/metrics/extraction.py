@@ -1,19 +1,18 @@
-"""Labels out of free text: an answer's own list where it has one, else a lexicon, or a local language model.
+"""Extracts emotion labels from free text: by parsing a list, with a lexicon, or with a local language model.
 
-Data flow: text -> list in it | words of the lexicon that are neither stopped nor negated | LLM's list -> labels.
+Data flow: text -> its own list | lexicon words, without stop words and negated ones | list from an LLM -> labels.
 
-An extractor is anything that takes N texts and gives N label lists. The lexicon needs no download and is the same on
-every machine. On 9960 descriptions of ten models, lexicon, negation and stop list correlate at 0.92 with the labels
-that a language model of 7 billion parameters extracted (F_s; mean difference 2.5 points).
+The lexicon needs no download and is deterministic. On 9960 descriptions by ten models, its F_s correlates at 0.92 with
+the F_s of labels extracted by a language model of 7 billion parameters (mean difference 2.5 points).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import in_range
+from hero_lightning.hub import Pretrained
 from hero_lightning.metrics.wheels import Wheels
 
 STOP = frozenset((
@@ -24,23 +23,18 @@ STOP = frozenset((
     *("analyze", "analyzing", "available", "question", "open", "alone", "slight", "significant", "closed"),
     *("lost", "use", "comfortable", "negative", "positive"),
 ))  # fmt: skip
-"""Forms of the wheels that descriptions use without naming a feeling."""
+"""Word forms of the wheels that descriptions use without naming an emotion."""
 NEGATIONS = frozenset(("no", "not", "never", "without", "neither", "nor", "none",
     "hardly", "barely", "cannot", "lacks", "lacking", "absence"))  # fmt: skip
 TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[.;:!?]")
-LONGEST = 3
-"""Words of a label."""
+MAX_LABEL_WORDS = 3
+
+Extractor = Callable[[Sequence[str]], list[list[str]]]
+"""N texts -> N label lists, in order of first mention; empty where none was found."""
 
 
-class Extractor(Protocol):
-    """N texts -> N label lists."""
-
-    def __call__(self, texts: Sequence[str]) -> list[list[str]]:
-        """Labels in order of their first mention; an empty list where none was found."""
-
-
-def listed(text: str) -> list[str] | None:
-    """The labels of an answer that is a list: `[a, b]`, `a, b`, or `... state is a, b and c.`; None if it is none."""
+def parse_list(text: str) -> list[str] | None:
+    """Labels of an answer of the form `[a, b]`, `a, b` or `... state is a, b and c.`; None for any other text."""
     brackets = re.findall(r"\[([^\[\]]*)\]", text)
     line = text.strip()
     tail = re.search(r"\b(?:is|are|includes?|feels?|:)\s*:?\s*([^.:]*)\.?\s*$", line)
@@ -50,50 +44,47 @@ def listed(text: str) -> list[str] | None:
     parts = [p for p in parts if p]
     if not parts:
         return [] if brackets else None
-    names = all(len(p.split()) <= LONGEST and re.fullmatch(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*", p) for p in parts)
-    short = len(parts) > 1 or len(line.split()) <= LONGEST or bool(brackets) or bool(tail)
+    names = all(len(p.split()) <= MAX_LABEL_WORDS and re.fullmatch(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*", p) for p in parts)
+    short = len(parts) > 1 or len(line.split()) <= MAX_LABEL_WORDS or bool(brackets) or bool(tail)
     negated = any(set(p.split()) & NEGATIONS for p in parts)
     return list(dict.fromkeys(parts)) if names and short and not negated else None
 
 
 class Lexicon:
-    """Looks words up in the forms of the wheel tables.
+    """Looks up words in the word forms of the wheel tables.
 
     Args:
-        stop: forms that count for nothing; None = `STOP`.
-        window: a form within so many words behind a negation, inside its clause, is denied.
+        stop: forms to ignore; None = `STOP`.
+        window: forms within this many words after a negation, in the same clause, are ignored.
     """
 
     def __init__(self, wheels: Wheels, stop: Sequence[str] | None = None, window: int = 3) -> None:
         self.forms = wheels.forms.keys() | {"neutral"}
         self.stop, self.window = STOP if stop is None else frozenset(stop), window
-        if window < 0:
-            raise ConfigError(
-                "The negation window is too short.", expected=">= 0", got=window, where="extractor.window"
-            )
+        in_range("extractor.window", window, "[0, inf)")
 
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
-        """An answer that is a list is taken as it is, whatever words it uses; other text is searched."""
-        return [self.find(text) if (found := listed(text)) is None else found for text in texts]
+        """A list is parsed, whatever words it contains; any other text is searched for lexicon words."""
+        return [self.find(text) if (found := parse_list(text)) is None else found for text in texts]
 
     def find(self, text: str) -> list[str]:
-        """Forms of the lexicon in free text."""
+        """Lexicon words and word pairs of a text that are neither negated nor stop words."""
         words = [t.lower().replace("’", "'") for t in TOKEN.findall(text)]
-        found, denied = [], 0
+        found, negated = [], 0  # negated: words that the last negation still covers
         for i, word in enumerate(words):
             if word in NEGATIONS or word.endswith("n't"):
-                denied = self.window + 1
+                negated = self.window + 1
             elif not word[0].isalpha():  # the clause ends
-                denied = 0
-            elif denied == 0:
+                negated = 0
+            elif negated == 0:
                 pair = f"{word} {words[i + 1]}" if i + 1 < len(words) else ""
                 found += [w for w in (pair, word) if w in self.forms and w not in self.stop][:1]
-            denied = max(0, denied - 1)
+            negated = max(0, negated - 1)
         return list(dict.fromkeys(found))
 
 
 class LocalLLM:
-    """Asks a causal language model of transformers, greedily; what it answers is read by `listed`.
+    """Prompts a causal language model of transformers, greedy decoding; answers are parsed by `parse_list`.
 
     Args:
         name: local folder or hub id of an instruction-tuned model.
@@ -108,18 +99,15 @@ class LocalLLM:
         self.name, self.batch_size, self.max_new_tokens = name, batch_size, max_new_tokens
 
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
-        """One answer per text; an answer without a list gives no label."""
+        """Labels of the generated answers; an answer that is no list gives none."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.name, padding_side="left")
-            model: Any = AutoModelForCausalLM.from_pretrained(self.name, dtype="auto")
-        except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise ConfigError("The extractor's model cannot be read.", got=first, where="extractor.name") from error
-        model.to(device).eval()
+        source = Pretrained(
+            self.name, "extractor.name", instead="extractor._target_=hero_lightning.metrics.extraction.Lexicon"
+        )
+        tokenizer = source.tokenizer(padding_side="left")
+        model = source.network("AutoModelForCausalLM", "auto").to(device).eval()
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         out: list[list[str]] = []
         for start in range(0, len(texts), self.batch_size):
@@ -137,5 +125,5 @@ class LocalLLM:
             with torch.inference_mode():
                 ids = model.generate(rows["input_ids"], attention_mask=rows["attention_mask"], **options)
             answers = tokenizer.batch_decode(ids[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
-            out += [listed(a) or [] for a in answers]
+            out += [parse_list(a) or [] for a in answers]
         return out

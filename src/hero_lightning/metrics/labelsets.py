@@ -1,12 +1,12 @@
-"""Metrics of open label sets: how many of the named words are right, and how many of the right ones are named.
+"""Precision, recall and F1 of predicted label sets over a vocabulary.
 
 Data flow: probabilities, truth --statistics--> [N, 3] --sum--> metrics.
 
-Shapes: N rows, C words of the vocabulary; leading axes `...` of sums are resamples or nothing.
+Shapes: N rows, C words of the vocabulary; `...` in the shape of sums are optional axes (resamples).
 
-Definitions (OV-MERD, Lian et al. 2025, words compared as they are written): per row precision |Y & P| / |P| and recall
-|Y & P| / |Y|; set_precision and set_recall are their means, set_f1 is 2 P R / (P + R) of the means. A truth outside the
-vocabulary stays in |Y|. The grouping of synonyms by emotion wheels belongs to the suite, not to training.
+Definitions (OV-MERD, Lian et al. 2025, without the grouping of synonyms, for which see `openvocab`): per row, with true
+set Y and predicted set P, precision |Y & P| / |P| and recall |Y & P| / |Y|; set_precision and set_recall are their
+means, set_f1 = 2 P R / (P + R) of the means. True words outside the vocabulary count in |Y|.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hero_lightning.metrics.classification import ratio
+
 THRESHOLD = 0.5
 
 
-def named(prediction: Tensor) -> Tensor:
-    """Probabilities [N, C] -> the words said [N, C]: those above the threshold, and always the most probable one."""
+def predicted_set(prediction: Tensor) -> Tensor:
+    """Probabilities [N, C] -> predicted words [N, C] bool: those above the threshold, and always the most probable."""
     best = F.one_hot(prediction.argmax(dim=-1), prediction.shape[-1]).bool()
     return best | (prediction > THRESHOLD)
 
 
 def statistics(prediction: Tensor, truth: Tensor) -> Tensor:
     """Probabilities [N, C], truth [N, C + 1] (last: words outside the vocabulary) -> [N, 3] float64: 1, P, R."""
-    said, there = named(prediction), truth[:, :-1] > 0
-    right = (said & there).sum(dim=-1).double()
-    precision, recall = right / said.sum(dim=-1), right / (there.sum(dim=-1) + truth[:, -1]).clamp(min=1)
-    return torch.stack([torch.ones_like(right), precision, recall], dim=-1)
+    predicted, present = predicted_set(prediction), truth[:, :-1] > 0
+    hits = (predicted & present).sum(dim=-1).double()
+    precision, recall = hits / predicted.sum(dim=-1), hits / (present.sum(dim=-1) + truth[:, -1]).clamp(min=1)
+    return torch.stack([torch.ones_like(hits), precision, recall], dim=-1)
 
 
 def metrics(sums: Tensor, outputs: int) -> dict[str, Tensor]:
-    """Summed statistics [..., 3] -> figure name -> [...]."""
+    """Summed statistics [..., 3] -> metric name -> [...]."""
     precision, recall = (sums[..., 1:] / sums[..., :1]).unbind(dim=-1)
-    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    f1 = ratio(2 * precision * recall, precision + recall)
     return {"set_f1": f1, "set_precision": precision, "set_recall": recall}

@@ -1,4 +1,4 @@
-"""The parts every trainable block is built from: attention, post-norm block, positions, initial weights.
+"""Building blocks of the models: attention, post-norm block, positions, standardisation, initial weights.
 
 Data flow: queries [B, N, d] (+ memory [B, S, d], its mask and bias) -> queries [B, N, d] (+ weights [B, N, S]).
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import one_of
+from hero_lightning.models.base import Shape
 
 EPS = 1e-6
-"""Of every LayerNorm: far below the variance of a query at N(0, 0.02), far above float32 noise."""
+"""Epsilon of every LayerNorm: far below the variance of a query at N(0, 0.02), far above float32 noise."""
 
 ABSORB_FROM = 128
 """Memory length from which folding the key and value maps onto the queries beats projecting the memory (measured)."""
@@ -27,21 +28,18 @@ ABSORB_FROM = 128
 class Attention(nn.Module):
     """Multi-head attention with fused projections.
 
-    Scaled-dot-product kernels do the work unless weights are asked for. Cross-attention over a long memory folds its
-    key and value maps onto the few queries (H * N rows attend to the raw memory) and never projects the memory: the
-    same numbers, fewer operations. The key bias is dropped there; it shifts every score of a softmax row alike.
+    It uses scaled-dot-product kernels unless weights are requested. Cross-attention over a long memory folds its key
+    and value maps onto the few queries (H * N rows attend to the raw memory) and never projects the memory: the same
+    result in fewer operations. The key bias is dropped there; it shifts every score of a softmax row alike.
 
     Args:
-        width: d.
-        num_heads: H.
-        dropout: on the attention weights.
+        shape: width d, heads H, dropout on the attention weights.
         cross: queries and memory differ.
     """
 
-    def __init__(self, width: int, num_heads: int, dropout: float, *, cross: bool) -> None:
+    def __init__(self, shape: Shape, *, cross: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
+        self.num_heads, self.dropout, width = shape.num_heads, shape.dropout, shape.width
         self.query = nn.Linear(width, width) if cross else None
         self.memory = nn.Linear(width, (2 if cross else 3) * width)
         self.out = nn.Linear(width, width)
@@ -57,16 +55,16 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-            x: queries [B, N, d]; [1, N, d] where every row of the memory is asked the same.
+            x: queries [B, N, d]; [1, N, d] where every row of the memory has the same queries.
             memory: [B, S, d] of a cross-attention.
             mask: [B, S] keys that count; a row without any attends evenly to all, so that no softmax is empty.
             bias: [B, S] added to the scores.
             weights: return the attention weights.
 
         Returns:
-            [B, N, d] and, if asked for, the head mean of the weights [B, N, S] before dropout (rows sum to 1).
+            [B, N, d] and, on request, the head mean of the weights [B, N, S] before dropout (rows sum to 1).
         """
-        if mask is not None:  # kernels differ in what they make of an empty row
+        if mask is not None:  # kernels treat an empty row differently
             mask = mask | ~mask.any(dim=1, keepdim=True)
         if self.query is None or memory is None:
             q, k, v = (self._split(t) for t in self.memory(x).chunk(3, dim=-1))
@@ -104,7 +102,7 @@ class Attention(nn.Module):
     def _absorbed(
         self, q: Tensor, memory: Tensor, mask: Tensor | None, bias: Tensor | None, weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Cross-attention without projecting the memory: q W_k^T meets the memory, W_v meets what was gathered."""
+        """Cross-attention without projecting the memory: q W_k^T attends to it, W_v maps the weighted sum."""
         heads, queries, size = q.shape[1:]
         to_k, to_v = self.memory.weight.unflatten(0, (2, heads, size))  # [H, d/H, d] each
         # einsum keeps one product per head over all rows; [B, H, N, d] -> [B, H * N, d]
@@ -123,22 +121,17 @@ class Block(nn.Module):
     """Post-norm transformer block: attentions in the order given, then a feed-forward layer of four times the width.
 
     Args:
-        width: d.
-        num_heads: H.
-        dropout: after every sub-layer and on the attention weights.
+        shape: width d, heads, dropout after every sub-layer and on the attention weights.
         attentions: `self` and `cross`, in order.
     """
 
-    def __init__(
-        self, width: int, num_heads: int, dropout: float, attentions: Sequence[Literal["self", "cross"]]
-    ) -> None:
+    def __init__(self, shape: Shape, attentions: Sequence[Literal["self", "cross"]]) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList(
-            Attention(width, num_heads, dropout, cross=kind == "cross") for kind in attentions
-        )
+        width = shape.width
+        self.attentions = nn.ModuleList(Attention(shape, cross=kind == "cross") for kind in attentions)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=EPS) for _ in range(len(attentions) + 1))
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.drop = nn.Dropout(dropout)
+        self.drop = nn.Dropout(shape.dropout)
 
     def forward(
         self,
@@ -148,7 +141,7 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Queries [B, N, d] -> [B, N, d] and the weights of the cross-attention, if asked for.
+        """Queries [B, N, d] -> [B, N, d] and, on request, the weights of the cross-attention.
 
         `mask` and `bias` [B, S] are those of the memory; without a memory they are those of the queries themselves.
         """
@@ -173,10 +166,7 @@ class Positions(nn.Module):
 
     def __init__(self, kind: Literal["none", "sinusoidal", "learned"], width: int, size: int = 1024) -> None:
         super().__init__()
-        if kind not in ("none", "sinusoidal", "learned"):
-            raise ConfigError(
-                "Unknown position encoding.", expected="none, sinusoidal or learned", got=kind, where="model.position"
-            )
+        one_of("model.position", kind, ("none", "sinusoidal", "learned"))
         self.kind = kind
         self.table = nn.Parameter(torch.randn(size, width) * 0.02) if kind == "learned" else None
 
@@ -191,14 +181,14 @@ class Positions(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Features to mean 0 and spread 1 over the real steps seen while training; checkpoints keep what was learnt.
+    """Features to mean 0 and standard deviation 1 over the real steps seen in training; kept in checkpoints.
 
-    Tables of hand-made features mix units (Hz beside shares); without this the largest unit is all a layer sees. After
-    the first epoch the numbers are those of the train split. Nothing is learnt from validation or test.
+    Tables of hand-made features mix units (Hz, shares); without this the largest unit dominates. After the first epoch
+    the statistics are those of the train split. Nothing is learnt from validation or test.
 
     Args:
         dim: feature width D.
-        limit: greatest standardised value: a number that was constant so far must not explode when it moves.
+        limit: greatest standardised value: a feature that was constant so far must not explode when it changes.
     """
 
     count: Tensor
@@ -217,17 +207,17 @@ class Standardise(nn.Module):
         x = torch.where(mask[..., None], x, 0.0).to(self.mean.dtype)
         if self.training:
             self._learn(x.detach()[mask])
-        spread = (self.away / self.count.clamp(min=1)).sqrt().clamp(min=1e-5)
-        return torch.where(mask[..., None], ((x - self.mean) / spread).clamp(-self.limit, self.limit), 0.0)
+        std = (self.away / self.count.clamp(min=1)).sqrt().clamp(min=1e-5)
+        return torch.where(mask[..., None], ((x - self.mean) / std).clamp(-self.limit, self.limit), 0.0)
 
     @torch.no_grad()
     def _learn(self, x: Tensor) -> None:
-        """Takes up steps [N, D]: the parallel form of Welford's sums (Chan et al. 1983)."""
+        """Adds steps [N, D] to the statistics: the parallel form of Welford's sums (Chan et al. 1983)."""
         if not len(x):
             return
         own, total = x.mean(dim=0), self.count + len(x)
         apart = own - self.mean
-        before = torch.where(self.count > 0, self.away, 0.0)  # the ones stood in for what was not seen
+        before = torch.where(self.count > 0, self.away, 0.0)  # before the first step it holds ones
         self.away.copy_(before + (x - own).square().sum(dim=0) + apart.square() * (self.count * len(x) / total))
         self.mean.add_(apart * (len(x) / total))
         self.count.copy_(total)
@@ -243,8 +233,8 @@ def sinusoid(steps: Tensor, width: int) -> Tensor:
 def initialise(module: nn.Module, width: int) -> None:
     """Gives every Linear of `module` weights N(0, std) and zero biases.
 
-    std is 0.02 at width 768 (`spec/hero.md` 2.2) and follows 1 / sqrt(width), so that a narrow model starts with
-    activations as large as a wide one's.
+    std is 0.02 at width 768, as in BERT (Devlin et al. 2019), and follows 1 / sqrt(width), so that a narrow model
+    starts with activations as large as a wide one's.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear):
@@ -257,3 +247,11 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the steps that count: [B, T, d], [B, T] (bool or weights) -> [B, d]; zero where none does."""
     share = mask.to(x.dtype)
     return (share[..., None] * x).sum(dim=1) / share.sum(dim=1, keepdim=True).clamp(min=EPS)
+
+
+def statistics(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean and standard deviation over the real steps: x [B, T, D], zero where masked, mask [B, T] -> [B, 2 D]."""
+    n = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = x.sum(dim=1) / n
+    away = torch.where(mask[..., None], x - mean[:, None], 0.0)
+    return torch.cat([mean, (away.square().sum(dim=1) / n + EPS).sqrt()], dim=-1)

@@ -1,21 +1,21 @@
-"""Answers the language model learns to write, and how much each character of them weighs (`spec/hero.md` 4.3, 5.5).
+"""Answers that the language model is trained on, with a weight for each character (docs/hero.md).
 
 Data flow: label + evidence + descriptions -> AnswerWriter -> TargetAnswer (JSON text, weighted spans) -> token weights.
 
-Reasons come before the label, as the reasoning runs. A label is scored on its own: the `label` prompt, whose answer
-`{"final_emotion": "<class>"}` has one prefix for all classes, so that no rationale has to be generated first. Train on
-both: the `cot` answer and, as a second short row about the same clip, the `label` answer.
+Reasons come before the label. A label is scored without them: the answer of the `label` prompt,
+`{"final_emotion": "<class>"}`, has the same prefix for all classes. A clip is trained on both answers, `cot` and, as a
+second short row, `label`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from hero_lightning.errors import ConfigError, DataError
-from hero_lightning.reasoning.evidence import CHANNELS, EXPERTS, SYNERGY, EvidenceItem, one_of
+from hero_lightning.errors import DataError, in_range, one_of
+from hero_lightning.reasoning.evidence import CHANNELS, EXPERTS, SYNERGY, EvidenceItem
 from hero_lightning.reasoning.prompts import KEYS, Mode
 
 Span = tuple[int, int, float]
@@ -23,22 +23,22 @@ Span = tuple[int, int, float]
 Source = Literal["description", "template", "label"]
 
 WEIGHTS = {"caption": 1.0, "evidence": 1.0, "rationale": 1.5, "final_emotion": 2.0, "punctuation": 1.0}
-"""Per token of a field's content; punctuation = braces, quotes and keys (`spec/hero.md` 5.5)."""
+"""Per token of a field's content; punctuation = braces, quotes and keys."""
 SHORT = {"emotion_caption": "caption", "evidence_summary": "evidence"}
-"""Answer keys by their names among weights and descriptions."""
+"""Answer key -> its name in weights and descriptions, where it differs."""
 UNQUOTED = "what is said"
-"""Stands for a transcript that is named and not repeated."""
+"""Replaces a quotation of the transcript."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetAnswer:
-    """What the model shall write.
+    """An answer to train on.
 
     Attributes:
         text: JSON.
-        spans: cover the text from end to end, in order.
-        source: `description` the dataset' own words; `template` at least one field built from evidence; `label`
-            nothing but the label.
+        spans: cover the whole text, in order.
+        source: `description`: all fields from the dataset; `template`: at least one field built from evidence;
+            `label`: the label alone.
     """
 
     text: str
@@ -46,40 +46,38 @@ class TargetAnswer:
     source: Source
 
 
+@dataclass(frozen=True, slots=True)
 class AnswerWriter:
     """Writes target answers.
 
     Args:
         mode: cot, label or caption; must be the prompts'.
-        weights: of the fields, see WEIGHTS; what is left out keeps its weight there.
-        template_weight: factor on fields built from evidence, because they are less than the truth.
+        weights: of the fields, replacing those in WEIGHTS.
+        template_weight: factor for fields built from evidence, which are less reliable than descriptions.
         targets: `reasoning`, or `label` = clips without descriptions get label prompts and answers (`mode_for`).
-        cues: evidence items in the summary, at most.
-        quote: whether templates repeat the transcript that they name; a small model cannot copy.
+        cues: most evidence items in the summary.
+        quote: whether templates quote the transcript; a small model cannot copy it.
     """
 
-    def __init__(
-        self,
-        mode: Mode = "cot",
-        weights: Mapping[str, float] | None = None,
-        template_weight: float = 0.5,
-        targets: Literal["reasoning", "label"] = "reasoning",
-        cues: int = 3,
-        quote: bool = True,
-    ) -> None:
-        one_of("answer.mode", mode, KEYS)
-        one_of("answer.targets", targets, ("reasoning", "label"))
-        for key, weight in {**(weights or {}), "template_weight": template_weight}.items():
-            if key not in (*WEIGHTS, "template_weight") or not weight >= 0:
-                expected = f"{' | '.join(WEIGHTS)}, each >= 0"
-                raise ConfigError("Wrong weight.", expected=expected, got=f"{key}={weight}", where="answer.weights")
-        if cues < 1:
-            raise ConfigError("answer.cues is too small.", expected=">= 1", got=cues, where="answer.cues")
-        self.mode, self.targets, self.cues, self.quote = mode, targets, cues, quote
-        self.weights, self.template_weight = WEIGHTS | dict(weights or {}), template_weight
+    mode: Mode = "cot"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    template_weight: float = 0.5
+    targets: Literal["reasoning", "label"] = "reasoning"
+    cues: int = 3
+    quote: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("reasoner.answer.mode", self.mode, KEYS)
+        one_of("reasoner.answer.targets", self.targets, ("reasoning", "label"))
+        in_range("reasoner.answer.cues", self.cues, "[1, inf)")
+        in_range("reasoner.answer.template_weight", self.template_weight, "[0, inf)")
+        for key, weight in self.weights.items():
+            one_of("reasoner.answer.weights", key, WEIGHTS)
+            in_range(f"reasoner.answer.weights.{key}", weight, "[0, inf)")
+        object.__setattr__(self, "weights", WEIGHTS | dict(self.weights))
 
     def mode_for(self, descriptions: Mapping[str, str] | None) -> Mode:
-        """The mode in which to train on a clip; pass it to the prompt builder, too."""
+        """The mode of prompt and answer in the training on a clip."""
         return "label" if self.targets == "label" and self.mode == "cot" and not descriptions else self.mode
 
     def target(
@@ -92,13 +90,13 @@ class AnswerWriter:
         """The answer of one clip.
 
         Args:
-            label: gold class, as in the class list.
+            label: true class, as in the class list.
             evidence: the items of its prompt, in the prompt's order.
             descriptions: `Sample.descriptions`.
-            keys: `Prompt.keys`, so that what is written is what was asked for; None = those of the writer's mode.
+            keys: `Prompt.keys`; None = those of the writer's mode.
 
         Raises:
-            DataError: the label is asked for and missing.
+            DataError: the keys include the label, and the clip has none.
         """
         words = descriptions or {}
         pieces: list[tuple[str, float]] = []
@@ -111,22 +109,22 @@ class AnswerWriter:
             pieces.append((("{" if k == 0 else ", ") + f'"{key}": ', self.weights["punctuation"]))
             pieces += self._quoted(value, weight)
         pieces.append(("}", self.weights["punctuation"]))
-        spans: list[Span] = []
-        for text, weight in pieces:
-            start = spans[-1][1] if spans else 0
-            if text:
-                spans.append((start, start + len(text), weight))
+        text, spans = "", []
+        for piece, weight in pieces:
+            if piece:
+                spans.append((len(text), len(text) + len(piece), weight))
+                text += piece
         source: Source = "template" if templated else "label" if tuple(keys) == KEYS["label"] else "description"
-        return TargetAnswer("".join(text for text, _ in pieces), tuple(spans), source)
+        return TargetAnswer(text, tuple(spans), source)
 
     def scoring_answer(self, label: str) -> str:
-        """The label answer of a class, character for character the one that is trained."""
+        """The label answer of a class, identical to the one in training."""
         return self.target(label, (), None, KEYS["label"]).text
 
     def _value(
         self, key: str, label: str | None, evidence: Sequence[EvidenceItem], words: Mapping[str, str]
     ) -> tuple[str | list[str], bool]:
-        """A field's content, and whether it is the dataset' own."""
+        """A field's content, and whether it is from the dataset."""
         seen = [e for e in evidence if e.source == "observed"]
         if not self.quote:
             seen = [replace(e, text=UNQUOTED) if e.modality == "text" else e for e in seen]
@@ -144,7 +142,7 @@ class AnswerWriter:
     def _summary(
         self, seen: Sequence[EvidenceItem], evidence: Sequence[EvidenceItem], words: Mapping[str, str]
     ) -> tuple[list[str], bool]:
-        """Descriptions of what the prompt shows, in its order (canonical without evidence), else the items."""
+        """Descriptions of the modalities in the prompt, in its order (canonical without evidence), else the items."""
         if evidence:
             own = [f"{e.id}: {words[e.modality]}" for e in seen if words.get(e.modality)]
         else:
@@ -154,7 +152,7 @@ class AnswerWriter:
         return (own[: self.cues], True) if own else ([e.line() for e in seen[: self.cues]], False)
 
     def _quoted(self, value: str | list[str], weight: float) -> list[tuple[str, float]]:
-        """JSON of a value, its content apart from its quotes and brackets."""
+        """JSON of a value, as pieces with their weights: content, quotes, brackets."""
         mark = self.weights["punctuation"]
         if isinstance(value, str):
             return [('"', mark), (json.dumps(value, ensure_ascii=False)[1:-1], weight), ('"', mark)]
@@ -168,7 +166,7 @@ def _caption(label: str | None, seen: Sequence[EvidenceItem]) -> str:
 
 
 def _rationale(label: str | None, seen: Sequence[EvidenceItem], cues: int) -> str:
-    """From the evidence in its order to the label: what decides, what conflicts, what is left out, the conclusion."""
+    """Sentences on the decisive cues, the conflict, the minor cues and the conclusion."""
 
     def named(items: Sequence[EvidenceItem]) -> str:
         return " and ".join(f"the {CHANNELS[e.modality]} ({e.id})" for e in items)
@@ -192,7 +190,7 @@ def token_weights(
 ) -> list[float]:
     """Weights of the tokens of an answer.
 
-    A token that reaches over several spans has the mean weight of its characters.
+    A token in several spans has the mean weight of its characters.
 
     Args:
         spans: of `TargetAnswer.text`.

@@ -1,6 +1,6 @@
-"""Answers of a language model, read with patience and without guessing (`spec/hero.md` 4.3, 4.5).
+"""Parser of generated answers: tolerant of broken JSON, but without guessing a label (docs/hero.md).
 
-Data flow: generated text -> objects in it -> aliases -> types -> label -> Answer. What cannot be read has no label.
+Data flow: generated text -> JSON objects -> aliases -> types -> label -> Answer. An unreadable answer has no label.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ ALIASES = {
     "evidence": "evidence_summary",
     "caption": "emotion_caption",
 }
-"""Keys of earlier schemas. The key itself wins where both are there."""
+"""Other names of keys. If an object has both, the key itself counts."""
 SCHEMA = ("emotion_caption", "evidence_summary", "rationale", "final_emotion", "confidence")
 WORD_FORMS = (
     ("happy", "happiness", "joy", "joyful"), ("sad", "sadness"), ("angry", "anger"), ("fear", "fearful", "afraid"),
     ("surprise", "surprised"), ("disgust", "disgusted"), ("neutral", "neutrality"), ("worried", "worry"),
     ("excited", "excitement"), ("frustrated", "frustration"), ("contempt", "contemptuous"), ("doubt", "doubtful"),
 )  # fmt: skip
-"""Words for one class; read as such where the class list holds exactly one of them."""
+"""Words for one class; equivalent if the class list has exactly one of them."""
 MAX_FRAGMENTS = 16
-"""Open braces without an end that are looked at: each costs a walk over the text."""
+"""Most unclosed braces that are tried, since each takes a pass over the text."""
 MAX_DEPTH = 16
-"""Brackets in brackets from which on a broken object is not worth mending."""
+"""Deepest nesting of a broken object that is repaired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an answer says.
+    """A parsed answer.
 
     Attributes:
-        fields: keys of the schema that were there, of the right type.
-        status: `ok` strict JSON; `repaired` after mending; `label_only` no JSON, but exactly one class name;
-            `failed` nothing usable or no known label: counts as wrong, never as neutral.
-        label: the class in the dataset' own spelling; None if failed, or if no label was asked for.
+        fields: keys of the schema that were found with a value of the right type.
+        status: `ok`: strict JSON; `repaired`: after a repair; `label_only`: no JSON, but exactly one class name;
+            `failed`: neither, or no known label; counts as wrong, never as neutral.
+        label: the class in the dataset's spelling; None if failed, or if no label was asked for.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def parsed(self) -> bool:
-        """True if the answer was JSON of the schema: what the parse rate counts."""
+        """True if the answer was JSON of the schema, as the parse rate counts it."""
         return self.status in ("ok", "repaired")
 
 
@@ -65,38 +65,37 @@ def parse(
 ) -> Answer:
     """Reads an answer.
 
-    Complete objects come before an unfinished one, later before earlier (a model may repeat the question's example
-    first, or begin again after its answer); one that has the needed key comes before one that has not.
+    Among several objects, complete ones are preferred to an unfinished one, and later ones to earlier ones (a model
+    may first repeat the example of the question); objects with the needed key are preferred to all others.
 
     Args:
-        text: what the model wrote.
-        classes: closed label list; empty = any label is good.
+        text: generated text.
+        classes: label list; empty = any label is valid.
         synonyms: other words -> class, of this dataset.
         need: key without which the answer has failed: `emotion_caption` in mode caption.
     """
     found = list(_objects(text))
-    for fields, status in [f for f in found if need in f[0]] or found:
-        said = fields.get("final_emotion", "")
-        label = match_label(said, classes, synonyms) if classes else said.strip() or None
-        good = need in fields and (need != "final_emotion" or label is not None)
-        return Answer(fields, status if good else "failed", label)
+    if found:
+        fields, status = next((f for f in found if need in f[0]), found[0])
+        written = fields.get("final_emotion", "")
+        label = match_label(written, classes, synonyms) if classes else written.strip() or None
+        valid = need in fields and (need != "final_emotion" or label is not None)
+        return Answer(fields, status if valid else "failed", label)
     label = _only_class(text, classes) if need == "final_emotion" else None
     return Answer({"final_emotion": label}, "label_only", label) if label is not None else Answer()
 
 
 def match_label(value: str, classes: Sequence[str], synonyms: Mapping[str, str] | None = None) -> str | None:
-    """The class that a word stands for: as spelled, then without case and punctuation, then by synonyms; or None."""
+    """The class of a word: the same spelling, else without case and punctuation, else by synonyms; or None."""
     if value in classes:
         return value
     word = _normal(value)
-    by_form = [c for c in classes if _normal(c) == word]
-    if not by_form and synonyms:
-        meant = {_normal(k): _normal(v) for k, v in synonyms.items()}.get(word)
-        by_form = [c for c in classes if _normal(c) == meant]
-    if not by_form:
-        forms = next((group for group in WORD_FORMS if word in group), ())
-        by_form = [c for c in classes if _normal(c) in forms]
-    return by_form[0] if len(by_form) == 1 and word else None
+    synonym = {_normal(k): _normal(v) for k, v in (synonyms or {}).items()}.get(word)
+    forms = next((group for group in WORD_FORMS if word in group), ())
+    for accepted in ((word,), (synonym,), forms):
+        if found := [c for c in classes if _normal(c) in accepted]:
+            return found[0] if len(found) == 1 and word else None
+    return None
 
 
 def _normal(text: str) -> str:
@@ -104,10 +103,10 @@ def _normal(text: str) -> str:
 
 
 def _only_class(text: str, classes: Sequence[str]) -> str | None:
-    """The one class whose name stands in a text, a longer name hiding the shorter ones in it."""
+    """The only class whose name occurs in a text; a longer name hides the shorter ones in it."""
     found = []
     for name in sorted(classes, key=len, reverse=True):
-        # Scripts without blanks between words have no word ends to look for.
+        # Scripts without spaces have no word boundaries.
         pattern = rf"(?<!\w){re.escape(name)}(?!\w)" if name.isascii() else re.escape(name)
         if name:
             text, count = re.subn(pattern, "\0", text, flags=re.IGNORECASE)
@@ -128,7 +127,7 @@ def _objects(text: str) -> Iterator[tuple[dict[str, Any], Status]]:
 
 
 def _blocks(text: str) -> tuple[list[str], list[str]]:
-    """Balanced {...} blocks, outermost, and the ends of the text that begin with a brace without partner."""
+    """Outermost balanced {...} blocks, and the rests of the text from each unclosed brace on."""
     blocks: list[str] = []
     fragments: list[str] = []
     start = text.find("{")
@@ -143,7 +142,7 @@ def _blocks(text: str) -> tuple[list[str], list[str]]:
 
 
 def _end(text: str, start: int) -> int:
-    """One past the brace that closes the one at `start`; braces in strings do not count; 0 = none does."""
+    """Position after the brace that closes the one at `start`, braces in strings aside; 0 = unclosed."""
     depth, quoted, skip = 0, False, False
     for k in range(start, len(text)):
         char = text[k]
@@ -172,10 +171,10 @@ _FENCE = re.compile(r"\s*```\w*\s*$")
 
 
 def _repaired(text: str) -> Any:
-    """JSON with trailing commas, single quotes, bare line ends, quotes inside strings or a missing end, or None."""
+    """JSON with trailing commas, single quotes, line breaks or quotes in strings, or without an end; else None."""
     out: list[str] = []
     closers: list[str] = []
-    cuts: list[tuple[int, list[str]]] = []  # commas and what was open there: where an unfinished rest is cut off
+    cuts: list[tuple[int, list[str]]] = []  # commas and the open brackets there: where an unfinished rest may be cut
     quote, k, text = "", 0, _FENCE.sub("", text)
     while k < len(text):
         char = text[k]
@@ -216,7 +215,7 @@ def _repaired(text: str) -> Any:
 
 
 def _fields(value: Any, outer: bool = True) -> tuple[dict[str, Any], bool]:
-    """Schema fields of an object, or of the only object inside it, and whether all were of their type."""
+    """Schema fields of an object, or of the only object inside it, and whether all had the right type."""
     if not isinstance(value, dict):
         return {}, False
     named: dict[str, Any] = {}
@@ -233,7 +232,7 @@ def _fields(value: Any, outer: bool = True) -> tuple[dict[str, Any], bool]:
 
 
 def _typed(name: str, item: Any) -> tuple[Any, bool]:
-    """A value as its field's type (None = it cannot be), and whether it came so."""
+    """A value converted to its field's type (None = impossible), and whether it had that type already."""
     if name == "confidence":
         try:
             number = None if isinstance(item, bool) else float(item)
@@ -243,7 +242,7 @@ def _typed(name: str, item: Any) -> tuple[Any, bool]:
         return (number, not isinstance(item, str)) if good else (None, False)
     if name == "evidence_summary":
         if isinstance(item, str):
-            return [item], True  # the source shows it both ways
+            return [item], True  # both forms occur in training data
         if isinstance(item, list):
             cues = [c for c in item if isinstance(c, str)]
             return cues, len(cues) == len(item)

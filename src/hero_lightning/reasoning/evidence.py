@@ -1,6 +1,6 @@
-"""Evidence in words: what each expert saw, said without any verdict on the emotion (`spec/hero.md` 2.3, 2.4, 4.2).
+"""Evidence in words: the observations of each expert, without a judgement on the emotion (docs/hero.md).
 
-Data flow: Sample + measures -> ClipView (nothing that knows the label) -> TemplateWriter -> [EvidenceItem] -> prompt.
+Data flow: Sample + measures -> ClipView (no labels) -> TemplateWriter -> [EvidenceItem] -> prompt.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import random
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import in_range, one_of
 from hero_lightning.types import AU_NAMES as MUSCLES
 from hero_lightning.types import MODALITIES, Sample, Turn
 
@@ -20,9 +20,9 @@ Source = Literal["observed", "inferred", "absent"]
 
 SYNERGY = "synergy"
 EXPERTS = (*MODALITIES, SYNERGY)
-"""Canonical order, which also breaks ties of weight."""
+"""Canonical order, also among equal weights."""
 PREFIXES = {"frame": "VE", "face": "FE", "motion": "ME", "audio": "AE", "au": "PE", "text": "TE", SYNERGY: "SE"}
-"""What an item's id begins with; an inferred item has an I before it."""
+"""First letters of an item's id, after an I for inferred items."""
 CHANNELS = {
     "frame": "scene",
     "face": "face",
@@ -32,11 +32,11 @@ CHANNELS = {
     "text": "words",
     SYNERGY: "voice and movement",
 }
-"""What a modality is called in a sentence."""
+"""Names of the modalities in sentences."""
 
 
 class Wording(NamedTuple):
-    """How a measure is put in words: its name, how its number is written, and the words for little and much of it."""
+    """Words for a measure: its name, the format of its value, the words for low and high values."""
 
     noun: str
     number: str
@@ -53,11 +53,13 @@ MEASURES = {
     "movement": Wording("movement", "{:.1f} %", "small", "large"),
     "movement_max": Wording("strongest movement", "{:.1f} %", "small", "large"),
 }
-"""`media/measures.py` gives the names; one that is not here is spelled out as it stands."""
+"""Names as in `media/signal.py`; a measure that is not listed is called by its own name."""
 NOTABLE, VERY = 0.5, 1.5
-"""Standard deviations from the mean from which on a measure is worth a word, and a `very`."""
+"""Standard deviations from the mean at which a measure is mentioned, and called `very` low or high."""
 ACTIVE, STRONG = 1.0, 3.0
-"""OpenFace intensity (0..5) of a muscle that is active at all, and strongly."""
+"""Lowest OpenFace intensity (0..5) of an active muscle, and of a strongly active one."""
+SPEAKER_CLIPS = 8
+"""Fewest clips of a speaker with statistics of their own."""
 _UNIT = re.compile(r"AU0*(\d+)(_max|_mean|_r|_c)?")
 _TAG = re.compile(r"<([^<>\s]{1,40})>")
 _WORDS = {word: modality for modality, word in CHANNELS.items() if modality != SYNERGY}
@@ -67,19 +69,13 @@ _NAMED = _WORDS | {prefix: modality for modality, prefix in PREFIXES.items()}
 _NAME = re.compile(rf"\b(?:I?({'|'.join(PREFIXES.values())})-\d\d|({'|'.join(sorted(_WORDS, key=len)[::-1])})\b)")
 
 
-def one_of(where: str, value: str, known: Collection[str]) -> None:
-    """Checks a setting that must be one of several words."""
-    if value not in known:
-        raise ConfigError(f"Unknown {where}.", expected=" | ".join(known), got=value, where=where)
-
-
 def plain(text: str) -> str:
-    """Foreign text as a prompt may hold it: one line, and nothing a tokenizer would take for a special token."""
+    """Text from outside, made safe for a prompt: one line, without special tokens of a tokenizer."""
     return " ".join(_TAG.sub(r"(\1)", text).split())
 
 
 def named_modalities(text: str) -> list[str]:
-    """Modalities that a text names, by the id of their evidence or in a word, in order of first mention."""
+    """Modalities that a text mentions, by the id of their evidence or by name, in order of first mention."""
     return list(dict.fromkeys(_NAMED[prefix or word] for prefix, word in _NAME.findall(text)))
 
 
@@ -91,9 +87,9 @@ class EvidenceItem:
         id: prefix of its modality and a number, AE-01; IAE-01 if inferred.
         modality: a modality or `synergy`.
         text: what was observed.
-        source: observed, inferred from the other modalities, or absent (the line says that there is nothing).
-        confidence: 1 for an observation, the imputation's for an inference, 0 for an absence.
-        weight: what the model gave the modality.
+        source: observed, inferred (imputed from the other modalities), or absent.
+        confidence: 1 if observed, that of the imputation if inferred, 0 if absent.
+        weight: importance of the modality to the model.
     """
 
     id: str
@@ -111,11 +107,12 @@ class EvidenceItem:
 
 @dataclass(frozen=True, slots=True)
 class ClipView:
-    """All that a writer of evidence or prompts sees of a sample: no labels, no descriptions, no truth.
+    """The part of a sample that evidence and prompts may use: no labels, no descriptions, no truth.
 
     Attributes:
-        id: names the clip to the shuffle; never written.
-        text: what is said.
+        id: seeds the shuffle; never written.
+        text: transcript.
+        speaker: name.
         turns: previous turns, oldest first.
         measures: modality -> measure -> value.
     """
@@ -140,58 +137,43 @@ class ClipView:
 
 Normal = tuple[float, float]
 """Mean and standard deviation."""
+Usual = tuple[float, float, str]
+"""Mean, standard deviation, and whose: `speaker` or `dataset`."""
 
 
+@dataclass(frozen=True, slots=True)
 class MeasureStatistics:
-    """What is usual: mean and deviation of every measure over the train split, and per speaker heard often enough.
+    """Mean and standard deviation of every measure over the train split, and per speaker with enough clips.
 
     Args:
         dataset: modality -> measure -> (mean, std).
         speakers: speaker -> the same.
     """
 
-    MIN_CLIPS = 8
-    """Clips of a speaker from which on his own mean is trusted."""
-
-    def __init__(
-        self,
-        dataset: Mapping[str, Mapping[str, Normal]] | None = None,
-        speakers: Mapping[str, Mapping[str, Mapping[str, Normal]]] | None = None,
-    ) -> None:
-        self.dataset, self.speakers = dataset or {}, speakers or {}
+    dataset: Mapping[str, Mapping[str, Normal]] = field(default_factory=dict)
+    speakers: Mapping[str, Mapping[str, Mapping[str, Normal]]] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, views: Iterable[ClipView]) -> MeasureStatistics:
-        """Statistics of the clips given: pass the train split and nothing else."""
-        everyone: dict[str, dict[str, list[float]]] = {}
-        by_speaker: dict[str, dict[str, dict[str, list[float]]]] = {}
+        """Statistics of the clips of a train split."""
+        tables: dict[str | None, dict[str, dict[str, list[float]]]] = {None: {}}  # of a speaker; None = of all clips
         for view in views:
-            tables = [everyone]
-            if view.speaker is not None:
-                tables.append(by_speaker.setdefault(view.speaker, {}))
-            for modality, measures in view.measures.items():
-                for name, value in measures.items():
-                    if math.isfinite(value):
-                        for table in tables:
+            for speaker in {None, view.speaker}:
+                table = tables.setdefault(speaker, {})
+                for modality, measures in view.measures.items():
+                    for name, value in measures.items():
+                        if math.isfinite(value):
                             table.setdefault(modality, {}).setdefault(name, []).append(value)
-        return cls(_normals(everyone, 2), {who: _normals(table, cls.MIN_CLIPS) for who, table in by_speaker.items()})
+        dataset = _normals(tables.pop(None), 2)
+        return cls(dataset, {who: _normals(table, SPEAKER_CLIPS) for who, table in tables.items() if who is not None})
 
-    def usual(self, modality: str, name: str, speaker: str | None) -> tuple[float, float, str] | None:
-        """Mean, deviation and whose (`speaker` or `dataset`) of a measure; None where nothing is known."""
+    def usual(self, modality: str, name: str, speaker: str | None) -> Usual | None:
+        """Statistics of a measure: the speaker's, else the dataset's, else None."""
         for table, whose in ((self.speakers.get(speaker or "", {}), "speaker"), (self.dataset, "dataset")):
             mean, std = table.get(modality, {}).get(name, (0.0, 0.0))
             if std > 1e-6 * (1 + abs(mean)):
                 return mean, std, whose
         return None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain builtins for a checkpoint."""
-        return {"dataset": self.dataset, "speakers": self.speakers}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> MeasureStatistics:
-        """What `to_dict` wrote."""
-        return cls(state["dataset"], state["speakers"])
 
 
 def _normals(table: Mapping[str, Mapping[str, list[float]]], least: int) -> dict[str, dict[str, Normal]]:
@@ -205,49 +187,102 @@ def _normals(table: Mapping[str, Mapping[str, list[float]]], least: int) -> dict
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class Phrasing:
+    """Describes the measures of a modality in words.
+
+    Args:
+        numbers: whether the numbers are written, too.
+        phrases: most measures per modality, the most unusual first.
+        quote: characters of the transcript that are quoted.
+    """
+
+    numbers: bool = True
+    phrases: int = 3
+    quote: int = 80
+
+    def __post_init__(self) -> None:
+        in_range("reasoner.evidence.phrasing.phrases", self.phrases, "[1, inf)")
+        in_range("reasoner.evidence.phrasing.quote", self.quote, "[1, inf)")
+
+    def describe(self, modality: str, view: ClipView, statistics: MeasureStatistics) -> str:
+        """What is unusual about a present modality; never empty."""
+        measures = {n: float(v) for n, v in view.measures.get(modality, {}).items() if math.isfinite(v)}
+        found = [(math.inf, f'says "{_shortened(view.text, self.quote)}"')] if modality == "text" and view.text else []
+        muscles: dict[str, tuple[float, str]] = {}  # unit -> its highest intensity and the name of that measure
+        for name, value in measures.items():
+            if unit := _UNIT.fullmatch(name):
+                muscles[unit[1]] = max((value, name), muscles.get(unit[1], (value, name)))
+            else:
+                found.append(self._measure(name, value, statistics.usual(modality, name, view.speaker)))
+        for number, (value, name) in sorted(muscles.items()):
+            found.append(self._muscle(int(number), value, statistics.usual(modality, name, view.speaker)))
+        phrases = [words for _, words in sorted(found, key=lambda f: -f[0]) if words]
+        nothing = f"{CHANNELS[modality]} {'as usual' if measures else 'present'}"
+        return "; ".join(phrases[: self.phrases]) or nothing
+
+    def synergy(self, match: float) -> str:
+        """Whether sound and movement match, from the probability that they do."""
+        text = f"voice and movement {'match' if match >= 0.5 else 'conflict'}"
+        return f"{text} ({max(match, 1 - match):.2f})" if self.numbers else text
+
+    def _measure(self, name: str, value: float, usual: Usual | None) -> tuple[float, str]:
+        """How unusual a measure is, and its words; no words if it is usual."""
+        words = MEASURES.get(name, Wording(name.replace("_", " "), "{:.2f}", "low", "high"))
+        number = words.number.format(value)
+        if usual is None:
+            return 0.0, f"{words.noun} {number}"
+        mean, std, whose = usual
+        strength = abs(value - mean) / std
+        if strength < NOTABLE:
+            return strength, ""
+        degree = ("very " if strength >= VERY else "") + (words.high if value > mean else words.low)
+        against = f" ({number}, {whose} mean {words.number.format(mean)})" if self.numbers else ""
+        return strength, f"{words.noun} {degree}{against}"
+
+    def _muscle(self, unit: int, value: float, usual: Usual | None) -> tuple[float, str]:
+        """The same for an action unit; no words unless it is active, and more than usual."""
+        strength = (value - usual[0]) / usual[1] if usual else value
+        if value < ACTIVE or (usual and strength < NOTABLE):
+            return 0.0, ""
+        words = f"{MUSCLES.get(unit, f'action unit {unit}')} {'strongly ' if value >= STRONG else ''}active"
+        return strength, words + (f" {value:.1f}" if self.numbers else "")
+
+
+@dataclass(frozen=True, slots=True)
 class TemplateWriter:
     """Writes evidence by rules: no training, the same words for the same numbers.
 
     Args:
-        statistics: what is usual; None = numbers are written as they are.
-        order: `weight` (the modality that the model weighs most first) or `canonical`.
-        top_k: keep so many items, the weightiest; None = all.
-        min_weight: leave out items that weigh less.
-        shuffle: random order instead, fixed by `seed` and the clip's id (ablation).
-        absent: a modality without data is `name`d as missing, its inference is written (`infer`), or `omit`ted.
-        min_confidence: an inference less sure is named as missing instead.
-        conflict_first: the synergy item leads when it says conflict.
-        numbers: write the numbers beside the words.
-        phrases: measures per modality at most, the most unusual first.
-        quote: characters of the transcript that an item quotes.
+        statistics: usual values of the measures; without any, numbers are written as they are.
+        order: `weight` (the modality of highest weight first) or `canonical`.
+        top_k: most items, those of highest weight; None = all.
+        min_weight: items below it are left out.
+        shuffle: random order instead, the same for a clip in every run (ablation).
+        absent: a modality without data is named as missing (`name`), its imputation is written (`infer`), or it is
+            left out (`omit`).
+        min_confidence: an imputation below it is named as missing.
+        conflict_first: the synergy item comes first if it reports a conflict.
+        phrasing: words for the measures of a modality.
         enabled: False writes nothing (ablation).
     """
 
-    def __init__(
-        self,
-        statistics: MeasureStatistics | None = None,
-        order: Literal["weight", "canonical"] = "weight",
-        top_k: int | None = None,
-        min_weight: float = 0.0,
-        shuffle: bool = False,
-        seed: int = 0,
-        absent: Literal["name", "infer", "omit"] = "name",
-        min_confidence: float = 0.2,
-        conflict_first: bool = True,
-        numbers: bool = True,
-        phrases: int = 3,
-        quote: int = 80,
-        enabled: bool = True,
-    ) -> None:
-        one_of("evidence.order", order, ("weight", "canonical"))
-        one_of("evidence.absent", absent, ("name", "infer", "omit"))
-        for key, count in (("top_k", top_k), ("phrases", phrases), ("quote", quote)):
-            if count is not None and count < 1:
-                raise ConfigError(f"evidence.{key} is too small.", expected=">= 1", got=count, where=f"evidence.{key}")
-        self.statistics = statistics or MeasureStatistics()
-        self.order, self.top_k, self.min_weight, self.shuffle, self.seed = order, top_k, min_weight, shuffle, seed
-        self.absent, self.min_confidence, self.conflict_first = absent, min_confidence, conflict_first
-        self.numbers, self.phrases, self.quote, self.enabled = numbers, phrases, quote, enabled
+    statistics: MeasureStatistics = field(default_factory=MeasureStatistics)
+    order: Literal["weight", "canonical"] = "weight"
+    top_k: int | None = None
+    min_weight: float = 0.0
+    shuffle: bool = False
+    absent: Literal["name", "infer", "omit"] = "name"
+    min_confidence: float = 0.2
+    conflict_first: bool = True
+    phrasing: Phrasing = field(default_factory=Phrasing)
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("reasoner.evidence.order", self.order, ("weight", "canonical"))
+        one_of("reasoner.evidence.absent", self.absent, ("name", "infer", "omit"))
+        if self.top_k is not None:
+            in_range("reasoner.evidence.top_k", self.top_k, "[1, inf)")
 
     def write(
         self,
@@ -261,85 +296,42 @@ class TemplateWriter:
         """Evidence of one clip in reading order; lines about missing modalities come last.
 
         Args:
-            weights: expert -> importance; its keys are the experts the model has.
-            present: experts that saw real data; synergy among them where it had sound and movement to compare.
+            view: the clip.
+            weights: expert -> importance, for every expert of the model.
+            present: experts with real data; synergy is one if the clip has both sound and movement.
             inferred: expert -> confidence of its imputation.
-            sync_probability: how probably sound and movement belong together; read where synergy is present.
-            words: modality -> what a trained decoder says of it, instead of the rules'.
+            sync_probability: that sound and movement belong together; read if synergy is present.
+            words: modality -> sentence of a trained decoder, instead of the rules'.
         """
         if not self.enabled:
             return []
         seen: list[EvidenceItem] = []
         missing: list[EvidenceItem] = []
         for modality in MODALITIES:
-            weight, said = float(weights.get(modality, 0.0)), plain((words or {}).get(modality, ""))
+            weight, sentence = float(weights.get(modality, 0.0)), plain((words or {}).get(modality, ""))
             if modality in present:
-                text = said or "; ".join(self._observe(modality, view))
+                text = sentence or self.phrasing.describe(modality, view, self.statistics)
                 seen.append(EvidenceItem(_id(modality), modality, text, weight=weight))
             elif modality in weights and self.absent != "omit":
-                sure = (inferred or {}).get(modality, 0.0)
-                if self.absent == "infer" and sure >= self.min_confidence and sure > 0:
-                    text = said or f"no {CHANNELS[modality]} recorded, estimated from the rest"
-                    seen.append(EvidenceItem("I" + _id(modality), modality, text, "inferred", sure, weight))
+                confidence = (inferred or {}).get(modality, 0.0)
+                if self.absent == "infer" and confidence >= self.min_confidence and confidence > 0:
+                    text = sentence or f"no {CHANNELS[modality]} recorded, estimated from the rest"
+                    seen.append(EvidenceItem("I" + _id(modality), modality, text, "inferred", confidence, weight))
                 else:
                     text = f"{CHANNELS[modality]} not available"
                     missing.append(EvidenceItem(_id(modality), modality, text, "absent", 0.0))
-        match = sync_probability if SYNERGY in present else None
-        if match is not None:
-            seen.append(self._synergy(match, float(weights.get(SYNERGY, 0.0))))
-        forced = [seen.pop()] if match is not None and match < 0.5 and self.conflict_first else []
-        kept = forced + sorted((e for e in seen if e.weight >= self.min_weight), key=lambda e: -e.weight)
+        first: list[EvidenceItem] = []
+        if (match := sync_probability) is not None and SYNERGY in present:
+            text, weight = self.phrasing.synergy(match), float(weights.get(SYNERGY, 0.0))
+            item = EvidenceItem(_id(SYNERGY), SYNERGY, text, "observed", max(match, 1 - match), weight)
+            (first if match < 0.5 and self.conflict_first else seen).append(item)
+        kept = first + sorted((e for e in seen if e.weight >= self.min_weight), key=lambda e: -e.weight)
         kept = kept[: self.top_k]
         if self.order == "canonical":
-            kept[len(forced) :] = sorted(kept[len(forced) :], key=lambda e: EXPERTS.index(e.modality))
+            kept[len(first) :] = sorted(kept[len(first) :], key=lambda e: EXPERTS.index(e.modality))
         if self.shuffle:
-            random.Random(f"{self.seed}/{view.id}").shuffle(kept)
+            random.Random(f"0/{view.id}").shuffle(kept)
         return kept + missing
-
-    def _synergy(self, match: float, weight: float) -> EvidenceItem:
-        sure = max(match, 1 - match)
-        text = f"voice and movement {'match' if match >= 0.5 else 'conflict'}"
-        text += f" ({sure:.2f})" if self.numbers else ""
-        return EvidenceItem(_id(SYNERGY), SYNERGY, text, "observed", sure, weight)
-
-    def _observe(self, modality: str, view: ClipView) -> list[str]:
-        """Phrases about a present modality, the most telling first, at least one."""
-        measures = {n: float(v) for n, v in view.measures.get(modality, {}).items() if math.isfinite(v)}
-        found = [(math.inf, f'says "{_shortened(view.text, self.quote)}"')] if modality == "text" and view.text else []
-        muscles: dict[str, tuple[float, str]] = {}  # unit -> its highest reading and the measure's name
-        for name, value in measures.items():
-            if unit := _UNIT.fullmatch(name):
-                muscles[unit[1]] = max((value, name), muscles.get(unit[1], (value, name)))
-            else:
-                found.append(self._measure(modality, name, value, view.speaker))
-        found += [self._muscle(modality, int(n), name, v, view.speaker) for n, (v, name) in sorted(muscles.items())]
-        found = [(strength, words) for strength, words in found if words]
-        if found:
-            return [words for _, words in sorted(found, key=lambda f: -f[0])[: self.phrases]]
-        return [f"{CHANNELS[modality]} as usual" if measures else f"{CHANNELS[modality]} present"]
-
-    def _measure(self, modality: str, name: str, value: float, speaker: str | None) -> tuple[float, str]:
-        """How unusual a measure is, and its words; no words where it is usual."""
-        words = MEASURES.get(name, Wording(name.replace("_", " "), "{:.2f}", "low", "high"))
-        number, usual = words.number.format(value), self.statistics.usual(modality, name, speaker)
-        if usual is None:
-            return 0.0, f"{words.noun} {number}"
-        mean, std, whose = usual
-        strength = abs(value - mean) / std
-        if strength < NOTABLE:
-            return strength, ""
-        much = ("very " if strength >= VERY else "") + (words.high if value > mean else words.low)
-        against = f" ({number}, {whose} mean {words.number.format(mean)})" if self.numbers else ""
-        return strength, f"{words.noun} {much}{against}"
-
-    def _muscle(self, modality: str, unit: int, name: str, value: float, speaker: str | None) -> tuple[float, str]:
-        """The same for an action unit; no words unless it is active, and more so than usual."""
-        usual = self.statistics.usual(modality, name, speaker)
-        strength = (value - usual[0]) / usual[1] if usual else value
-        if value < ACTIVE or (usual and strength < NOTABLE):
-            return 0.0, ""
-        words = f"{MUSCLES.get(unit, f'action unit {unit}')} {'strongly ' if value >= STRONG else ''}active"
-        return strength, words + (f" {value:.1f}" if self.numbers else "")
 
 
 def _id(modality: str) -> str:

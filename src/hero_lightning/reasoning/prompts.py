@@ -1,4 +1,4 @@
-"""The one way a prompt is made, for training, scoring, generation and extraction (`spec/hero.md` 4.1, 4.4).
+"""Prompts: one builder for training, scoring, generation and extraction (docs/hero.md).
 
 Data flow: ClipView + [EvidenceItem] -> PromptBuilder -> Prompt (ordered parts) -> fit -> text | messages -> LLM.
 """
@@ -9,23 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from hero_lightning.errors import ConfigError
-from hero_lightning.reasoning.evidence import ClipView, EvidenceItem, one_of
+from hero_lightning.errors import ConfigError, in_range, one_of
+from hero_lightning.reasoning.evidence import ClipView, EvidenceItem
 
 Mode = Literal["cot", "label", "caption"]
 
 CONTEXT = "<|context|>"
-"""Stands for the context tokens; the LLM head replaces it by their embeddings. Once in every prompt."""
+"""Placeholder of the context tokens; the LLM head replaces it by their embeddings. Once in every prompt."""
 ANSWER = "Answer:"
-"""Last line of a plain prompt; a chat template has its own sign."""
+"""Last line of a plain prompt; a chat template has its own."""
 KEYS: dict[str, tuple[str, ...]] = {
     "cot": ("emotion_caption", "evidence_summary", "rationale", "final_emotion"),
     "label": ("final_emotion",),
     "caption": ("emotion_caption",),
 }
-"""What the answer of a mode holds, in the order in which it is written: the conclusion follows its reasons."""
-
-
+"""Keys of the answer of a mode, in the order in which they are written: the conclusion follows its reasons."""
 STYLES: dict[str, dict[str, str]] = {
     "full": {
         "role": "You analyse how a person in a video clip feels, from what is seen, heard and said.",
@@ -52,7 +50,7 @@ STYLES: dict[str, dict[str, str]] = {
         "instruction": "JSON only, keys: {keys}.",
     },
 }
-"""Wording of the parts, and what is said of a key. Both styles ask the same in the same order."""
+"""Wording of the parts and of the keys. Both styles ask the same questions in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,8 @@ class Part:
 
     Attributes:
         name: role, context, evidence, transcript, turns, labels, steps or instruction.
-        head: its first line; empty = none.
-        lines: what can be dropped one by one when the prompt is too long.
+        head: first line; empty = none.
+        lines: lines that can be dropped one by one if the prompt is too long.
         weights: of the lines of the evidence.
     """
 
@@ -82,7 +80,7 @@ class Prompt:
 
     Attributes:
         mode: cot, label or caption.
-        keys: what the answer must hold, in order.
+        keys: of the answer, in order.
         parts: in reading order.
     """
 
@@ -91,58 +89,60 @@ class Prompt:
     parts: tuple[Part, ...]
 
     def text(self) -> str:
-        """Plain prompt for a model without a chat template; the answer follows at once."""
+        """Plain prompt for a model without a chat template; the answer follows directly."""
         return "\n".join([*(p.text() for p in self.parts), ANSWER, ""])
 
     def messages(self) -> list[dict[str, str]]:
-        """Prompt for a chat template: the role as system message, the rest as the user's."""
+        """Prompt for a chat template: the role as system message, the rest as user message."""
         role, *rest = (p.text() for p in self.parts)
         return [{"role": "system", "content": role}, {"role": "user", "content": "\n".join(rest)}]
 
     def part(self, name: str) -> Part | None:
-        """The part of that name, if the prompt has it."""
+        """The part of that name, or None."""
         return next((p for p in self.parts if p.name == name), None)
 
     def replaced(self, part: Part) -> Prompt:
-        """The prompt with another version of a part; a part left without lines goes."""
+        """The prompt with another version of a part; a part without lines is removed."""
         parts = (part if p.name == part.name else p for p in self.parts)
         return replace(self, parts=tuple(p for p in parts if p.name != part.name or p.lines))
 
 
+@dataclass(frozen=True, slots=True)
 class PromptBuilder:
-    """Makes prompts.
+    """Builds prompts.
 
     Args:
         mode: `cot` asks for reasons and label, `label` for the label alone, `caption` for a description.
-        classes: closed label list of the dataset; empty = the answer is free.
-        context_turns: previous turns shown.
+        classes: label list of the dataset; empty = the answer is free.
+        context_turns: number of previous turns.
         style: `full`, or `compact` for small language models.
-        role: first sentence instead of the style's.
-        caption: whether `cot` asks for a caption; False for a dataset that has labels only.
-        transcript, steps, weights: what is shown; weights are numbers behind the evidence.
+        role: first sentence, instead of the style's.
+        caption: whether `cot` asks for a caption; False for a dataset with labels only.
+        transcript: whether the transcript is shown.
+        steps: whether `cot` lists the steps of the reasoning.
+        weights: whether the lines of the evidence end with their weights.
+        max_tokens: of a prompt; see `fit` for what a longer one loses.
     """
 
-    def __init__(
-        self,
-        mode: Mode = "cot",
-        classes: Sequence[str] = (),
-        context_turns: int = 0,
-        style: Literal["full", "compact"] = "full",
-        role: str | None = None,
-        caption: bool = True,
-        transcript: bool = True,
-        steps: bool = True,
-        weights: bool = False,
-    ) -> None:
-        one_of("prompt.mode", mode, KEYS)
-        one_of("prompt.style", style, STYLES)
-        if context_turns < 0:
-            raise ConfigError("Too few turns.", expected=">= 0", got=context_turns, where="prompt.context_turns")
-        self.mode, self.classes, self.context_turns, self.style = mode, tuple(classes), context_turns, STYLES[style]
-        self.role, self.caption, self.transcript, self.steps, self.weights = role, caption, transcript, steps, weights
+    mode: Mode = "cot"
+    classes: Sequence[str] = ()
+    context_turns: int = 0
+    style: Literal["full", "compact"] = "full"
+    role: str | None = None
+    caption: bool = True
+    transcript: bool = True
+    steps: bool = True
+    weights: bool = False
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        one_of("reasoner.prompt.mode", self.mode, KEYS)
+        one_of("reasoner.prompt.style", self.style, STYLES)
+        in_range("reasoner.prompt.context_turns", self.context_turns, "[0, inf)")
+        in_range("reasoner.prompt.max_tokens", self.max_tokens, "[1, inf)")
 
     def keys(self, mode: Mode | None = None) -> tuple[str, ...]:
-        """What the answer to a prompt of that mode (the builder's own by default) must hold."""
+        """Keys of the answer to a prompt of that mode (by default the builder's)."""
         mode = mode or self.mode
         return tuple(k for k in KEYS[mode] if mode != "cot" or self.caption or k != "emotion_caption")
 
@@ -156,13 +156,13 @@ class PromptBuilder:
         """The prompt of one clip.
 
         Args:
-            view: what may be known of the clip.
+            view: the clip.
             evidence: in reading order.
             mode: instead of the builder's, for a second prompt about the same clip.
             classes: instead of the builder's, for a row of another dataset.
         """
-        mode, style, keys = mode or self.mode, self.style, self.keys(mode)
-        labels = self.classes if classes is None else tuple(classes)
+        mode, style, keys = mode or self.mode, STYLES[self.style], self.keys(mode)
+        labels = self.classes if classes is None else classes
         role = self.role or style["caption" if mode == "caption" else "role"]
         parts = [Part("role", role), Part("context", CONTEXT)]
         if evidence:
@@ -184,29 +184,29 @@ class PromptBuilder:
 
 
 class Dropped(NamedTuple):
-    """What a prompt lost to fit: oldest turns, weakest evidence, characters of the transcript."""
+    """What was removed from a prompt: number of oldest turns, ids of evidence, characters of the transcript."""
 
     turns: int = 0
     evidence: tuple[str, ...] = ()
     characters: int = 0
 
     def kept(self, evidence: Sequence[EvidenceItem]) -> list[EvidenceItem]:
-        """The items that stayed in the prompt: what the target answer may be built from."""
+        """The items that are left in the prompt, which the target answer may use."""
         return [item for item in evidence if item.id not in self.evidence]
 
 
 def fit(prompt: Prompt, count_tokens: Callable[[str], int], budget: int) -> tuple[Prompt, Dropped]:
-    """Shortens a prompt until it fits: oldest turns first, then the weakest evidence, then the transcript's middle.
+    """Shortens a prompt: oldest turns first, then the evidence of lowest weight, then the transcript's middle.
 
-    Role, context, labels, steps, instruction and answer marker are never touched.
+    Role, context, labels, steps, instruction and answer marker are never shortened.
 
     Args:
         prompt: the prompt.
-        count_tokens: tokens of a text; `Prompt.text()` is what is counted, the placeholder as it is spelled.
-        budget: tokens allowed for it (room for soft tokens, chat template and answer already taken off).
+        count_tokens: number of tokens of `Prompt.text()`, including the placeholder.
+        budget: most tokens, without soft tokens, chat template and answer.
 
     Raises:
-        ConfigError: what may not be touched does not fit.
+        ConfigError: the other parts alone are longer than the budget.
     """
 
     def fits(p: Prompt) -> bool:
@@ -217,7 +217,7 @@ def fit(prompt: Prompt, count_tokens: Callable[[str], int], budget: int) -> tupl
         if part := prompt.part("turns"):
             prompt, turns = prompt.replaced(replace(part, lines=part.lines[1:])), turns + 1
         elif part := prompt.part("evidence"):
-            # Of equals the later goes: lines about missing modalities stand last and weigh nothing.
+            # The last one among equals: lines about missing modalities are last and have weight 0.
             k = -min((weight, -i) for i, weight in enumerate(part.weights))[1]
             lost.append(part.lines[k].split(":")[0])
             lines, weights = part.lines[:k] + part.lines[k + 1 :], part.weights[:k] + part.weights[k + 1 :]
@@ -234,14 +234,14 @@ def fit(prompt: Prompt, count_tokens: Callable[[str], int], budget: int) -> tupl
                 "The question alone is longer than the token budget of a prompt.",
                 expected=f"at most {budget} tokens",
                 got=count_tokens(prompt.text()),
-                where="reasoner.max_prompt",
-                hint="raise reasoner.max_prompt, or set reasoner.prompt.style=compact",
+                where="reasoner.prompt.max_tokens",
+                hint="a larger reasoner.prompt.max_tokens, or reasoner.prompt.style=compact",
             )
     return prompt, Dropped(turns, tuple(lost), cut)
 
 
 def _shortened(prompt: Prompt, transcript: Part, length: int) -> Prompt:
-    """The prompt with so many characters of its transcript, half of them from each end; 0 = without transcript."""
+    """The prompt with `length` characters of its transcript, half from each end; 0 = without transcript."""
     (text,) = transcript.lines
     ends = f"{text[: length - length // 2]} ... {text[len(text) - length // 2 :]}"
     return prompt.replaced(replace(transcript, lines=(ends,) if length else ()))

@@ -7,7 +7,6 @@ Shapes: N samples of a split, C outputs of a Task.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from hero_lightning.evaluation.scoring import SplitRecord
+from hero_lightning.features.files import write_atomic, write_csv
 from hero_lightning.reasoning.evidence import EvidenceItem
 from hero_lightning.tasks import Task
 
@@ -65,15 +65,13 @@ def _short(value: Any) -> Any:
 def write_predictions(path: Path, records: Iterable[SplitRecord], tasks: Mapping[str, Task]) -> None:
     """Writes predictions.csv, a line per sample of every split."""
     rows = [row for record in records for row in prediction_rows(record, tasks)]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(k for row in rows for k in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    header = list(dict.fromkeys(k for row in rows for k in row))
+    write_csv(path, header, ([row.get(k, "") for k in header] for row in rows))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes standard JSON: nan and infinities become null."""
-    path.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(path, (json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tasks: what is predicted, how a label is coded, what a wrong answer costs and how answers are scored."""
+"""Tasks: the encoding of a label, its loss, its prediction and its metrics."""
 
 from hero_lightning.tasks.base import Task
 from hero_lightning.tasks.kinds import ClassTask, DistributionTask, MultilabelTask, ScoreTask

@@ -1,10 +1,10 @@
-"""Task: one label of a dataset, with its coding, loss, prediction and metrics.
+"""Task: one label of a dataset with its encoding, loss, prediction and metrics.
 
-Data flow: Sample.labels[name] (the dataset' own words) --encode, collate--> Label; logits --loss--> scalar;
-logits --predict--> prediction --statistics--> sums over rows --metrics_of--> numbers, intervals and baselines.
+Data flow: Sample.labels[name] (as the dataset writes it) --encode, collate--> Label; logits --loss--> scalar;
+logits --predict--> prediction --statistics--> summed over rows --metrics_of--> metrics, intervals and baselines.
 
 Shapes: B rows of a batch, N rows of a split, C outputs, S additive statistics of a row.
-A Task is plain data (it travels to loader workers and into checkpoints); it owns no parameters.
+A Task has no parameters; it is pickled into loader workers and saved in checkpoints.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError, DataError, in_range
 from hero_lightning.types import Label
 
 
 class InvalidLabel(Exception):
-    """A label that a Task cannot code: problem, expected, got."""
+    """A label that a Task cannot encode; args: problem, expected, got."""
 
 
 def number(value: Any) -> float:
-    """A finite number, from a number or its text."""
+    """A finite number, from a number or its text; InvalidLabel for anything else."""
     try:
         out = float(value)
     except (TypeError, ValueError):
@@ -43,44 +43,51 @@ class Task(ABC):
 
     Attributes:
         kind: class, multilabel, score, distribution, pair or open.
-        metric: the module of hero_lightning.metrics that scores it.
-        activation: logits -> prediction.
-        primary: name of the figure that selects a checkpoint; `higher_is_better` says which way.
+        formulas: module of hero_lightning.metrics with `statistics`, `metrics`, and optionally `chance`, `per_class`.
+        activation: function from logits to prediction.
+        dtype: of Label.value.
+        primary: name of the metric that selects a checkpoint; `higher_is_better` is its direction.
+        min_classes: fewest classes that may be given.
         name: key in Sample.labels and Batch.labels.
-        weight: factor of its loss in the sum.
+        weight: factor of the loss in the total loss.
         classes: names of the outputs; empty for a score.
-        prior: [C] mean of the coded train labels (class shares, label rates, mean score), once fitted: the best
-            constant answer, from which class weights and the majority line are made; [3, C] for a distribution.
+        prior: [C] mean of the encoded train labels (class shares, label rates, mean score), None before `fit`: the
+            constant prediction of the majority baseline, and source of class weights; [3, C] for a distribution.
     """
 
     kind: ClassVar[str]
-    metric: ClassVar[ModuleType]
+    formulas: ModuleType
+    min_classes: ClassVar[int] = 0
     activation: ClassVar[Literal["softmax", "sigmoid", "none"]] = "softmax"
+    dtype: ClassVar[torch.dtype] = torch.float32
     primary: str
     higher_is_better: bool = True
 
-    def __init__(self, name: str, classes: Iterable[object] | None, weight: float) -> None:
-        self.name = name
-        self.weight = float(weight)
+    def __init__(self, name: str, classes: Iterable[object] | None, weight: float = 1.0) -> None:
+        self.name, self.weight = name, float(weight)
         self.classes: tuple[str, ...] = tuple(str(c) for c in classes or ())
         self.prior: Tensor | None = None
-        if not self.weight >= 0:
-            raise self._wrong("weight", "a number >= 0", weight)
-        if len(set(self.classes)) < len(self.classes):
-            raise self._wrong("classes", "names that differ", list(self.classes))
+        in_range(self.key("weight"), self.weight, "[0, inf)")
+        if classes is not None and len(set(self.classes)) < max(len(self.classes), self.min_classes):
+            expected, where = f"at least {self.min_classes} different names", self.key("classes")
+            raise ConfigError("Invalid list of classes.", expected=expected, got=list(self.classes), where=where)
 
     @property
     def outputs(self) -> int:
-        """C, the width of the logits."""
+        """C, the width of the logits; 0 if the classes are not known yet."""
         return len(self.classes)
+
+    def key(self, option: str) -> str:
+        """Config key of an option, for messages."""
+        return f"dataset.tasks.{self.name}.{option}"
 
     @abstractmethod
     def encode_label(self, value: Any) -> Any:
-        """A label in the dataset' words -> its code (a number or a list of C); one that does not fit is refused."""
+        """A label as the dataset writes it -> its code, a number or a list of numbers; InvalidLabel if it has none."""
 
     @abstractmethod
     def row_loss(self, logits: Tensor, value: Tensor) -> Tensor:
-        """Loss of every row [B] from logits [B, C] and Label.value."""
+        """Loss of every row [B], from logits [B, C] and Label.value."""
 
     def predict(self, logits: Tensor) -> Tensor:
         """Logits [B, C] -> probabilities or scores [B, C], float32."""
@@ -88,17 +95,14 @@ class Task(ABC):
         return x.softmax(dim=-1) if self.activation == "softmax" else x.sigmoid() if self.activation == "sigmoid" else x
 
     def decode(self, row: Tensor) -> str | float:
-        """One prediction [C] -> the answer in the dataset' words: the strongest class."""
-        return self.classes[int(row.argmax())]
+        """One prediction [C] -> a label as the dataset writes it: the most probable class, or the score."""
+        return self.classes[int(row.argmax())] if self.classes else float(row)
 
     def encode(self, value: Any, where: object, unknown: Literal["error", "drop"] = "error") -> Any:
-        """A label in the dataset' words -> its code.
-
-        Args:
-            unknown: what becomes of a label that does not fit; dropped = None, counted by the caller.
+        """`encode_label`, with the sample id `where` in the message; None for an invalid label if unknown is drop.
 
         Raises:
-            DataError: with the expected list and what came, unless unknown labels are dropped.
+            DataError: the label is invalid and `unknown` is error.
         """
         try:
             return self.encode_label(value)
@@ -106,72 +110,68 @@ class Task(ABC):
             if unknown == "drop":
                 return None
             problem, expected, got = error.args
-            hint = f"correct the label, let dataset.tasks.{self.name} admit it, or set dataset.unknown_label=drop"
-            problem = f"{problem} for task {self.name}."
+            problem, hint = f"{problem} for task {self.name}.", "dataset.unknown_label=drop"
             raise DataError(problem, expected=expected, got=got, where=where, hint=hint) from None
 
     def fit(self, values: Iterable[Any]) -> Task:
-        """Learns from the labels of the train split (None = no label); those that do not fit are passed over."""
+        """Sets `prior` from the labels of the train split; None and invalid labels are skipped. Returns the Task."""
         codes = [self.encode(v, "the train split", "drop") for v in values if v is not None]
-        codes = [c for c in codes if c is not None]
-        if codes:
-            self.prior = self._constant(self._spread(self._tensor(codes)).double())
+        if codes := [c for c in codes if c is not None]:
+            self.prior = self._best_constant(self._as_prediction(torch.tensor(codes, dtype=self.dtype)).double())
         return self
 
     def collate(self, values: Sequence[Any], ids: Sequence[str]) -> Label:
-        """B labels in the dataset' words (None = no label) and their sample ids -> Label."""
+        """B labels as the dataset writes them (None = no label) and their sample ids -> Label."""
         codes = [None if v is None else self.encode(v, i) for v, i in zip(values, ids, strict=True)]
+        values = [self._placeholder() if c is None else c for c in codes]
         mask = torch.tensor([c is not None for c in codes], dtype=torch.bool)
-        return Label(value=self._tensor([self._blank() if c is None else c for c in codes]), mask=mask)
+        return Label(torch.tensor(values, dtype=self.dtype), mask)
 
     def loss(self, logits: Tensor, label: Label, group: Tensor | None = None) -> Tensor:
         """Mean loss over the labelled rows.
 
         Args:
             logits: [B, C].
-            group: [B] item of every row; read by Tasks that compare the rows of an item.
+            label: labels of the B rows.
+            group: [B] item of every row, for Tasks that compare the rows of an item.
 
         Returns:
-            Scalar; exactly zero, yet connected to the logits, where no row is labelled. Class weights multiply
-            rows and do not divide the mean: they average to one over the train split.
+            Scalar, 0 without labelled rows. It is not divided by the class weights: their mean over train is 1.
         """
         rows = self.row_loss(logits.float(), label.value)
         return torch.where(label.mask, rows, 0.0).sum() / label.mask.sum().clamp(min=1)
 
     def statistics(self, prediction: Tensor, value: Tensor) -> Tensor:
-        """Predictions [N, C] and Label.value of labelled rows -> [N, S] float64, whose sums give the metrics."""
-        return self.metric.statistics(prediction, value)
+        """Predictions [N, C] and Label.value of labelled rows -> additive statistics [N, S] float64."""
+        return self.formulas.statistics(prediction, value)
 
     def metrics_of(self, sums: Tensor) -> dict[str, Tensor]:
-        """Summed statistics [..., S] -> figure name -> [...]; the primary figure first."""
-        return self.metric.metrics(sums, self.outputs)
+        """Summed statistics [..., S] -> metric name -> [...], the primary metric first."""
+        return self.formulas.metrics(sums, self.outputs)
 
     def metrics(self, prediction: Tensor, label: Label) -> dict[str, float]:
-        """Metrics over the labelled rows of predictions [N, C], the primary one first; empty without any."""
+        """Metrics over the labelled rows of predictions [N, C], the primary one first; empty without labelled rows."""
         rows = self.statistics(prediction[label.mask], label.value[label.mask])
         return {k: float(v) for k, v in self.metrics_of(rows.sum(dim=0)).items()} if len(rows) else {}
 
     def majority(self, label: Label) -> dict[str, float]:
-        """Metrics of the constant answer fitted on the train split; empty before `fit`."""
-        if self.prior is None:
-            return {}
-        return self.metrics(self.prior.expand(len(label.mask), -1), label)
+        """Metrics of predicting `prior` for every row; empty before `fit`."""
+        return {} if self.prior is None else self.metrics(self.prior.expand(len(label.mask), -1), label)
 
     def chance(self, label: Label) -> dict[str, float]:
-        """Metrics expected of uniform guessing; empty where that is not defined, or nothing is labelled."""
-        guess = getattr(self.metric, "chance", None)
-        return guess(label.value[label.mask], self.outputs) if guess and bool(label.mask.any()) else {}
+        """Expected metrics of uniform guessing; empty if not defined for the kind, or without labelled rows."""
+        chance = getattr(self.formulas, "chance", None)
+        return chance(label.value[label.mask], self.outputs) if chance and bool(label.mask.any()) else {}
 
     def per_class(self, prediction: Tensor, label: Label) -> dict[str, dict[str, float]]:
-        """Class name -> its metrics over the labelled rows; empty where there are no classes to tell apart."""
-        if (tell := getattr(self.metric, "per_class", None)) is None:
-            return {}
+        """Class name -> its metrics over the labelled rows; empty if not defined for the kind."""
+        per_class = getattr(self.formulas, "per_class", None)
         rows = self.statistics(prediction[label.mask], label.value[label.mask])
-        return tell(rows.sum(dim=0), self.classes)
+        return per_class(rows.sum(dim=0), self.classes) if per_class else {}
 
     def columns(self, prediction: Tensor, label: Label) -> dict[str, list[Any]]:
-        """Columns of the prediction file, N long: truth (None without a label), prediction, p_<class>."""
-        truth = self._spread(label.value)
+        """Columns of the prediction file, N values each: truth (None without a label), prediction, p_<class>."""
+        truth = self._as_prediction(label.value)
         columns: dict[str, list[Any]] = {
             "truth": [self.decode(v) if m else None for v, m in zip(truth, label.mask.tolist(), strict=True)],
             "prediction": [self.decode(p) for p in prediction],
@@ -181,45 +181,37 @@ class Task(ABC):
         return columns
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, classes as fitted, in builtins."""
-        given = {name: getattr(self, name) for name in signature(type(self)).parameters}
-        return given | ({"classes": list(self.classes) or None} if "classes" in given else {})
+        """The constructor's arguments, with the fitted classes, in builtin types."""
+        arguments = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return arguments | ({"classes": list(self.classes) or None} if "classes" in arguments else {})
 
     def state(self) -> dict[str, Any]:
-        """Everything the Task is, in builtins, for the checkpoint."""
+        """The Task in builtin types, for a checkpoint."""
         prior = None if self.prior is None else self.prior.tolist()
         return {"kind": self.kind, "settings": self.settings(), "prior": prior}
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> Task:
-        """The Task that `state` describes."""
+        """The Task saved by `state`."""
         kinds: dict[str, Any] = {k.kind: k for k in Task.__subclasses__()}
         task: Task = kinds[state["kind"]](**state["settings"])
         task.prior = None if state["prior"] is None else torch.tensor(state["prior"], dtype=torch.float64)
         return task
 
-    def _constant(self, truth: Tensor) -> Tensor:
-        """Coded train labels [N, C] -> the best constant answer."""
+    def _best_constant(self, truth: Tensor) -> Tensor:
+        """Train labels in the shape of predictions [N, C] -> the best constant prediction."""
         return truth.mean(dim=0)
 
-    def _blank(self) -> Any:
-        """The code that stands in rows without a label; the mask hides it."""
+    def _placeholder(self) -> Any:
+        """Code of a row without a label, where the mask is False."""
         return [0.0] * self.outputs
 
-    def _tensor(self, codes: Sequence[Any]) -> Tensor:
-        """B codes -> Label.value."""
-        return torch.tensor(codes, dtype=torch.float32)
-
-    def _spread(self, value: Tensor) -> Tensor:
-        """Label.value -> [B, C], the shape of a prediction."""
+    def _as_prediction(self, value: Tensor) -> Tensor:
+        """Label.value -> the prediction [B, C] that equals it."""
         return value.reshape(len(value), self.outputs)
 
-    def _wrong(self, key: str, expected: object, got: object) -> ConfigError:
-        where = f"dataset.tasks.{self.name}.{key}"
-        return ConfigError(f"{key} of task {self.name} is wrong.", expected=expected, got=got, where=where)
-
-    def _vector(self, value: Any) -> list[float]:
-        """Names present, name -> intensity, or C intensities -> C finite numbers >= 0; a name left out is 0."""
+    def _intensities(self, value: Any) -> list[float]:
+        """Class names, a mapping name -> intensity, or C intensities -> C numbers >= 0; missing names are 0."""
         expected = list(self.classes)
         if isinstance(value, Mapping):
             numbers = {str(k): v for k, v in value.items()}
@@ -230,9 +222,7 @@ class Task(ABC):
         elif len(list(value)) == self.outputs:
             numbers = dict(zip(self.classes, value, strict=True))
         else:
-            raise InvalidLabel(
-                "Wrong number of intensities", f"{self.outputs}, one for each of {expected}", repr(value)
-            )
+            raise InvalidLabel("Wrong number of intensities", f"one for each of {expected}", repr(value))
         if unknown := sorted(set(numbers) - set(self.classes)):
             raise InvalidLabel("Unknown label", expected, unknown)
         row = [number(numbers.get(c, 0.0)) for c in self.classes]

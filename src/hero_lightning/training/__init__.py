@@ -1,1 +1,1 @@
-"""The LightningModule and what it learns with: losses, optimizers, augmentation, checkpoints."""
+"""Training: the LightningModule, losses, optimizers, augmentation, checkpoints."""

@@ -1,6 +1,6 @@
-"""Modality dropout: whole modalities are withheld while training, so that no expert rests on the others.
+"""Augmentation in training: modality dropout and mixup.
 
-Data flow: Features by modality -> the same, some rows of some modalities absent -> model.
+Data flow: Features by modality -> some rows of some modalities absent -> mixed with other clips of the batch -> model.
 
 Shapes: B rows, U modalities, T steps.
 """
@@ -8,17 +8,17 @@ Shapes: B rows, U modalities, T steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import in_range
 from hero_lightning.types import Batch, Features, Label
 
 
 class ModalityDropout:
-    """Withholds each present modality of each row with a probability that grows with the epoch (`spec/hero.md` 3.4).
+    """Withholds each present modality of each row with a probability that grows with the epoch.
 
     A row keeps at least one of the modalities it has.
 
@@ -29,14 +29,13 @@ class ModalityDropout:
     """
 
     def __init__(self, start: float = 0.0, end: float = 0.3, ramp_epochs: int = 5) -> None:
-        for key, value, most in (("start", start, 1), ("end", end, 1), ("ramp_epochs", ramp_epochs, 1000)):
-            if not 0 <= value <= most:
-                where = f"modality_dropout.{key}"
-                raise ConfigError(f"{key} is out of range.", expected=f"0..{most}", got=value, where=where)
+        in_range("modality_dropout.start", start, "[0, 1]")
+        in_range("modality_dropout.end", end, "[0, 1]")
+        in_range("modality_dropout.ramp_epochs", ramp_epochs, "[0, 1000]")
         self.start, self.end, self.ramp_epochs = start, end, ramp_epochs
 
     def probability(self, epoch: int) -> float:
-        """Of withholding a modality in this epoch."""
+        """Probability that a modality is withheld in this epoch."""
         return self.start + (self.end - self.start) * min(1.0, epoch / max(1, self.ramp_epochs))
 
     def __call__(self, features: Mapping[str, Features], epoch: int) -> dict[str, Features]:
@@ -50,7 +49,7 @@ class ModalityDropout:
 
 
 def keep_one(present: Tensor, chance: Tensor, p: float) -> Tensor:
-    """Which modalities stay.
+    """Draws the modalities that stay.
 
     Args:
         present: [B, U].
@@ -68,16 +67,14 @@ class Mixup:
     """Mixes every clip of a batch with another one, features and loss alike (Zhang et al. 2018).
 
     x = s x_own + (1 - s) x_partner and loss = s loss(y_own) + (1 - s) loss(y_partner), with s from Beta(alpha, alpha),
-    one draw per batch. s is mirrored to at least one half: no pair is changed by that, and a row stays nearer to
-    its own clip.
+    one draw per batch. s is mirrored to at least one half: the pairs stay, and a row stays nearer to its own clip.
 
     Args:
-        alpha: of the Beta distribution; near 0 most mixtures are almost one clip, 1 draws evenly, 0 mixes nothing.
+        alpha: of the Beta distribution; near 0 most mixtures are almost one clip, 1 draws evenly, 0 turns it off.
     """
 
     def __init__(self, alpha: float = 0.4) -> None:
-        if not alpha >= 0:
-            raise ConfigError("alpha is out of range.", expected=">= 0", got=alpha, where="mixup.alpha")
+        in_range("mixup.alpha", alpha, "[0, inf)")
         self.alpha = alpha
 
     def __call__(self, features: Mapping[str, Features], batch: Batch) -> tuple[dict[str, Features], Batch, float]:
@@ -109,3 +106,19 @@ def mixed(own: Features, partner: Tensor, share: float) -> Features:
     time = own.time if own.time is None else torch.where(own.mask, own.time, own.time[partner])
     mean = torch.where(both, share * own.x + (1 - share) * x, torch.where(alone, own.x, x))
     return Features(mean, own.mask | mask, time)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Modality dropout, then mixup; None = off."""
+
+    modality_dropout: ModalityDropout | None = None
+    mixup: Mixup | None = None
+
+    def __call__(
+        self, features: dict[str, Features], batch: Batch, epoch: int
+    ) -> tuple[dict[str, Features], Batch, float]:
+        """Features, batch with the labels of the partners, and share s of the own clip (1 without mixup)."""
+        if self.modality_dropout is not None:
+            features = self.modality_dropout(features, epoch)
+        return (features, batch, 1.0) if self.mixup is None else self.mixup(features, batch)

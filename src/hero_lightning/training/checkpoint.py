@@ -1,4 +1,4 @@
-"""Checkpoints: what they carry beside weights, how they are found, and what is refused in them.
+"""Checkpoints: finding, reading and checking them; the facts they hold with the weights.
 
 Data flow: EmotionModule -> trainable weights + facts (classes, widths, identities) -> .ckpt -> checks -> weights.
 """
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hero_lightning.errors import CheckpointError
+from hero_lightning.errors import CheckpointError, cause
 
 log = logging.getLogger(__name__)
 
 FACTS = "hero_lightning"
 """Key of the facts inside a Lightning checkpoint."""
 LM = "lm"
-"""Folder of a run's small language model: its tokenizer, sizes, and the weights it started from."""
+"""Folder of a run's small language model: its tokenizer, sizes and initial weights."""
 
 _ALLOWED = (
     "hero_lightning.", "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.",
@@ -45,7 +45,7 @@ def find(where: str | Path, prefer: str = "best") -> Path:
             expected="a run folder with checkpoints/*.ckpt, or a .ckpt file",
             got="a folder without one" if path.is_dir() else "nothing there",
             where=path,
-            hint="run=runs/<name>/<date> of a finished `python -m hero_lightning.train`",
+            hint="run=runs/NAME/DATE of a finished `python -m hero_lightning.train`",
         )
     return found[-1]
 
@@ -56,9 +56,9 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def copy_lm(where: str | Path | None, folder: Path) -> Path:
-    """Folder of the language model of the run in `folder`; that of the run it starts from, if it has one.
+    """Folder of the language model of the run in `folder`; a copy of that of the run it starts from, if it has one.
 
-    Token ids must stay what the weights mean by them.
+    The weights depend on the token ids of that run.
     """
     source = None if where is None else run_folder(find(where)) / LM
     if source is not None and source.is_dir():
@@ -67,7 +67,7 @@ def copy_lm(where: str | Path | None, folder: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint; only tensors and plain builtins are admitted.
+    """Reads a checkpoint; it may hold tensors and plain builtins only.
 
     Raises:
         CheckpointError: if the file is broken, holds other objects, or was not written by this package.
@@ -80,9 +80,9 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             "A checkpoint cannot be read.",
             expected="a file of tensors and plain builtins",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=cause(error),
             where=path,
-            hint="take another checkpoint of the run, or train again",
+            hint="use another checkpoint of the run, or train again",
         ) from error
     if not isinstance(state, dict) or FACTS not in state or "state_dict" not in state:
         raise CheckpointError(
@@ -96,7 +96,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def trainable_state(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `state` that training can change: trainable parameters, and buffers outside frozen encoders."""
-    named = dict(module.named_parameters(remove_duplicate=False))  # a tied matrix has two names, and is kept once
+    named = dict(module.named_parameters(remove_duplicate=False))  # a tied matrix has two names and is stored once
     kept = {n for n, p in module.named_parameters() if p.requires_grad}
     frozen = named.keys() - kept
     still = {n.rsplit(".", 1)[0] for n in frozen} - {n.rsplit(".", 1)[0] for n in kept}
@@ -110,7 +110,7 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
         module: what receives them.
         state: name -> tensor of a checkpoint.
         where: the checkpoint, for messages.
-        strict: every trainable parameter must be there; else what is missing is logged (a later stage adds parts).
+        strict: every trainable parameter must be there; else missing ones are logged (a later stage adds parts).
 
     Raises:
         CheckpointError: other shapes, or missing weights under `strict`.
@@ -133,18 +133,11 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
             expected=missing[:3],
             got="not there",
             where=where,
-            hint="use the modalities and auxiliary_losses of the run that wrote it",
+            hint="use the modalities and auxiliary losses of the run that wrote it",
         )
     surplus = [k for k in state if k not in own]
     if missing or surplus:
-        log.info(
-            "%s: %d weights start fresh %s, %d are not used %s",
-            where,
-            len(missing),
-            missing[:3],
-            len(surplus),
-            surplus[:3],
-        )
+        log.info("%s: new weights %s (%d), unused %s (%d)", where, missing[:3], len(missing), surplus[:3], len(surplus))
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 
@@ -186,7 +179,7 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
                 expected=list(classes),
                 got=list(found),
                 where=where,
-                hint="pass label_map='{theirs: ours, ...}', or train on this dataset",
+                hint="label_map='{theirs: ours}', or train on this dataset",
             )
 
 
@@ -200,7 +193,7 @@ def changed_modalities(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iter
 
 
 def _differs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first part in which two feature identities differ. Which dataset and which folder does not matter."""
+    """The first part in which two feature identities differ, dataset and folder aside."""
 
     def kept(identity: Mapping[str, Any]) -> dict[str, Any]:
         plain = {k: v for k, v in identity.items() if k != "dataset"}
@@ -211,19 +204,19 @@ def _differs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def check_config(node: Any, where: Path | str) -> None:
-    """Refuses a stored config that names anything but the classes a run may be rebuilt from.
+    """Refuses a stored config that names anything but the classes that a run may be rebuilt from.
 
     Raises:
         CheckpointError: foreign `_target_`, `_args_`, or `trust_remote_code`.
     """
     if isinstance(node, Mapping):
-        task = node.get("_target_")
-        foreign = task is not None and not (
-            str(task).startswith(_ALLOWED) and str(task).rsplit(".", 1)[-1][:1].isupper()
+        name = node.get("_target_")
+        foreign = name is not None and not (
+            str(name).startswith(_ALLOWED) and str(name).rsplit(".", 1)[-1][:1].isupper()
         )
-        for bad in [f"_target_: {task}"] * foreign + [k for k in ("_args_", "trust_remote_code") if node.get(k)]:
+        for bad in [f"_target_: {name}"] * foreign + [k for k in ("_args_", "trust_remote_code") if node.get(k)]:
             raise CheckpointError(
-                "A stored config asks for something a run is never rebuilt from.",
+                "A stored config names something that a run is never rebuilt from.",
                 expected="classes of " + ", ".join(a.rstrip(".") for a in _ALLOWED),
                 got=bad,
                 where=where,

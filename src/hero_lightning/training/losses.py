@@ -1,8 +1,9 @@
-"""Auxiliary losses: named loss terms beside the Tasks' own losses.
+"""Auxiliary losses: named loss terms in addition to those of the Tasks.
 
-Data flow: Outputs + Batch (+ the model, for a second look) -> scalar; the training step sums weight * auxiliary_loss.
+Data flow: Outputs + Batch (+ the model, which computes further logits or labels) -> scalar; the training step sums
+weight * loss.
 
-Shapes: B rows, E experts, U modalities, C outputs of a Task, N pairs.
+Shapes: B rows, E experts, C outputs of a Task.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hero_lightning.errors import ConfigError
-from hero_lightning.models.baselines.sequence import MultiTask
-from hero_lightning.models.hero.evidence import SYNERGY
-from hero_lightning.models.hero.hero import Hero
-from hero_lightning.models.outputs import Outputs
+from hero_lightning.errors import in_range
+from hero_lightning.models.base import FusionModel
+from hero_lightning.models.outputs import SYNERGY, Outputs
 from hero_lightning.types import Batch, Label
 
 
@@ -29,69 +28,69 @@ class AuxiliaryLoss:
         weight: its factor in the sum; 0 skips the computation.
 
     Attributes:
-        requires: auxiliary_heads of the model it reads (`model.hero.AUXILIARY_HEADS`).
+        requires: auxiliary heads of the model that it reads.
+        mixable: whether it can be computed on mixed clips (`Mixup`).
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
+    mixable: ClassVar[bool] = True
 
-    def __init__(self, weight: float) -> None:
-        if not weight >= 0:
-            raise ConfigError(
-                "An auxiliary_loss's weight is out of range.",
-                expected=">= 0",
-                got=weight,
-                where=f"auxiliary_loss.{type(self).__name__}",
-            )
+    def __init__(self, weight: float = 1.0) -> None:
+        in_range(f"losses.{type(self).__name__}.weight", weight, "[0, inf)")
         self.weight = float(weight)
 
-    def __call__(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
+    def __call__(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """The unweighted loss; zero without any work where the weight is 0."""
         return self.loss(outputs, batch, model) if self.weight else outputs.context.new_zeros(())
 
-    def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
-        """The loss of a batch; exactly zero, yet connected to the graph, where no row has anything to say."""
+    def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
+        """The loss of a batch; exactly zero, yet connected to the graph, where no row contributes."""
         raise TypeError(f"{type(self).__name__} does not define loss")
 
 
-def _share(value: float, key: str) -> float:
-    """A setting between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{key} is out of range.", expected="0 ... 1", got=value, where=f"auxiliary_loss.{key}")
-    return value
+def _observed(outputs: Outputs) -> Tensor:
+    """[B, E] True where a modality, not synergy, saw real data."""
+    return outputs.present & torch.tensor([e != SYNERGY for e in outputs.experts], device=outputs.present.device)
+
+
+def _mean(terms: Sequence[Tensor], outputs: Outputs) -> Tensor:
+    """Mean over Tasks, or a zero that is connected to the graph."""
+    return torch.stack(list(terms)).mean() if terms else outputs.context.sum() * 0.0
 
 
 class Sync(AuxiliaryLoss):
-    """Does this sound belong to this movement? Binary, positive = match (`spec/hero.md` 5.4).
+    """Whether a sound belongs to a movement: binary, positive = match.
 
     Every row with both modalities gives one positive (its own pair) and one negative: the next sound of the batch that
-    comes from another clip and item, or its own sound rotated by more than a quarter of its length. Rows that find no
-    negative give no positive either, and clips whose modalities are known to conflict are left out: their own pair is no
+    comes from another clip and item, or its own sound rotated by more than a quarter of its length. Rows without a
+    negative give no positive either. Clips whose modalities are known to conflict are left out: their own pair is no
     match.
 
     Args:
         weight: of the term.
-        shifted: share of the negatives made by rotation even where another clip is at hand.
+        shifted: share of the negatives made by rotation even where another clip is available.
     """
 
     requires = ("sync",)
     shortest: ClassVar[int] = 4
-    """Steps both modalities need before a rotation is told from the original."""
+    """Steps that both modalities need before a rotation differs from the original."""
 
     def __init__(self, weight: float = 0.5, shifted: float = 0.0) -> None:
         super().__init__(weight)
-        self.shifted = _share(shifted, "sync.shifted")
+        in_range("losses.sync.shifted", shifted, "[0, 1]")
+        self.shifted = shifted
 
-    def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Binary cross-entropy over as many matches as mismatches; zero without a synergy expert."""
-        if outputs.sync_logit is None or model.synergy is None:
+        if outputs.sync_logit is None:
             return outputs.context.sum() * 0.0
         (_, sound), (_, movement) = (outputs.sequences[s] for s in model.pair)
-        both = outputs.present[:, outputs.experts.index(SYNERGY)]
+        both = sound.any(dim=1) & movement.any(dim=1)
         conflict = torch.tensor([bool(s.truth.get("conflict")) for s in batch.samples], device=both.device)
         donors, found = partners(batch.ids, batch.group.to(both.device), sound.any(dim=1))
         long = (sound.sum(dim=1) >= self.shortest) & (movement.sum(dim=1) >= self.shortest)
         rotate = long & (~found | (torch.rand(len(found), device=found.device) < self.shifted))
-        steps = model.synergy.steps
+        steps = model.moments
         shift = torch.randint(steps // 4 + 1, steps - steps // 4, found.shape, device=found.device)
         rows = torch.arange(len(found), device=found.device)
         mismatch = model.match(outputs, torch.where(rotate, rows, donors), torch.where(rotate, shift, 0))
@@ -122,13 +121,13 @@ def partners(ids: Sequence[str], group: Tensor, sounding: Tensor) -> tuple[Tenso
 
 
 class UnimodalLoss(AuxiliaryLoss):
-    """Gives the gate something to be right about.
+    """Supervises the gate.
 
-    Each modality's summary predicts the labels alone, through one shared head, and the gate says whose prediction to
-    believe: the loss is the negative log likelihood of that mixture. A modality that carries no cue can do no better
-    than the label frequencies, so every bit of gate on it costs likelihood. `alone` adds the modalities' own losses, which
-    keeps those learning that the gate does not follow yet and their doubts honest. Synergy and imputed experts
-    are no witnesses: the gate is to say which modality carries the label, so weight on them costs likelihood.
+    Each modality's summary predicts the labels alone, through one shared head, and the gate weights the predictions:
+    the loss is the negative log likelihood of that mixture. A modality without a cue can do no better than the label
+    frequencies, so gate weight on it costs likelihood. `alone` adds the modalities' own losses, so that those with
+    little gate weight also learn and stay calibrated. Synergy and imputed experts do not take part: the gate is to
+    find the modality that carries the label, so weight on them costs likelihood.
 
     Args:
         weight: of the term.
@@ -139,61 +138,61 @@ class UnimodalLoss(AuxiliaryLoss):
 
     def __init__(self, weight: float = 0.5, alone: float = 0.25) -> None:
         super().__init__(weight)
-        self.alone = _share(alone, "unimodal.alone")
+        in_range("losses.unimodal.alone", alone, "[0, 1]")
+        self.alone = alone
 
-    def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Mean over the labelled rows of every Task, mean over Tasks."""
         gate = outputs.gate if outputs.gate is not None else outputs.present.float()
-        modalities = torch.tensor([e != SYNERGY for e in outputs.experts], device=gate.device)
-        witness = outputs.present & modalities
-        # not renormalised: weight on what is no witness is weight on no prediction, and costs likelihood
-        trust = torch.where(witness, gate.float(), 0.0)
+        observed = _observed(outputs)
+        # not renormalised: weight on an expert that does not take part costs likelihood
+        weight = torch.where(observed, gate.float(), 0.0)
         terms = []
         for name, logits in outputs.unimodal_logits.items():
             label = batch.labels[name]
             if label.value.dim() == 2 and not label.value.is_floating_point():  # comparisons: no row has a likelihood
                 terms.append(logits.float().sum() * 0.0)
                 continue
-            each = torch.where(witness, _expert_loss(logits.float(), label), 0.0)
-            # -log sum_i trust_i exp(-loss_i): the mixture's likelihood
+            each = torch.where(observed, _expert_loss(logits.float(), label), 0.0)
+            # -log sum_i weight_i exp(-loss_i): the mixture's likelihood
             low = torch.finfo(each.dtype).min
-            mixed = -(trust.clamp(min=1e-30).log() - each).masked_fill(trust == 0, low).logsumexp(dim=1)
-            own = each.sum(dim=1) / witness.sum(dim=1).clamp(min=1)
-            rows = label.mask.to(gate.device) & (trust > 0).any(dim=1)
+            mixed = -(weight.clamp(min=1e-30).log() - each).masked_fill(weight == 0, low).logsumexp(dim=1)
+            own = each.sum(dim=1) / observed.sum(dim=1).clamp(min=1)
+            rows = label.mask.to(gate.device) & (weight > 0).any(dim=1)
             terms.append(torch.where(rows, mixed + self.alone * own, 0.0).sum() / rows.sum().clamp(min=1))
-        return torch.stack(terms).mean() if terms else outputs.context.sum() * 0.0
+        return _mean(terms, outputs)
 
 
 class SelfLabels(AuxiliaryLoss):
     """Every modality predicts alone, with labels of its own where the label is a score (Self-MM, Yu et al. 2021).
 
-    Classes: mean loss of the modalities that are there against the clip's label (plain multi-task learning). The first
-    score, under `model.baselines_large.MultiTask`: absolute error against the label that `own_scores` makes for each
-    modality, weighed by tanh of how far that lies from the clip's.
+    Classes: mean loss of the present modalities against the clip's label (plain multi-task learning). The first score,
+    if the model makes labels for its modalities (`FusionModel.own_scores`): absolute error against these, weighted by
+    tanh of their distance to the clip's label.
 
     Args:
         weight: of the term.
     """
 
     requires = ("unimodal",)
+    mixable = False  # it makes labels for one clip
 
-    def __init__(self, weight: float = 1.0) -> None:
-        super().__init__(weight)
-
-    def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Mean over the labelled rows of every Task, mean over Tasks."""
-        witness = outputs.present & torch.tensor([e != SYNERGY for e in outputs.experts], device=outputs.present.device)
-        terms, made = [], False
-        for name, logits in outputs.unimodal_logits.items():
-            label = batch.labels[name]
-            if isinstance(model, MultiTask) and not made and label.value.is_floating_point() and label.value.dim() == 1:
-                own, made = model.own_scores(outputs, label.value, label.mask), True
-                each = (own - label.value[:, None]).abs().tanh() * (logits[..., 0].float() - own).abs()
+        observed, terms = _observed(outputs), []
+        labels = {name: batch.labels[name] for name in outputs.unimodal_logits}
+        scores = (n for n, label in labels.items() if label.value.is_floating_point() and label.value.dim() == 1)
+        first = next(scores, None)
+        for name, label in labels.items():
+            logits = outputs.unimodal_logits[name].float()
+            own = model.own_scores(outputs, label.value, label.mask) if name == first else None
+            if own is None:
+                each = _expert_loss(logits, label)
             else:
-                each = _expert_loss(logits.float(), label)
-            rows = witness & label.mask[:, None]
+                each = (own - label.value[:, None]).abs().tanh() * (logits[..., 0] - own).abs()
+            rows = observed & label.mask[:, None]
             terms.append(torch.where(rows, each, 0.0).sum() / rows.sum().clamp(min=1))
-        return torch.stack(terms).mean() if terms else outputs.context.sum() * 0.0
+        return _mean(terms, outputs)
 
 
 def _expert_loss(logits: Tensor, label: Label) -> Tensor:
@@ -213,7 +212,7 @@ def _expert_loss(logits: Tensor, label: Label) -> Tensor:
 
 
 class GateEntropy(AuxiliaryLoss):
-    """A floor under the gate's entropy: no expert is written off early (`spec/hero.md` 5.6).
+    """A lower bound on the gate's entropy, so that the gate does not drop an expert early.
 
     Args:
         weight: of the term.
@@ -222,9 +221,10 @@ class GateEntropy(AuxiliaryLoss):
 
     def __init__(self, weight: float = 0.01, ratio: float = 0.5) -> None:
         super().__init__(weight)
-        self.ratio = _share(ratio, "gate_entropy.ratio")
+        in_range("losses.entropy.ratio", ratio, "[0, 1]")
+        self.ratio = ratio
 
-    def loss(self, outputs: Outputs, batch: Batch, model: Hero) -> Tensor:
+    def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Mean shortfall over the rows; 0 where one expert or none is available."""
         if outputs.gate is None:
             return outputs.context.sum() * 0.0

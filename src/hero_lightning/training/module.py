@@ -1,6 +1,6 @@
-"""EmotionModule: one LightningModule for every model: encode, fuse, sum of weighted losses, metrics keyed by sample.
+"""EmotionModule: the LightningModule of every model: encode, predict, sum of weighted losses, metrics by sample.
 
-Data flow: Batch -> ModalityEncoder per modality -> Features -> model -> Outputs -> Task losses + Auxiliary losses
+Data flow: Batch -> ModalityEncoder per modality -> Features -> FusionModel -> Outputs -> Task losses + auxiliary losses
 (+ Reasoner: a language model's answers) -> loss; in validation and test: Outputs -> PredictionTable per Task,
 ExplanationTable, written answers -> metrics.
 
@@ -9,7 +9,6 @@ Shapes: B rows, C outputs of a Task.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,22 +19,19 @@ from torch import Tensor, nn
 from hero_lightning.features import Modality, ModalityEncoder
 from hero_lightning.metrics import classification
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
-from hero_lightning.models.baselines.sequence import DialogueGRU
-from hero_lightning.models.hero.hero import Hero
+from hero_lightning.models.base import FusionModel
 from hero_lightning.models.llm.reasoner import Reasoner
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.tasks import Task
 from hero_lightning.training import checkpoint
-from hero_lightning.training.augment import Mixup, ModalityDropout, between
+from hero_lightning.training.augment import Augmentation, between
 from hero_lightning.training.losses import AuxiliaryLoss
 from hero_lightning.training.optimizers import AdamWWithCosine
 from hero_lightning.types import Batch, Features, Label
 
-log = logging.getLogger(__name__)
-
 
 def describe(modalities: Mapping[str, Modality], tasks: Mapping[str, Task], dims: Mapping[str, int]) -> dict[str, Any]:
-    """What a checkpoint must agree with: widths, feature identities and classes, in builtins."""
+    """What a checkpoint must agree with, in builtins: widths, feature identities and classes."""
     return {
         "dims": dict(dims),
         "identities": {name: modalities[name].identity() for name in dims},
@@ -49,17 +45,15 @@ class EmotionModule(pl.LightningModule):
     Args:
         model: Features by modality -> Outputs.
         modalities: the modalities the model reads, in canonical order.
-        dims: their feature widths.
         tasks: Task name -> Task; the first one selects checkpoints (`val/score`).
-        losses: further loss terms by name.
+        auxiliary_losses: further loss terms by name.
         optimizer: builds optimizer and schedule.
         reasoner: a prepared language model; it, not the linear head, then answers for the first Task.
-        train_prefixes: parameters whose names start so learn; the others stay as they are.
-        modality_dropout: withholds modalities while training, or None.
-        mixup: mixes clips while training, or None.
+        train_prefixes: parameters whose names start with one of them learn; the others are frozen.
+        augmentation: modality dropout and mixup in training.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
-            repeats an undisturbed one bit for bit.
-        facts: kept in every checkpoint beside classes, widths and identities (the resolved config).
+            repeats an uninterrupted one bit for bit.
+        facts: kept in every checkpoint with classes, widths and identities (the resolved config).
         drop: modalities withheld from the model.
     """
 
@@ -67,35 +61,31 @@ class EmotionModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: Hero,
+        model: FusionModel,
         modalities: Mapping[str, Modality],
-        dims: Mapping[str, int],
         tasks: Mapping[str, Task],
         auxiliary_losses: Mapping[str, AuxiliaryLoss],
         optimizer: AdamWWithCosine,
         reasoner: Reasoner | None = None,
         train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
-        modality_dropout: ModalityDropout | None = None,
-        mixup: Mixup | None = None,
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
         drop: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict(
-            {name: ModalityEncoder(modality, dims[name]) for name, modality in modalities.items()}
-        )
+        self.encoders = nn.ModuleDict({n: ModalityEncoder(m, model.dims[n]) for n, m in modalities.items()})
         self.model, self.reasoner = model, reasoner
         self.tasks, self.auxiliary_losses = dict(tasks), dict(auxiliary_losses)
-        self.optimizer, self.seed, self.modality_dropout, self.mixup = optimizer, seed, modality_dropout, mixup
+        self.optimizer, self.seed, self.augmentation = optimizer, seed, augmentation or Augmentation()
         self.main = next(iter(self.tasks.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
-        self.facts = {**describe(modalities, self.tasks, dims), **known, **(facts or {})}
+        self.facts = {**describe(modalities, self.tasks, model.dims), **known, **(facts or {})}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
         self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.tasks}
-        self.linear = PredictionTable()  # what the linear head says where a language model answers
-        self.written = PredictionTable()  # what its written answers say: a row of zeros says nothing
+        self.linear = PredictionTable()  # the linear head, where a language model answers
+        self.written = PredictionTable()  # its written answers; a row of zeros has no label
         self._tables = nn.ModuleList([*self.predictions.values(), self.linear, self.written])  # move to the device
         self.explanations = ExplanationTable()
         self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
@@ -109,21 +99,15 @@ class EmotionModule(pl.LightningModule):
 
     def forward(self, batch: Batch, explain: bool = False) -> Outputs:
         """Outputs of a batch."""
-        return self._outputs(self.encode(batch), batch, explain)
-
-    def _outputs(self, features: Mapping[str, Features], batch: Batch, explain: bool = False) -> Outputs:
-        """The model's; one that reads whole dialogues learns which rows belong together."""
-        if isinstance(self.model, DialogueGRU):
-            return self.model(features, explain, (batch.group, batch.order))
-        return self.model(features, explain=explain)
+        return self.model(self.encode(batch), explain, (batch.group, batch.order))
 
     def losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Every unweighted loss term by name; their weighted sum under `loss`."""
         scored = {name: t for name, t in self.tasks.items() if t.weight}
         terms = {n: t.loss(outputs.logits[n], batch.labels[n], batch.group) for n, t in scored.items()}
         weights = {name: t.weight for name, t in self.tasks.items()}
-        for name, auxiliary_loss in self.auxiliary_losses.items():
-            terms[name], weights[name] = auxiliary_loss(outputs, batch, self.model), auxiliary_loss.weight
+        for name, auxiliary in self.auxiliary_losses.items():
+            terms[name], weights[name] = auxiliary(outputs, batch, self.model), auxiliary.weight
         if self.reasoner is not None and self.reasoner.weight:
             terms["generation"], weights["generation"] = self.reasoner.loss(outputs, batch), self.reasoner.weight
         if self.reasoner is not None and (decoder := self.reasoner.decoder) is not None and decoder.weight:
@@ -134,29 +118,25 @@ class EmotionModule(pl.LightningModule):
         }
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds the step by its place, so that no earlier draw (a restart, a worker) can shift it."""
-        place = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx * 1009 + self.global_rank
-        torch.manual_seed(place % 2**63)
+        """Seeds the step by its number, so that earlier draws (before a restart, in a worker) have no effect on it."""
+        step = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx * 1009 + self.global_rank
+        torch.manual_seed(step % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted loss of a batch."""
-        features = self.encode(batch)
-        if self.modality_dropout is not None:
-            features = self.modality_dropout(features, self.current_epoch)
-        partners, share = batch, 1.0
-        if self.mixup is not None:
-            features, partners, share = self.mixup(features, batch)
-        outputs = self._outputs(features, batch)
+        features, partners, share = self.augmentation(self.encode(batch), batch, self.current_epoch)
+        outputs = self.model(features, items=(batch.group, batch.order))
         terms = self.losses(outputs, batch)
         if share < 1:
             terms = between(terms, self.losses(outputs, partners), share)
-        # a logged value costs 0.2 ms (anchors/performance.md 8): only where the logger writes one
+        # logging a value takes 0.2 ms: only where the logger writes one
         every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:
             self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
         return terms["loss"]
 
     def _evaluate(self, batch: Batch, testing: bool) -> None:
+        """Keeps predictions and explanations."""
         outputs = self(batch)
         found = {name: task.predict(outputs.logits[name]) for name, task in self.tasks.items()}
         if self.reasoner is not None:
@@ -167,36 +147,34 @@ class EmotionModule(pl.LightningModule):
         self.explanations.update(batch.index, outputs)
 
     def _reason(self, reasoner: Reasoner, outputs: Outputs, batch: Batch, testing: bool) -> Tensor:
-        """Class probabilities [B, K] of the language model; keeps its written answers to the first clips.
+        """Class probabilities [B, C] of the language model; keeps its written answers to the first clips.
 
-        Validation takes the scores as they are: the temperature is fitted on them.
+        Validation uses uncalibrated scores: the temperature is fitted on them.
         """
         scores = reasoner.score(outputs, batch)
         probability = reasoner.llm.probabilities(scores) if testing else scores.softmax(dim=-1)
-        places, limit = batch.index.tolist(), reasoner.explain if testing else reasoner.explain_val
-        rows = [b for b, place in enumerate(places) if limit is None or place < limit]
+        index, limit = batch.index.tolist(), reasoner.explain if testing else reasoner.explain_val
+        rows = [b for b, i in enumerate(index) if limit is None or i < limit]
         answers = reasoner.answer(outputs, batch, probability, rows)
         for b, answer in zip(rows, answers, strict=True):
             sample = batch.samples[b]
-            self.answers[places[b]] = {**answer, "split": sample.split, "truth": sample.labels.get(self.main.name)}
+            self.answers[index[b]] = {**answer, "split": sample.split, "truth": sample.labels.get(self.main.name)}
         label, chosen = batch.labels[self.main.name], torch.tensor(rows, dtype=torch.long, device=probability.device)
         votes = classification.votes([a["generated"] for a in answers], self.main.classes).to(probability.device)
         self.written.update(batch.index[chosen], votes, Label(label.value[chosen], label.mask[chosen]))
         return probability
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keeps predictions and explanations."""
         self._evaluate(batch, testing=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keeps predictions and explanations."""
         self._evaluate(batch, testing=True)
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Task -> figure -> value over everything kept since the last reset.
+        """Task -> metric -> value over everything kept since the last reset.
 
-        Where a language model answers, the linear head's are <task>_linear, those of its written answers
-        <task>_written (without a label an answer is wrong).
+        Where a language model answers, <task>_linear has the metrics of the linear head and <task>_written those of
+        the written answers (an answer without a label is wrong).
         """
         tables = {name: (task, self.predictions[name]) for name, task in self.tasks.items()}
         written = f"{self.main.name}_written"
@@ -205,15 +183,15 @@ class EmotionModule(pl.LightningModule):
         kept = {name: (task, table.compute()) for name, (task, table) in tables.items()}
         found = {name: task.metrics(table.prediction, table.label) for name, (task, table) in kept.items()}
         if found.get(written):
-            said, scored = kept[written][1], kept[self.main.name][1]
-            best = scored.prediction[torch.isin(scored.index, said.index)].argmax(dim=1)
-            found[written] = {k: found[written][k] for k in ("weighted_f1", "accuracy")}
-            same = said.prediction.any(dim=1) & (best == said.prediction.argmax(dim=1))
-            found[written]["agreement"] = float(same.float().mean())
+            answered, scored = kept[written][1], kept[self.main.name][1]
+            best = scored.prediction[torch.isin(scored.index, answered.index)].argmax(dim=1)
+            same = answered.prediction.any(dim=1) & (best == answered.prediction.argmax(dim=1))
+            agreement = float(same.float().mean())
+            found[written] = {k: found[written][k] for k in ("weighted_f1", "accuracy")} | {"agreement": agreement}
         return found
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets what an earlier pass kept."""
+        """Resets predictions, explanations and answers."""
         for table in (*self.predictions.values(), self.linear, self.written, self.explanations):
             table.reset()
         self.answers = {}
@@ -221,17 +199,17 @@ class EmotionModule(pl.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metrics; `val/score` is the selecting one, higher is better.
+        """Logs the metrics; `val/score` selects the checkpoint, higher is better.
 
-        A language model is selected by the figure of what it scores times the share of its written answers that say
-        the same: the label is learnt long before the reasons can be read, and the few answers written in a validation
-        pass are too few for a figure of their own.
+        A language model is selected by its primary metric times the share of its written answers that name the label
+        it scores highest: labels are learnt long before readable reasons, and a validation pass writes too few answers
+        for a metric of their own.
         """
         found = self.metrics()
         self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
         if self.reasoner is not None:
             table = self.predictions[self.main.name].compute()
-            seen = table.label.mask  # softmax keeps scores but for a constant, which no temperature changes
+            seen = table.label.mask  # log softmax = scores minus a constant, which no temperature changes
             self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
         score = found[self.main.name].get(self.main.primary, float("nan"))
         score *= found.get(f"{self.main.name}_written", {}).get("agreement", 1.0)
@@ -243,9 +221,8 @@ class EmotionModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamWWithCosine groups and a schedule by optimizer step."""
-        optimizer, schedule = self.optimizer.build(
-            self.named_parameters(), int(self.trainer.estimated_stepping_batches)
-        )
+        steps, fused = int(self.trainer.estimated_stepping_batches), self.trainer.precision != "16-mixed"
+        optimizer, schedule = self.optimizer.build(self.named_parameters(), steps, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:

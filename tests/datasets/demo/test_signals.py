@@ -1,4 +1,4 @@
-"""The demo dataset' pictures, voice and action units carry what the truth says, and noise takes it away."""
+"""The demo dataset's pictures, voice and action units carry what the truth says, and noise takes it away."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 
 from hero_lightning.datasets.demo.generate import action_units
 from hero_lightning.datasets.demo.picture import SIZE, film
-from hero_lightning.datasets.demo.truth import CARRIERS, EMOTIONS, Clip, draw
-from hero_lightning.datasets.demo.voice import MANNERS, base_pitch, speak
-from hero_lightning.media.measures import audio_measures
+from hero_lightning.datasets.demo.traits import EMOTIONS, TRAITS
+from hero_lightning.datasets.demo.truth import CARRIERS, Clip, draw
+from hero_lightning.datasets.demo.voice import base_pitch, speak
+from hero_lightning.media.signal import audio_measures
 from hero_lightning.media.types import Waveform
 
 
@@ -65,7 +66,7 @@ def test_noise_drowns_the_picture(plain: Clip) -> None:
 def test_the_voice_has_its_manner(plain: Clip, emotion: str) -> None:
     found = audio_measures(Waveform(torch.from_numpy(speak(showing(plain, "audio", emotion), 0))))
     calm = audio_measures(Waveform(torch.from_numpy(speak(plain, 0))))
-    manner = MANNERS[emotion]
+    manner = TRAITS[emotion].voice
     assert found["energy_db"] - calm["energy_db"] == pytest.approx(manner.level, abs=3.0)
     assert found["pitch_hz"] == pytest.approx(base_pitch(plain.speaker) * manner.pitch, rel=0.12)
     if emotion in ("happy", "surprise"):

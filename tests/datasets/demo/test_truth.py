@@ -8,8 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from hero_lightning.datasets.demo.truth import CARRIERS, EMOTIONS, LEVELS, Clip, draw
-from hero_lightning.datasets.demo.words import LEXICON, SEEN, describe, utterance
+from hero_lightning.datasets.demo.traits import EMOTIONS, TRAITS
+from hero_lightning.datasets.demo.truth import CARRIERS, LEVELS, Clip, draw
+from hero_lightning.datasets.demo.words import describe, utterance
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +82,13 @@ def test_noise_and_gaps_say_nothing_of_the_emotion(clips: list[Clip]) -> None:
 def test_words_tell_what_the_text_shows(clips: list[Clip]) -> None:
     for c in clips[:200]:
         said = set(utterance(c, 0).split())
-        found = {emotion for emotion, words in LEXICON.items() if said & set(words)}
+        found = {emotion for emotion, traits in TRAITS.items() if said & set(traits.words)}
         assert found == {c.shows["text"]}
         assert utterance(c, 0) == utterance(c, 0)
 
 
 def test_descriptions_name_what_carries_the_signal(clips: list[Clip]) -> None:
-    assert all(set(SEEN[s]) == set(EMOTIONS) for carried in CARRIERS.values() for s in carried)
+    assert {m for carried in CARRIERS.values() for m in carried} == set(TRAITS["happy"].seen)
     quiet = next(c for c in clips if c.emotion == "neutral" and not c.conflict)
     assert describe(quiet)["rationale"].startswith("Nothing")
     by_voice = next(c for c in clips if c.informative == ["audio"] and c.noise["sound"] < 1 and not c.missing)

@@ -11,8 +11,8 @@ from hero_lightning.encoders.handcrafted import FrameHog
 from hero_lightning.errors import FeatureError
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.foreign.affectgpt import AffectGptFolder, dataset_folder, export, folder_name
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import load_features, write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
+from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from tests.features.conftest import make, tree
 
@@ -70,7 +70,7 @@ def test_features_of_other_settings_are_refused_or_thrown_away(stored, samples, 
 
 def test_files_of_somebody_else_are_not_overwritten(stored, samples, tmp_path):
     write_npydict(tmp_path / "npy" / "c0.npy", {"bert": np.ones((2, 3), dtype="float32")})
-    with pytest.raises(FeatureError, match="somebody else"):
+    with pytest.raises(FeatureError, match="identity=unknown"):
         export({"text": stored["text"]}, samples, tmp_path / "npy", "npydict", "demo")
     export({"frame": stored["frame"]}, samples, tmp_path / "npy", "npydict", "demo")  # another key is not in the way
     assert load_features(tmp_path / "npy" / "c0.npy")["bert"].shape == (2, 3)

@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.features.foreign import hero_npy
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import load_features, write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
+from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.types import Sample
 
 S = Sample("a", "train")

@@ -51,7 +51,7 @@ def test_folder_named_with_its_ending(folders):
 
 
 def test_folder_refuses(folders):
-    with pytest.raises(ConfigError, match="Unknown level"):
+    with pytest.raises(ConfigError, match=r"Unknown source\.level"):
         NpyFolder(folders, "clip")  # type: ignore[arg-type]
     np.save(folders / "hubert-UTT" / "wide.npy", array(6))
     np.save(folders / "hubert-UTT" / "zero.npy", np.zeros(5, "float32"))
@@ -90,9 +90,9 @@ def test_npz(tmp_path):
     [
         ("video", "names", {}, "lacks a key"),
         ("au", "ids", {}, "lacks a key"),
-        ("au", "names", {"names": np.array(["a"])}, "rows for its names"),
+        ("au", "names", {"names": np.array(["a"])}, "differ in number"),
         ("au", "names", {"names": np.array(["a", "a"])}, "'a' twice"),
-        ("au", None, {}, "no dict of names"),
+        ("au", None, {}, "is not a dict"),
     ],
 )
 def test_npz_refuses(tmp_path, key, ids, changes, said):
@@ -156,7 +156,7 @@ def test_csv(tmp_path):
     [
         ("name,b\na,1\n", "lacks a column"),
         ("id,a\na,1\n", "lacks a column"),
-        ("name,a\na,one\n", "line 2 is no number"),
+        ("name,a\na,one\n", "line 2 is not a number"),
         ("name,a\na\n", "another number of cells"),
         ("", "table is empty"),
         ("name,a\n", "no rows"),

@@ -1,7 +1,8 @@
-"""Baselines: the invariants of the fusion model, gradients everywhere, and a toy task each of them learns."""
+"""Baselines: the invariants of every model, gradients everywhere, and a toy task that each of them learns."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,24 +15,18 @@ from torch.nn import functional as F
 
 from hero_lightning.config import build, instantiate
 from hero_lightning.config.cli import CONF
-from hero_lightning.errors import ConfigError, DataError, FeatureError
-from hero_lightning.models.baselines.pooled import (
-    EarlyFusion,
-    GatedFusion,
-    LateFusion,
-    LowRankFusion,
-    Majority,
-    UtteranceAttention,
-)
+from hero_lightning.errors import ConfigError
+from hero_lightning.models.baselines import pooled
+from hero_lightning.models.baselines.pooled import EarlyFusion, LateFusion, Majority
 from hero_lightning.models.baselines.sequence import DialogueGRU, MulT, MultiTask
 from hero_lightning.models.layers import Standardise
+from hero_lightning.models.outputs import Fused
 from hero_lightning.training.losses import SelfLabels
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Features, Label, Sample, dialogues
-from tests.datasets.datasets import dataset
-from tests.models.made import DIMS, batch, everything, features
+from tests.datasets.small_datasets import dataset
+from tests.models.made import DIMS, MODALITIES, PRESENCE, batch, check_gradients, check_invariants, descend, features
 
-MODALITIES = tuple(DIMS)
 OUTPUTS = {"emotion": 4, "valence": 1}
 SMALL = {"width": 16, "dropout": 0.1}
 KINDS = {
@@ -39,9 +34,9 @@ KINDS = {
     "linear": (EarlyFusion, {"layers": 0}),
     "early": (EarlyFusion, SMALL),
     "late": (LateFusion, SMALL),
-    "gated": (GatedFusion, SMALL),
-    "attention": (UtteranceAttention, SMALL),
-    "lmf": (LowRankFusion, SMALL),
+    "gated": (pooled.GatedFusion, SMALL),
+    "attention": (pooled.UtteranceAttention, SMALL),
+    "lmf": (pooled.LowRankFusion, SMALL),
     "self_mm": (MultiTask, SMALL | {"auxiliary_heads": ("unimodal",)}),
     "mult": (MulT, SMALL | {"layers": 1, "num_heads": 2}),
     "dialogue_gru": (DialogueGRU, SMALL),
@@ -65,49 +60,24 @@ def made(name, dims=DIMS):
 MODELS = {name: made(name) for name in KINDS}
 
 
-def presence(rows=3):
-    flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    return st.fixed_dictionaries(dict.fromkeys(MODALITIES, flags))
-
-
-def same(a, b, rows=slice(None)):
-    a, b = everything(a), everything(b)
-    assert a.keys() == b.keys()
-    for key in a:
-        torch.testing.assert_close(b[key], a[key][rows], atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
-
-
 @every_kind
-@given(present=presence(), pad=st.integers(1, 4))
+@given(present=PRESENCE, pad=st.integers(1, 4))
 @settings(max_examples=6, deadline=None)
-def test_neither_padding_nor_company_nor_absent_content_changes_anything(name, present, pad):
-    model, given_features = MODELS[name], features(present)
-    with torch.no_grad():
-        together = model(given_features)
-        same(together, model(features(present, pad=pad, fill=torch.nan)))
-        for b in range(3):
-            rows = slice(b, b + 1)
-            same(together, model({s: Features(f.x[rows], f.mask[rows]) for s, f in given_features.items()}), rows)
-        left = {s: f for s, f in given_features.items() if f.mask.any() or s == "frame"}
-        same(together, model(left))
-    assert all(v.isfinite().all() for v in everything(together).values())
+def test_padding_other_rows_and_absent_content_change_nothing(name, present, pad):
+    check_invariants(MODELS[name], present, pad)
 
 
 @every_kind
-@given(present=presence())
+@given(present=PRESENCE)
 @settings(max_examples=4, deadline=None)
 def test_every_parameter_is_in_the_graph_and_gradients_are_finite(name, present):
     model = MODELS[name].train()
-    model.zero_grad()
     outputs = model(features(present, fill=torch.nan))
     loss = sum(v.square().sum() for v in outputs.logits.values())
     if "auxiliary_heads" in KINDS[name][1]:
         loss = loss + SelfLabels()(outputs, batch(3), model)
-    loss.backward()
+    check_gradients(model, loss)
     model.eval()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{key} got no gradient"
-        assert parameter.grad.isfinite().all(), key
     if outputs.gate is not None:
         assert outputs.gate[~outputs.present].eq(0).all()
 
@@ -123,25 +93,16 @@ def test_it_learns_a_toy_task(name):
     x = {s: torch.randn(64, 3, n) + 3.0 * (2 * y[:, None, None] - 1) for s, n in (("audio", 4), ("text", 3))}
     mask = {"audio": flags[:, None].expand(-1, 3), "text": torch.ones(64, 3, dtype=torch.bool)}
     given_features = {s: Features(x[s], mask[s]) for s in x}
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
-        loss = F.cross_entropy(model(given_features).logits["emotion"], y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    descend(model, lambda: F.cross_entropy(model(given_features).logits["emotion"], y), 40, lr=1e-2)
     right = (model.eval()(given_features).logits["emotion"].argmax(1) == y).float().mean()
     assert right == 0.5 if name == "majority" else right > 0.95
 
 
 def test_majority_learns_the_class_shares():
     model = Majority({"text": 3}, {"emotion": 3})
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     y = torch.tensor([0, 0, 0, 1])
     seen = {"text": Features(torch.randn(4, 2, 3), torch.ones(4, 2, dtype=torch.bool))}
-    for _ in range(300):
-        optimizer.zero_grad()
-        F.cross_entropy(model(seen).logits["emotion"], y).backward()
-        optimizer.step()
+    descend(model, lambda: F.cross_entropy(model(seen).logits["emotion"], y), 300, lr=0.1)
     shares = model(seen).logits["emotion"][0].softmax(0)
     torch.testing.assert_close(shares[:2], torch.tensor([0.75, 0.25]), atol=0.02, rtol=0)
 
@@ -168,13 +129,16 @@ def test_own_scores_follow_the_formula_of_self_mm():
     model.centres.copy_(torch.tensor([[[1.0], [-1.0]], [[2.0], [-2.0]]]))  # text, then all together
     model.known.fill_(True)
     outputs = model({"text": Features(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool))})
-    outputs.summaries, outputs.context = torch.tensor([[[0.5]]]), torch.tensor([[[1.0]]])
+    fused = Fused(context=torch.tensor([[[1.0]]]), pooled=torch.tensor([[1.0]]))
+    outputs = replace(outputs, summaries=torch.tensor([[[0.5]]]), fused=fused)
     # text: D+ = 0.25, D- = 2.25, a_s = 8; together: D+ = 1, D- = 9, a_m = 8; equal, so the modality keeps the score
     same_score = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     torch.testing.assert_close(same_score, torch.tensor([[2.0]]), atol=1e-3, rtol=0)
-    outputs.summaries = torch.tensor([[[0.0]]])  # D+ = D- = 1: a_s = 0, y_s = (2 + 0 - 8) / 2 = -3, held at -2
-    held = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
-    torch.testing.assert_close(held, torch.tensor([[-2.0]]), atol=1e-3, rtol=0)
+    outputs = replace(
+        outputs, summaries=torch.tensor([[[0.0]]])
+    )  # D+ = D- = 1: a_s = 0, y_s = (2 + 0 - 8) / 2 = -3, clamped to -2
+    clamped = model.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
+    torch.testing.assert_close(clamped, torch.tensor([[-2.0]]), atol=1e-3, rtol=0)
     fresh = MultiTask({"text": 3}, {"valence": 1}, width=1, auxiliary_heads=("unimodal",))
     unknown = fresh.own_scores(outputs, torch.tensor([2.0]), torch.tensor([True]))
     assert unknown.tolist() == [[2.0]]  # only one side was seen: no border to compare with
@@ -185,7 +149,7 @@ def test_self_labels_give_classes_plain_multi_task_losses():
     model = made("self_mm")
     outputs, data = model(features({s: [True, False] for s in MODALITIES})), batch(2)
     data.labels = {"emotion": Label(torch.tensor([1, 2]), torch.tensor([True, True]))}
-    outputs.unimodal_logits = {"emotion": outputs.unimodal_logits["emotion"]}
+    outputs = replace(outputs, unimodal_logits={"emotion": outputs.unimodal_logits["emotion"]})
     expected = F.cross_entropy(outputs.unimodal_logits["emotion"][0], torch.ones(len(MODALITIES), dtype=torch.long))
     torch.testing.assert_close(SelfLabels()(outputs, data, model), expected)  # the second row has no modality
 
@@ -217,55 +181,42 @@ def test_dialogues_are_items_in_order_of_turns():
     assert dialogues(samples) == [(3, 0), (1,), (2, 4)]
 
 
-def test_the_loader_serves_whole_dialogues_and_the_module_says_so(tmp_path):
-    talk = [
+def test_the_loader_serves_whole_dialogues_and_the_module_passes_them_on(tmp_path):
+    samples = [
         Sample(
             f"{split}{i}", split, text="word " * (i + 1), dialogue=f"{split}{i % 3}", turn=9 - i, labels={"emotion": e}
         )
         for split in ("train", "val")
         for i, e in enumerate(("happy", "sad", "neutral") * 3)
     ]
-    made_of = dataset(talk, tmp_path, unit="dialogue", batch_size=2)
+    made_of = dataset(samples, tmp_path, unit="dialogue", batch_size=2)
     assert made_of.items("val") == [(6, 3, 0), (7, 4, 1), (8, 5, 2)]
     batches = list(made_of.loader("val"))
     assert [len(b) for b in batches] == [6, 3]
     assert batches[0].group.tolist() == [0, 0, 0, 1, 1, 1]
     assert batches[0].order.tolist() == [0, 1, 2, 0, 1, 2]
-    torch.manual_seed(0)
-    gru = DialogueGRU({"text": 8}, {"emotion": 3}, width=8).eval()
-    seen = {"text": Features(torch.randn(6, 2, 8), torch.ones(6, 2, dtype=torch.bool))}
-    told = EmotionModule._outputs(SimpleNamespace(model=gru), seen, batches[0])
-    places = (batches[0].group, batches[0].order)
-    torch.testing.assert_close(told.logits["emotion"], gru(seen, items=places).logits["emotion"])
-    assert not torch.allclose(told.logits["emotion"], gru(seen).logits["emotion"])
+    module = SimpleNamespace(model=lambda features, explain, items: items, encode=lambda batch: {})
+    assert EmotionModule.forward(module, batches[0]) == (batches[0].group, batches[0].order)
     with pytest.raises(ConfigError, match=r"clip, dialogue(.|\n)*dataset.unit"):
-        dataset(talk, tmp_path, unit="scene")
+        dataset(samples, tmp_path, unit="scene")
 
 
 def test_messages():
-    with pytest.raises(ConfigError, match=r"A baseline lacks what an auxiliary_loss requires(.|\n)*unimodal=none"):
-        UtteranceAttention(dict(DIMS), OUTPUTS, auxiliary_heads=("sync",))
+    with pytest.raises(ConfigError, match=r"(?s)lacks a head.*require unimodal.*sync.*loss@losses.sync=none$"):
+        LateFusion(dict(DIMS), OUTPUTS, auxiliary_heads=("sync",))
     with pytest.raises(ConfigError, match="even multiple of num_heads"):
         MulT(dict(DIMS), OUTPUTS, width=15)
     with pytest.raises(ConfigError, match="two directions share the width"):
         DialogueGRU(dict(DIMS), OUTPUTS, width=15)
-    with pytest.raises(DataError, match="none of the model's modalities"):
-        MODELS["linear"]({})
-    with pytest.raises(FeatureError, match="width 6"):
-        MODELS["linear"]({"frame": Features(torch.zeros(1, 1, 5), torch.ones(1, 1, dtype=torch.bool))})
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_builds(option):
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         cfg = compose("train", overrides=[f"baseline={option}", "name=x"])
-    terms = build.auxiliary_losses(cfg)
-    auxiliary_heads = {part for term in terms.values() for part in term.requires}
+    heads = {head for loss in build.auxiliary_losses(cfg).values() for head in loss.requires}
     node = {k: v for k, v in instantiate.plain(cfg.model).items() if v != {}}
-    model = instantiate.make(
-        node, "model", dims={"audio": 5, "text": 4}, outputs={"emotion": 3}, auxiliary_heads=auxiliary_heads
-    )
     kind, options = KINDS[option]
-    assert type(model) is kind
+    assert type(instantiate.make(node, "model", dims=DIMS, outputs=OUTPUTS, auxiliary_heads=heads)) is kind
     assert cfg.dataset.get("unit", "clip") == ("dialogue" if option == "dialogue_gru" else "clip")
     assert set(options) - {"auxiliary_heads"} <= {*node, "layers"}

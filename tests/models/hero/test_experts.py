@@ -1,35 +1,23 @@
-"""An expert reads what is there and nothing else."""
+"""Experts: options of their input; the Q-Former equals BLIP-2's with the same weights."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks.bench_fusion_step import blip2, copy_blip2
+from torch.nn import functional as F
 
-from hero_lightning.errors import FeatureError
-from hero_lightning.models.hero.experts import Expert, absent, statistics
+from hero_lightning.models.base import Shape
+from hero_lightning.models.hero.experts import Expert, ExpertOptions
+from hero_lightning.models.hero.qformer import QFormer
+from hero_lightning.models.layers import EPS, statistics
 from hero_lightning.types import Features
+from tests.models.made import SHAPE
 
 
 def expert(**settings):
     torch.manual_seed(0)
-    return Expert("au", 5, 32, 3, 2, 4, 0.0, **settings).eval()
-
-
-@pytest.mark.parametrize("settings", [{}, {"mlp": True}, {"position": "learned"}, {"position": "none"}])
-def test_nan_in_padding_does_not_leak(settings):
-    model, x = expert(**settings), torch.randn(3, 6, 5)
-    mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4, [False] * 6])
-    seen = model(Features(x, mask), explain=True)
-    spoilt = torch.where(mask[..., None], x, torch.nan)
-    again = model(Features(spoilt, mask), explain=True)
-    assert torch.equal(seen.tokens, again.tokens)
-    assert torch.equal(seen.attention, again.attention)
-    assert seen.present.tolist() == [True, True, False]
-    assert seen.tokens[2].eq(0).all()
-    assert seen.summary[2].eq(0).all()
-    assert seen.sequence.isfinite().all()
-    short = model(Features(x[1:2, :2], mask[1:2, :2]))
-    torch.testing.assert_close(seen.tokens[1:2], short.tokens, atol=1e-5, rtol=0)
+    return Expert("au", 5, SHAPE, ExpertOptions(**({"mlp": ()} | settings))).eval()
 
 
 def test_order_of_the_steps_matters_only_with_positions():
@@ -40,21 +28,6 @@ def test_order_of_the_steps_matters_only_with_positions():
         assert torch.allclose(a, b, atol=1e-5) == same
 
 
-@pytest.mark.parametrize(
-    "features",
-    [
-        absent(2, 5, torch.device("cpu")),
-        Features(torch.zeros(2, 0, 5), torch.zeros(2, 0, dtype=torch.bool), torch.zeros(2, 0)),
-    ],
-)
-def test_an_absent_modality_still_reaches_every_parameter(features):
-    model = expert(mlp=True)
-    seen = model(features)
-    assert seen.sequence.shape == (2, 1, 32)
-    (seen.tokens.sum() + seen.sequence.sum()).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
 def test_half_precision_features_are_read():
     x, mask = torch.randn(1, 4, 5), torch.ones(1, 4, dtype=torch.bool)
     model = expert()
@@ -63,12 +36,7 @@ def test_half_precision_features_are_read():
     )
 
 
-def test_another_width_is_refused():
-    with pytest.raises(FeatureError, match=r"(?s)modality au.*width 5.*width 6.*modality\.au"):
-        expert()(Features(torch.zeros(1, 2, 6), torch.ones(1, 2, dtype=torch.bool)))
-
-
-def test_overview_is_mean_and_spread_over_real_steps() -> None:
+def test_statistics_are_mean_and_deviation_over_real_steps() -> None:
     x = torch.tensor([[[1.0], [3.0], [0.0]], [[0.0], [0.0], [0.0]]])
     mask = torch.tensor([[True, True, False], [False, False, False]])
     found = statistics(x, mask)
@@ -87,3 +55,27 @@ def test_features_are_withheld_from_a_clip_at_all_its_steps_and_only_while_train
     assert 0.3 < gone[:, 0].float().mean() < 0.7
     assert len(set(map(tuple, gone[:, 0].tolist()))) > 8  # others in other clips
     torch.testing.assert_close(seen[1][~gone], 2 * x.x[~gone])  # the mean stays
+
+
+@pytest.mark.parametrize("steps", [7, 200])
+def test_equals_blip2_with_the_same_weights(steps):
+    torch.manual_seed(0)
+    theirs = blip2(64, 2, 2).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = QFormer(Shape(width=64, queries=8, layers=2, num_heads=2)).eval()
+    copy_blip2(theirs, ours)
+    memory, mask = torch.randn(3, steps, 64), torch.rand(3, steps) < 0.7
+    want = theirs(ours.queries.expand(3, -1, -1), encoder_hidden_states=memory, encoder_attention_mask=mask.long())
+    got, _ = ours(memory, mask)
+    torch.testing.assert_close(got, F.layer_norm(want.last_hidden_state, (64,), eps=EPS), atol=1e-5, rtol=0)
+
+
+def test_weights_of_the_last_layer():
+    qformer = QFormer(Shape(width=32, queries=4, layers=2, num_heads=4))
+    mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
+    tokens, seen = qformer(torch.randn(2, 6, 32), mask, weights=True)
+    assert tokens.shape == (2, 4, 32)
+    torch.testing.assert_close(seen.sum(-1), torch.ones(2, 4))
+    assert seen[1, :, 2:].eq(0).all()
+    assert qformer(torch.randn(2, 6, 32), mask)[1] is None

@@ -4,97 +4,45 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.fusion import ConcatFusion, MeanFusion
-from hero_lightning.models.hero.hero import Hero
-from hero_lightning.training.losses import GateEntropy, Sync, UnimodalLoss
 from hero_lightning.types import Features
-from tests.models.made import DIMS, batch, everything, features, hero, integration
+from tests.models import made
+from tests.models.made import MODALITIES, PRESENCE, SIZES, features, hero
 
 FUSIONS = {
-    "dynamic": integration(strategy="dynamic"),
-    "audio": integration(strategy="audio"),
-    "concat slots": integration(strategy="concat"),
-    "sequence bank": integration(source="sequence", include_synergy=True),
-    "top-k": integration(top_k=2, learnable_temperature=True, temperature=0.5),
+    "dynamic": made.integration(strategy="dynamic"),
+    "audio": made.integration(strategy="audio"),
+    "concat slots": made.integration(strategy="concat"),
+    "sequence bank": made.integration(source="sequence", include_synergy=True),
+    "top-k": made.integration(top_k=2, learnable_temperature=True, temperature=0.5),
     "concat": ConcatFusion,
     "mean": MeanFusion,
 }
-MODELS = {
-    name: hero(fusion=fusion, position="learned" if name == "top-k" else "sinusoidal")
-    for name, fusion in FUSIONS.items()
-}
-MODALITIES = tuple(DIMS)
+POSITIONS = {"top-k": "learned", "mean": "none"}
+MODELS = {name: hero(fusion=fusion, position=POSITIONS.get(name, "sinusoidal")) for name, fusion in FUSIONS.items()}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-def presence(rows=3):
-    flags = st.lists(st.booleans(), min_size=rows, max_size=rows)
-    return st.fixed_dictionaries(dict.fromkeys(MODALITIES, flags))
-
-
-def same(a, b, rows=slice(None)):
-    a, b = everything(a), everything(b)
-    assert a.keys() == b.keys()
-    for key in a:
-        if key == "context" and a[key].shape != b[key].shape:
-            continue  # the bank itself, as long as its padding
-        torch.testing.assert_close(b[key], a[key][rows], atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+@every_model
+@given(present=PRESENCE, pad=st.integers(1, 4))
+@settings(max_examples=8, deadline=None)
+def test_padding_other_rows_and_absent_content_change_nothing(name, present, pad):
+    made.check_invariants(MODELS[name], present, pad)
 
 
 @every_model
-@given(present=presence(), pad=st.integers(1, 4))
-@settings(max_examples=6, deadline=None)
-def test_padding_changes_nothing(name, present, pad):
-    with torch.no_grad():
-        plain = MODELS[name](features(present))
-        padded = MODELS[name](features(present, pad=pad, fill=torch.nan))
-    same(plain, padded)
-
-
-@every_model
-@given(present=presence())
-@settings(max_examples=6, deadline=None)
-def test_a_sample_alone_equals_itself_in_a_batch(name, present):
-    model, given_features = MODELS[name], features(present)
-    with torch.no_grad():
-        together = model(given_features)
-        for b in range(3):
-            rows = slice(b, b + 1)
-            alone = {s: Features(f.x[rows], f.mask[rows], f.time[rows]) for s, f in given_features.items()}
-            same(together, model(alone), rows)
-
-
-@every_model
-@given(present=presence())
-@settings(max_examples=6, deadline=None)
-def test_what_an_absent_modality_holds_is_irrelevant(name, present):
-    model, given_features = MODELS[name], features(present)
-    spoilt = {}
-    for s, f in given_features.items():
-        if not f.mask.any() and s != "frame":
-            continue  # a modality no row has need not be given at all
-        noise = torch.where(f.mask.any(1)[:, None, None], f.x, torch.nan)
-        spoilt[s] = Features(noise, f.mask, torch.where(f.mask, f.time, torch.inf))
-    with torch.no_grad():
-        same(model(given_features), model(spoilt))
-
-
-@every_model
-@given(present=presence(), training=st.booleans())
+@given(present=PRESENCE, training=st.booleans())
+@example(present=dict.fromkeys(MODALITIES, [False] * 3), training=True)
 @settings(max_examples=8, deadline=None)
 def test_sums_and_finite_gradients(name, present, training):
     model, given_features = MODELS[name].train(training), features(present, fill=torch.nan)
     kept = {s: (f.x.clone(), f.mask.clone(), f.time.clone()) for s, f in given_features.items()}
-    model.zero_grad()
-    outputs, data = model(given_features, explain=True), batch(3)
-    terms = [Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0)]
-    loss = sum(term(outputs, data, model) for term in terms)
-    loss = loss + sum(v.square().sum() for v in outputs.logits.values())
-    loss.backward()
+    outputs = model(given_features, explain=True)
+    made.check_gradients(model, made.total_loss(model, outputs))
     model.eval()
     there = torch.tensor([present[s] for s in MODALITIES]).T
     assert outputs.experts == (*MODALITIES, "synergy")
@@ -106,16 +54,16 @@ def test_sums_and_finite_gradients(name, present, training):
     assert outputs.confidence[~some].eq(0).all()
     assert outputs.gate[~(outputs.present | outputs.imputed)].eq(0).all()
     torch.testing.assert_close(outputs.gate.sum(1), some.float())
-    if outputs.attention is not None:
-        torch.testing.assert_close(outputs.attention.sum(1), some.float())
+    for s in MODALITIES:
+        assert outputs.tokens[s][~torch.tensor(present[s])].eq(0).all()
+    assert outputs.context_mask is None or outputs.context_mask.shape == outputs.context.shape[:2]
+    if outputs.fused.attention is not None:
+        torch.testing.assert_close(outputs.fused.attention.sum(1), some.float())
         torch.testing.assert_close(outputs.importance.sum(1), some.float())
     for s, weights in outputs.time_attention.items():
         assert weights[~given_features[s].mask].eq(0).all()
         torch.testing.assert_close(weights.sum(1), torch.tensor(present[s]).float())
-    assert all(v.isfinite().all() for v in everything(outputs).values())
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{key} got no gradient"
-        assert parameter.grad.isfinite().all(), key
+    assert all(v.isfinite().all() for v in made.everything(outputs).values())
     for s, (x, mask, time) in kept.items():
         f = given_features[s]
         assert torch.equal(f.x.nan_to_num(7), x.nan_to_num(7))
@@ -123,17 +71,13 @@ def test_sums_and_finite_gradients(name, present, training):
         assert torch.equal(f.time.nan_to_num(7), time.nan_to_num(7))
 
 
-def test_every_parameter_gets_a_gradient_that_is_not_zero():
+@every_model
+def test_every_parameter_gets_a_gradient_that_is_not_zero(name):
     present = {s: [True, True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
-    for name, model in MODELS.items():
-        model.train().zero_grad()
-        outputs, data = model(features(present)), batch(4)
-        loss = sum(term(outputs, data, model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0, 1.0)))
-        (loss + sum(v.square().sum() for v in outputs.logits.values())).backward()
-        model.eval()
-        idle = {k for k, p in model.named_parameters() if not p.grad.abs().sum() > 0}
-        # the missing token only keeps the graph whole; the last learnt positions were not reached by short clips
-        assert not {k for k in idle if not k.endswith(".missing")}, name
+    model = MODELS[name].train()
+    idle = made.check_gradients(model, made.total_loss(model, model(features(present))))
+    model.eval()
+    assert all(key.endswith(".missing") for key in idle)  # the missing token only keeps the graph whole
 
 
 @pytest.mark.parametrize("gone", MODALITIES)
@@ -164,22 +108,18 @@ def test_segments_carry_the_content_of_their_modality():
     assert a.segments == tuple((s, 3 * i, 3 * i + 3) for i, s in enumerate(MODALITIES))
 
 
-def test_confidence_lowers_and_raises_an_imputed_expert_s_gate():
-    model, gates = hero(), []
+def test_the_gate_of_an_imputed_expert_follows_its_confidence():
+    model, given_features, gates = hero(), features({s: [s != "text"] for s in MODALITIES}), []
+    text = (*MODALITIES, "synergy").index("text")
     for bias in (-4.0, 0.0, 4.0):
-        with torch.no_grad():
-            model.imputation.sure[2].bias.fill_(bias)
-            outputs = model(features({s: [s != "text"] for s in MODALITIES}))
-        gates.append(outputs.gate[0, outputs.experts.index("text")].item())
-        assert not outputs.present[0, outputs.experts.index("text")]
-    assert gates == sorted(gates)
-    assert gates[0] < gates[-1]
-
-
-def test_without_imputation_a_missing_expert_has_no_gate():
-    outputs = hero(imputation=False)(features({s: [s != "text"] for s in MODALITIES}))
-    assert outputs.gate[0, outputs.experts.index("text")] == 0
-    assert not outputs.imputed.any()
+        torch.nn.init.constant_(model.imputation.sure[2].bias, bias)
+        outputs = model(given_features)
+        gates.append(outputs.gate[0, text].item())
+        assert not outputs.present[0, text]
+    assert gates[0] < gates[1] < gates[2]
+    without = hero(imputation=False)(given_features)
+    assert without.gate[0, text] == 0
+    assert not without.imputed.any()
 
 
 def test_synergy_may_be_left_out_or_compare_another_pair():
@@ -189,33 +129,31 @@ def test_synergy_may_be_left_out_or_compare_another_pair():
     assert other(everyone).sync_logit is not None
 
 
-def test_heads_are_built_only_where_an_objective_reads_them():
+def test_heads_are_built_only_where_a_loss_reads_them():
     model = hero(auxiliary_heads=())
     outputs = model(features({s: [True, True] for s in MODALITIES}))
     assert outputs.sync_logit is None
     assert not outputs.unimodal_logits
-    sum(v.sum() for v in outputs.logits.values()).backward()
-    assert all(p.grad is not None for p in model.parameters())
+    made.check_gradients(model, sum(v.sum() for v in outputs.logits.values()))
     with pytest.raises(ConfigError, match=r"(?s)no sync head.*model\.auxiliary_heads"):
         model.match(outputs, torch.tensor([1, 0]), torch.zeros(2, dtype=torch.long))
 
 
 def test_time_attention_finds_the_step_that_differs():
-    """After the queries learnt to look for a mark, the marked second weighs most (the stat_pooling could tell it too)."""
+    """After the queries learnt to find a mark, the marked step weighs most (no stat_pooling, which shows it too)."""
     torch.manual_seed(0)
-    sizes = {"width": 32, "queries": 2, "layers": 1, "num_heads": 2, "context_tokens": 2}
-    model = Hero({"audio": 8}, {"emotion": 2}, **sizes, dropout=0.0, stat_pooling=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    mask = torch.ones(32, 10, dtype=torch.bool)
-    for _ in range(50):
+    model, hits = made.built({"audio": 8}, {"emotion": 2}, **SIZES, dropout=0.0, stat_pooling=False), []
+
+    def loss():
         at, label = torch.randint(0, 10, (32,)), torch.randint(0, 2, (32,))
         x = 0.3 * torch.randn(32, 10, 8)
         x[torch.arange(32), at, label] += 4
-        outputs = model({"audio": Features(x, mask)}, explain=True)
-        torch.nn.functional.cross_entropy(outputs.logits["emotion"], label).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert (outputs.time_attention["audio"].argmax(1) == at).float().mean() > 0.8
+        outputs = model({"audio": Features(x, torch.ones(32, 10, dtype=torch.bool))}, explain=True)
+        hits.append((outputs.time_attention["audio"].argmax(1) == at).float().mean())
+        return torch.nn.functional.cross_entropy(outputs.logits["emotion"], label)
+
+    made.descend(model, loss, 50)
+    assert hits[-1] > 0.8
 
 
 @pytest.mark.parametrize("name", ["dynamic", "concat", "mean"])
@@ -224,35 +162,38 @@ def test_bf16_autocast(name):
     present = {s: [True, i % 2 == 0, False] for i, s in enumerate(MODALITIES)}
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(features(present))
-        loss = sum(term(outputs, batch(3), model) for term in (Sync(1.0), UnimodalLoss(1.0), GateEntropy(1.0)))
-        loss = loss + sum(v.float().square().sum() for v in outputs.logits.values())
-    model.zero_grad()
-    loss.backward()
+        loss = made.total_loss(model, outputs)
+    made.check_gradients(model, loss)
     model.eval()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     torch.testing.assert_close(outputs.gate.sum(1), torch.tensor([1.0, 1.0, 0.0]))
-
-
-def test_a_batch_without_any_known_modality_is_refused():
-    with pytest.raises(DataError, match=r"(?s)none of the model's modalities.*audio.*frame"):
-        hero(("audio",))(features({"frame": [True]}))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dims": {"video": 3}}, r"(?s)some of frame.*video.*modality"),
-        ({"dims": {}}, r"(?s)some of frame.*none.*modality"),
-        ({"mlp": ["aus"]}, r"(?s)some of frame.*aus.*modality"),
-        ({"outputs": {}}, r"(?s)Task.*tasks"),
-        ({"outputs": {"emotion": 0}}, r"(?s)Task.*tasks"),
-        ({"width": 30, "num_heads": 4}, r"(?s)num_heads=4.*30.*model\.width"),
+        ({"width": 30}, r"(?s)num_heads=4.*30.*model\.width"),
+        ({"num_heads": 0}, r"model\.num_heads"),
         ({"queries": 0}, r"model\.queries"),
         ({"context_tokens": 0}, r"model\.context_tokens"),
         ({"dropout": 1.0}, r"model\.dropout"),
-        ({"auxiliary_heads": ["sink"]}, r"(?s)sync, unimodal.*sink.*model\.auxiliary_heads"),
+        ({"feature_dropout": 1.0}, r"model\.feature_dropout"),
+        ({"position": "rotary"}, r"(?s)Unknown model\.position.*learned.*rotary"),
+        ({"mlp": ["aus"]}, r"(?s)Unknown model\.mlp.*frame.*aus"),
+        ({"pair": ["audio", "video"]}, r"(?s)Unknown model\.pair.*frame.*video"),
+        ({"auxiliary_heads": ["sink"]}, r"(?s)sync or unimodal.*sink.*losses"),
+        (
+            {"fusion": made.integration(source="tokens")},
+            r"(?s)Unknown model\.fusion\.source.*qformer, sequence.*tokens",
+        ),
+        ({"fusion": made.integration(strategy="video")}, r"(?s)model\.fusion\.strategy.*dynamic, audio, concat.*video"),
+        ({"fusion": made.integration(temperature=0.0)}, r"(?s)model\.fusion\.temperature.*\[0\.05, 20\]"),
+        ({"fusion": made.integration(top_k=0)}, r"(?s)model\.fusion\.top_k.*\[1, inf\)"),
+        (
+            {"modalities": ("text",), "fusion": made.integration(strategy="audio")},
+            r"(?s)without an audio.*fusion\.strategy",
+        ),
     ],
 )
 def test_refuses(settings, message):
     with pytest.raises(ConfigError, match=message):
-        Hero(**({"dims": {"audio": 3}, "outputs": {"emotion": 4}, "width": 32, "num_heads": 4} | settings))
+        hero(**settings)

@@ -1,4 +1,4 @@
-"""The gate: sums, masks, fallbacks, temperature, top-k, confidence."""
+"""Summaries before fusion: the gate (sums, masks, fallbacks, temperature, top-k, confidence) and imputation."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hero_lightning.errors import ConfigError
 from hero_lightning.models.hero.evidence import Evidence
+from hero_lightning.models.hero.imputation import EvidenceImputation
 from hero_lightning.models.hero.query import AdaptiveQuery
+from tests.models.made import SHAPE
 
 EXPERTS = ("frame", "audio", "text", "synergy")
 STRATEGIES = ("dynamic", "audio", "concat")
 
 
-def evidence(confidence, seed=0, experts=EXPERTS):
+def evidence(confidence):
     confidence = torch.tensor(confidence, dtype=torch.float)
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     summaries = torch.randn(*confidence.shape, 32, generator=g) * (confidence > 0)[..., None]
-    return Evidence(experts, summaries, confidence == 1, confidence, {}, {})
+    return Evidence(EXPERTS, summaries, confidence == 1, confidence, {}, {})
 
 
 def query(strategy="dynamic", **settings):
     torch.manual_seed(1)
-    return AdaptiveQuery(32, EXPERTS, 4, 0.0, strategy, **settings).eval()
+    return AdaptiveQuery(SHAPE, EXPERTS, strategy, **settings).eval()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -66,8 +67,8 @@ def test_audio_falls_back_to_the_mean_where_it_is_missing():
     g, gate = model(seen)
     assert g.isfinite().all()
     assert gate[0, 1] == 0
-    unimodal = seen.summaries[:1, [0, 2]].mean(1)
-    want, _ = model.refine(unimodal[:, None], seen.summaries[:1], seen.available[:1])
+    mean = seen.summaries[:1, [0, 2]].mean(1)
+    want, _ = model.refine(mean[:, None], seen.summaries[:1], seen.available[:1])
     torch.testing.assert_close(g[:1], want[:, 0])
     own, _ = model.refine(seen.summaries[1:, 1:2], seen.summaries[1:], seen.available[1:])
     torch.testing.assert_close(g[1:], own[:, 0])
@@ -108,19 +109,37 @@ def test_concat_keeps_the_slots():
     assert model(evidence([[1.0, 1.0, 0.0, 0.0]]))[1].tolist() == [[0.5, 0.5, 0, 0]]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"strategy": "video"}, r"(?s)dynamic, audio or concat.*video.*model\.fusion\.strategy"),
-        ({"temperature": 0.0}, r"(?s)0\.05 \.\.\. 20.*model\.fusion\.temperature"),
-        ({"top_k": 0}, r"(?s)>= 1 or null.*model\.fusion\.top_k"),
-    ],
-)
-def test_refuses(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        query(**settings)
+def imputation():
+    torch.manual_seed(0)
+    return EvidenceImputation(SHAPE, experts=4).eval()
 
 
-def test_audio_without_audio_is_refused():
-    with pytest.raises(ConfigError, match=r"(?s)without an audio modality.*model\.fusion\.strategy"):
-        AdaptiveQuery(32, ("frame", "text"), 4, 0.0, "audio")
+def test_imputation_is_per_sample():
+    model, summaries = imputation(), torch.randn(3, 4, 32)
+    present = torch.tensor([[True, True, False, True], [True, False, False, False], [False] * 4])
+    kept = summaries.clone()
+    inferred, confidence = model(summaries, present)
+    assert summaries.equal(kept)
+    assert inferred.shape == (3, 4, 32)
+    assert ((confidence > 0) & (confidence < 1)).all()
+    assert inferred.isfinite().all()
+    for b in range(3):
+        alone, sure = model(summaries[b : b + 1], present[b : b + 1])
+        torch.testing.assert_close(alone[0], inferred[b], atol=1e-5, rtol=0)
+        torch.testing.assert_close(sure[0], confidence[b], atol=1e-6, rtol=0)
+
+
+def test_only_present_experts_are_read():
+    model, summaries = imputation(), torch.randn(2, 4, 32)
+    present = torch.tensor([[True, True, False, True], [False, False, True, False]])
+    inferred, _ = model(summaries, present)
+    other = torch.where(present[..., None], summaries, torch.randn(2, 4, 32))
+    torch.testing.assert_close(model(other, present)[0][present], inferred[present], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(other, present)[0][~present], inferred[~present], atol=1e-5, rtol=0)
+    changed = torch.where(present[..., None], torch.randn(2, 4, 32), summaries)
+    assert not torch.allclose(model(changed, present)[0][0, 2], inferred[0, 2], atol=1e-3)
+
+
+def test_imputed_slots_differ():
+    inferred, _ = imputation()(torch.randn(1, 4, 32), torch.tensor([[True, False, False, False]]))
+    assert not torch.allclose(inferred[0, 1], inferred[0, 2], atol=1e-4)

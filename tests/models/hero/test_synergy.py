@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hero_lightning.models.hero.synergy import Synergy, moments, resample
+from tests.models.made import SHAPE
 
 
 def prefix(lengths, total):
@@ -71,7 +72,7 @@ def test_any_clock_gives_places_inside_the_sequence(first, second):
 
 def pair(seed=0):
     torch.manual_seed(seed)
-    model = Synergy(32, 2, 4, 0.0).eval()
+    model = Synergy(SHAPE).eval()
     sound, movement = torch.randn(3, 9, 32), torch.randn(3, 6, 32)
     return model, (sound, prefix([9, 5, 7], 9)), (movement, prefix([6, 6, 3], 6))
 
@@ -107,6 +108,6 @@ def test_padding_does_not_matter_and_absent_rows_are_finite():
     assert model(nothing, movement).isfinite().all()
 
 
-def test_both_directions_are_told_apart():
+def test_the_two_directions_differ():
     model, sound, movement = pair()
     assert not torch.allclose(model(sound, movement), model(movement, sound), atol=1e-3)

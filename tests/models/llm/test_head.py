@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hero_lightning.errors import DataError
+from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.hub import Lora
 from hero_lightning.models.llm import splice
 from hero_lightning.models.llm.head import IGNORED, LLMHead
-from hero_lightning.models.llm.pretrained import Lora
 from hero_lightning.reasoning.prompts import CONTEXT
 from tests.models.llm.llm_helpers import D, answer, contexts, head, prompt, word_model, word_tokenizer
 
@@ -130,6 +130,10 @@ def test_exactly_one_bos_and_a_placeholder_that_needs_no_embedding(
 def test_a_template_without_system_role_gets_the_role_from_the_user() -> None:
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
     assert splice.render(word_tokenizer(WORDS, template=refuses), prompt("one")).startswith("user Name the emotion.")
+    broken = word_tokenizer(WORDS, template="{{ raise_exception('needs version 9') }}")
+    with pytest.raises(ConfigError, match="with and without a system role") as caught:
+        splice.render(broken, prompt("one"))
+    assert "needs version 9" in caught.value.details["got"]
 
 
 @pytest.mark.parametrize(("words", "context", "got"), [("one", False, 0), (f"one {CONTEXT} two", True, 2)])
@@ -206,11 +210,6 @@ def test_logits_are_made_only_where_labels_are(llm: LLMHead) -> None:
     hook.remove()
     tokens = llm.tokenizer([a.text for a in ANSWERS], add_special_tokens=False)["input_ids"]
     assert sizes == [sum(len(t) + 1 for t in tokens)]
-
-
-def test_sample_weights_do_not_cancel_in_a_batch_of_one_class(llm: LLMHead) -> None:
-    plain = llm.loss(contexts(3, 5), PROMPTS, ANSWERS)
-    torch.testing.assert_close(llm.loss(contexts(3, 5), PROMPTS, ANSWERS, sample_weight=[2.0, 2.0]), 2 * plain)
 
 
 def test_no_rows_give_a_zero_that_reaches_every_parameter(llm: LLMHead) -> None:

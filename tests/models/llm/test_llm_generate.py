@@ -1,24 +1,15 @@
-"""Generation: left padding, greedy, no advice printed, JSON by constraint."""
+"""Generation: left padding, greedy, no advice printed."""
 
 from __future__ import annotations
 
-import builtins
-import json
 import logging
 from typing import Any
 
 import pytest
 import torch
 
-from hero_lightning.errors import ConfigError
 from hero_lightning.models.llm.head import LLMHead
 from tests.models.llm.llm_helpers import TINY, contexts, prompt, texts, trained
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"final_emotion": {"enum": ["sad", "angry"]}, "sure": {"type": "boolean"}},
-    "required": ["final_emotion", "sure"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -91,27 +82,3 @@ def test_train_mode_and_checkpointing_do_not_reach_generation(tmp_path: Any) -> 
     llm.train()
     assert llm.generate(soft, prompts, max_new_tokens=6) == before
     assert llm.training
-
-
-def test_json_follows_its_schema(learnt: Any) -> None:
-    pytest.importorskip("outlines_core")
-    llm, soft, prompts = learnt
-    for text in llm.generate(soft, prompts, max_new_tokens=40, schema=SCHEMA):
-        found = json.loads(text)
-        assert found["final_emotion"] in ("sad", "angry")
-        assert isinstance(found["sure"], bool)
-
-
-def test_json_without_its_library_says_how_to_get_it(learnt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("outlines_core"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    llm, soft, prompts = learnt
-    with pytest.raises(ConfigError, match="outlines-core") as caught:
-        llm.generate(soft, prompts, schema=SCHEMA)
-    assert "hero-lightning[json]" in caught.value.details["hint"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hero_lightning.errors import ConfigError
+from hero_lightning.hub import Lora
 from hero_lightning.models.llm import pretrained
 from hero_lightning.models.llm.head import LLMHead
-from hero_lightning.models.llm.pretrained import Lora
 from tests.models.llm.llm_helpers import TINY, D, answer, contexts, head, prompt, texts, word_model, word_tokenizer
 
 
@@ -38,13 +38,6 @@ def test_wrong_settings_are_refused_before_any_work(settings: dict[str, Any], wh
     assert caught.value.details["where"] == where
 
 
-@pytest.mark.parametrize("settings", [{"r": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
-def test_wrong_lora_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Lora(**settings)
-    assert caught.value.details["where"] == "llm.lora"
-
-
 def test_the_constructor_reads_nothing() -> None:
     llm = LLMHead(D, name="/no/such/folder")
     assert llm.lm is None
@@ -56,19 +49,14 @@ def test_the_small_model_needs_a_folder() -> None:
         LLMHead(D, small=TINY).load(texts())
 
 
-def test_a_missing_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="cannot be read") as caught:
+def test_a_missing_folder_and_a_folder_without_a_model_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path}/nowhere does not exist") as caught:
         LLMHead(D, name=str(tmp_path / "nowhere")).load()
     assert caught.value.details["got"] == "no such folder"
-    assert str(tmp_path / "nowhere") in caught.value.details["where"]
-
-
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="cannot be read") as caught:
+    with pytest.raises(ConfigError, match=f"{tmp_path} cannot be loaded") as caught:
         LLMHead(D, name=str(tmp_path)).load()
-    assert caught.value.details["got"] not in ("", "no such folder")
+    assert "download" not in caught.value.details["hint"]
 
 
 def test_missing_weights_are_an_error_not_random_numbers(folder: Path) -> None:
@@ -77,7 +65,7 @@ def test_missing_weights_are_an_error_not_random_numbers(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     lost = "model.layers.1.mlp.up_proj.weight"
     save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match="1 weights") as caught:
+    with pytest.raises(ConfigError, match="do not fit") as caught:
         LLMHead(D, name=str(folder)).load()
     assert lost in caught.value.details["got"]
 
@@ -113,13 +101,6 @@ def test_bf16_weights_with_lora_train_and_score(folder: Path) -> None:
     assert len(llm.generate(contexts(3), [prompt("Hi.")], max_new_tokens=3)) == 1
 
 
-def test_lora_targets_that_do_not_exist_are_listed(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="none of its layers") as caught:
-        LLMHead(D, name=str(folder), lora=Lora(targets=("query",))).load()
-    assert "q_proj" in caught.value.details["expected"]
-    assert caught.value.details["where"] == "llm.lora.targets"
-
-
 def test_all_linear_layers_can_be_meant(folder: Path) -> None:
     llm = LLMHead(D, name=str(folder), lora=Lora(r=2, targets="all-linear"))
     llm.load()
@@ -130,7 +111,7 @@ def test_all_linear_layers_can_be_meant(folder: Path) -> None:
 def test_quantisation_without_its_machine_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="CUDA device and bitsandbytes") as caught:
-        pretrained.read(str(folder), dtype=torch.bfloat16, quantization="nf4")
+        pretrained.read(str(folder), dtype="bfloat16", quantization="nf4")
     assert "hero-lightning[quant]" in caught.value.details["hint"]
 
 

@@ -19,6 +19,8 @@ from tests.models.llm.llm_helpers import LABELS, D, answer, contexts, head, prom
 
 PROMPTS = [prompt("I am so glad."), prompt("Leave me alone!", "Now and for ever.")]
 CANDIDATES = [answer(label).text for label in LABELS]
+VOCABULARY = "Name the emotion. She says: one two joy sad very much Answer:"
+SHORT, WORDS = [prompt("one"), prompt("two one two")], ["joy", "very sad", "very much joy"]
 # no closing quote: one candidate begins with another, and shares all of its tokens
 OPEN = ['{"final_emotion": "happy', '{"final_emotion": "happy-sad', '{"final_emotion": "happy-sad-angry']
 
@@ -57,28 +59,18 @@ def test_tree_equals_one_label_at_a_time(llm: LLMHead, candidates: list[str]) ->
     "settings",
     [
         {"attn_implementation": "eager"},
-        {
-            "use_sliding_window": True,
-            "sliding_window": 6,
-            "max_window_layers": 1,
-        },  # the second layer looks back 6 tokens
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},  # in the second layer only
         {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0},
     ],
     ids=["eager", "window_in_one_layer", "window_in_all"],
 )
 def test_tree_equals_one_label_at_a_time_in_other_models(settings: dict[str, Any]) -> None:
-    tokenizer = word_tokenizer("Name the emotion. She says: one two joy sad very much Answer:")
+    tokenizer = word_tokenizer(VOCABULARY)
     llm = LLMHead(D, name="in memory", dtype="float32")
     llm.use(word_model(len(tokenizer), **settings), tokenizer)
     llm.eval()
-    prompts, soft, candidates = (
-        [prompt("one"), prompt("two one two")],
-        contexts(3, 8),
-        ["joy", "very sad", "very much joy"],
-    )
-    torch.testing.assert_close(
-        llm.score(soft, prompts, candidates), naive(llm, soft, prompts, candidates), atol=1e-5, rtol=0
-    )
+    expected = naive(llm, contexts(3, 8), SHORT, WORDS)
+    torch.testing.assert_close(llm.score(contexts(3, 8), SHORT, WORDS), expected, atol=1e-5, rtol=0)
 
 
 FAMILIES = {
@@ -92,27 +84,18 @@ FAMILIES = {
 def test_models_of_many_families_are_scored_trained_and_read_alike(family: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = word_tokenizer("Name the emotion. She says: one two joy sad very much Answer:")
+    tokenizer = word_tokenizer(VOCABULARY)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes |= {
-        "num_key_value_heads": 1,
-        "vocab_size": len(tokenizer),
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
+    sizes |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer)}
+    sizes |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **sizes, **FAMILIES[family])
     llm = LLMHead(D, name="in memory", dtype="float32")
     llm.use(AutoModelForCausalLM.from_config(config), tokenizer)
     llm.eval()
-    prompts, soft, candidates = (
-        [prompt("one"), prompt("two one two")],
-        contexts(3, 8),
-        ["joy", "very sad", "very much joy"],
-    )
-    expected = naive(llm, soft, prompts, candidates)
-    torch.testing.assert_close(llm.score(soft, prompts, candidates), expected, atol=1e-5, rtol=0)
+    prompts, soft = SHORT, contexts(3, 8)
+    expected = naive(llm, soft, prompts, WORDS)
+    torch.testing.assert_close(llm.score(soft, prompts, WORDS), expected, atol=1e-5, rtol=0)
     (row,) = llm.embed(prompts[:1], soft[:1], ["joy"])
     logits = llm.lm(inputs_embeds=row.embeds[None]).logits[0]
     start, end = row.segments["answer"]
@@ -120,12 +103,10 @@ def test_models_of_many_families_are_scored_trained_and_read_alike(family: str) 
     task = TargetAnswer("joy", ((0, 3, 1.0),), "label")
     expected = torch.nn.functional.cross_entropy(logits[start - 1 : end], gold)
     torch.testing.assert_close(llm.loss(soft[:1], prompts[:1], [task]), expected, atol=1e-5, rtol=0)
-    about_one = [prompts[0], prompts[1]], [task, task]
-    apart = llm.row_losses([soft[0]] * 2, *about_one, [0, 1])[0]
-    torch.testing.assert_close(llm.row_losses([soft[0]] * 2, *about_one, [0, 0])[0], apart, atol=1e-5, rtol=0)
-    assert llm.generate(soft, prompts, max_new_tokens=4) == [
-        llm.generate([c], [p], max_new_tokens=4)[0] for c, p in zip(soft, prompts, strict=True)
-    ]
+    apart, together = (llm.row_losses([soft[0]] * 2, prompts, [task, task], clips)[0] for clips in ([0, 1], [0, 0]))
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+    alone = [llm.generate([c], [p], max_new_tokens=4)[0] for c, p in zip(soft, prompts, strict=True)]
+    assert llm.generate(soft, prompts, max_new_tokens=4) == alone
 
 
 def test_mixed_precision_reads_the_same_labels(llm: LLMHead) -> None:
@@ -146,15 +127,10 @@ def test_scores_do_not_depend_on_the_batch(llm: LLMHead) -> None:
 def test_every_row_may_have_its_own_candidates(llm: LLMHead) -> None:
     """The label after a generated rationale, which is another one in every row."""
     soft = contexts(3, 5)
-    own = [
-        [f'{{"rationale": "{why}", "final_emotion": "{label}"}}' for label in LABELS]
-        for why in ("She smiles.", "She shouts at him.")
-    ]
-    together = llm.score(soft, PROMPTS, own)
-    for b in range(2):
-        torch.testing.assert_close(
-            together[b : b + 1], naive(llm, soft[b : b + 1], PROMPTS[b : b + 1], own[b]), atol=1e-5, rtol=0
-        )
+    reasons = ("She smiles.", "She shouts at him.")
+    own = [[f'{{"rationale": "{why}", "final_emotion": "{label}"}}' for label in LABELS] for why in reasons]
+    expected = torch.cat([naive(llm, soft[b : b + 1], PROMPTS[b : b + 1], own[b]) for b in range(2)])
+    torch.testing.assert_close(llm.score(soft, PROMPTS, own), expected, atol=1e-5, rtol=0)
 
 
 def test_known_distribution_gives_the_analytic_probability() -> None:

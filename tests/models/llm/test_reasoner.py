@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from hero_lightning.errors import ConfigError
+from hero_lightning.hub import Lora
 from hero_lightning.models.hero.fusion import MeanFusion
 from hero_lightning.models.llm.evidence_decoder import EvidenceDecoder
 from hero_lightning.models.llm.head import LLMHead
-from hero_lightning.models.llm.pretrained import Lora
-from hero_lightning.models.llm.reasoner import Reasoner
+from hero_lightning.models.llm.reasoner import Generation, GenerationLoss, Reasoner
 from hero_lightning.models.llm.small_lm import SmallLM
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.reasoning.answer_targets import AnswerWriter
@@ -46,13 +46,15 @@ def clips(told: bool = True, n: int = 8) -> list[tuple[Sample, dict[str, dict[st
 
 def reasoner(folder: Path | None, told: bool = True, lora: Lora | None = None, **settings: Any) -> Reasoner:
     """A prepared one in eval mode; same weights for the same settings. Settings: part__key, or the reasoner's own."""
-    own: dict[str, dict[str, Any]] = {"evidence": {}, "prompt": {"style": "compact"}, "answer": {}, "": {}}
+    own: dict[str, dict[str, Any]] = {"evidence": {}, "prompt": {"style": "compact"}, "answer": {}, "loss": {}, "": {}}
+    own["generation"] = {"max_tokens": 60}
     for key, value in settings.items():
         part, _, name = key.rpartition("__")
         own[part][name] = value
     made = Reasoner(
         LLMHead(WIDTH, small=TINY, dtype="float32", lora=lora), "emotion", CLASSES, TemplateWriter(**own["evidence"]),
-        PromptBuilder(**own["prompt"]), AnswerWriter(**own["answer"]), **{"max_answer": 60, **own[""]},
+        PromptBuilder(**own["prompt"]), AnswerWriter(**own["answer"]), loss=GenerationLoss(**own["loss"]),
+        generation=Generation(**own["generation"]), **own[""],
     )  # fmt: skip
     if folder is not None:
         torch.manual_seed(0)
@@ -223,7 +225,7 @@ def test_words_of_a_withheld_text_modality_stay_out_of_the_prompt(made: Reasoner
 
 
 def test_a_long_clip_is_shortened_and_its_target_names_what_was_shown(tmp_path: Path) -> None:
-    made = reasoner(tmp_path, told=False, max_prompt=150, prompt__context_turns=2)
+    made = reasoner(tmp_path, told=False, prompt__max_tokens=150, prompt__context_turns=2)
     outputs, batch = seen(1)
     batch.samples[0] = replace(batch.samples[0], text="and then they said it again " * 60, descriptions={})
     prompt, kept = made._ask(made.read(outputs, batch)[0], "cot")
@@ -234,7 +236,7 @@ def test_a_long_clip_is_shortened_and_its_target_names_what_was_shown(tmp_path: 
 
 
 def test_prompt_soft_tokens_and_answer_share_the_models_places(tmp_path: Path) -> None:
-    made = reasoner(tmp_path, max_prompt=100_000, max_answer=300)
+    made = reasoner(tmp_path, prompt__max_tokens=100_000, generation__max_tokens=300)
     outputs, batch = seen(1)
     batch.samples[0] = replace(batch.samples[0], text="and then they said it again " * 200)
     (row,) = made.llm.embed([made._ask(made.read(outputs, batch)[0], "cot")[0]], outputs.context)
@@ -263,7 +265,7 @@ def test_an_answer_says_all_a_report_needs(made: Reasoner, monkeypatch: pytest.M
 def test_a_written_label_is_read_by_the_words_of_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs, batch = seen(1)
     for synonyms, label in ((None, None), ({"terror": "afraid"}, "afraid")):
-        made = reasoner(tmp_path, synonyms=synonyms)
+        made = reasoner(tmp_path, generation__synonyms=synonyms)
         monkeypatch.setattr(made.llm, "generate", lambda *_: ['{"rationale": "so", "final_emotion": "Terror!"}'])
         assert made.answer(outputs, batch)[0]["generated"] == label
 
@@ -348,11 +350,12 @@ def test_lora_trains_in_train_mode(tmp_path: Path) -> None:
     ("settings", "where"),
     [
         ({"importance": "loudness"}, "reasoner.importance"),
-        ({"weight": -1.0}, "reasoner.weight"),
-        ({"explain": -1}, "reasoner.explain"),
-        ({"max_answer": 0}, "reasoner.max_answer"),
+        ({"loss__weight": -1.0}, "reasoner.loss.weight"),
+        ({"loss__context_dropout": 1.0}, "reasoner.loss.context_dropout"),
+        ({"generation__explain": -1}, "reasoner.generation.explain"),
+        ({"generation__max_tokens": 0}, "reasoner.generation.max_tokens"),
         ({"prompt__mode": "label"}, "reasoner.answer.mode"),
-        ({"synonyms": {"joyous": "gladness"}}, "reasoner.synonyms.joyous"),
+        ({"generation__synonyms": {"joyous": "gladness"}}, "reasoner.generation.synonyms.joyous"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], where: str) -> None:

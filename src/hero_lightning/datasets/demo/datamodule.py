@@ -1,4 +1,4 @@
-"""The demo dataset: drawn talking people, made on the spot, whose truth is known.
+"""The demo dataset: drawn talking people, generated on first use, with known ground truth.
 
 Data flow: generate (once) -> labels.csv, descriptions.json, truth.json, clips/, au/ -> Samples.
 
@@ -8,27 +8,26 @@ Data flow: generate (once) -> labels.csv, descriptions.json, truth.json, clips/,
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.demo.generate import generate
-from hero_lightning.datasets.demo.truth import EMOTIONS
-from hero_lightning.errors import ConfigError
+from hero_lightning.datasets.demo.generate import COLUMNS, generate
+from hero_lightning.datasets.demo.traits import EMOTIONS
+from hero_lightning.datasets.readers import read_json
+from hero_lightning.features.foreign.tables import read_csv
 from hero_lightning.types import Media, Sample
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DemoDataModule(EmotionDataModule):
-    """Real MP4 files of drawn talking people; what carries each clip's emotion is known.
+    """MP4 files of drawn talking people; the ground truth says which modalities carry each clip's emotion.
 
     Attributes:
-        clips: train, validation and test together.
-        dataset_seed: another seed is another dataset. One of another seed or size is made anew in place of the old one.
+        clips: number of clips in all splits.
+        dataset_seed: seed of the dataset. A dataset of another seed or size is replaced.
     """
 
     clips: int = 900
@@ -36,48 +35,39 @@ class DemoDataModule(EmotionDataModule):
 
     name = "demo"
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {"emotion": EMOTIONS}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, got, least in (("clips", self.clips, 24), ("dataset_seed", self.dataset_seed, 0)):
-            if got < least:
-                expected = f"at least {least}"
-                raise ConfigError(f"{key} has a wrong value.", expected=expected, got=got, where=f"dataset.{key}")
+    ranges: ClassVar[Mapping[str, str]] = {"clips": "[24, inf)", "dataset_seed": "[0, inf)"}
 
     def samples(self) -> list[Sample]:
-        """Makes the dataset where it is missing, and reads it."""
+        """Generates the dataset where it is missing, and reads it."""
         generate(Path(self.root), self.dataset_seed, self.clips)
         return read_demo(Path(self.root))
 
 
 def read_demo(root: Path) -> list[Sample]:
-    """Samples of a dataset that `generate` made, in its order.
+    """Samples of a generated dataset, in its order.
 
-    Labels are `emotion` (a class) and `valence` (-1..1). A modality that the truth calls missing really is: no sound
-    track in the file, no AU files, no face box, no text.
+    Labels are `emotion` (a class) and `valence` (-1..1). A modality that the truth calls missing has no sound track, AU
+    files, face box or text.
     """
-    descriptions, truth = (
-        json.loads((root / name).read_text(encoding="utf-8")) for name in ("descriptions.json", "truth.json")
-    )
+    descriptions, truth = (read_json(root / name) for name in ("descriptions.json", "truth.json"))
     out = []
-    with (root / "labels.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            id = row["id"]
-            files = {"au": root / "au" / f"{id}.csv", "au_info": root / "au" / f"{id}_au_info.json"}
-            sample = Sample(
-                id=id,
-                split=row["split"],
-                video=Media(root / "clips" / f"{id}.mp4"),
-                files={} if "au" in truth[id]["missing"] else files,
-                text=row["text"] or None,
-                speaker=row["speaker"],
-                dialogue=row["dialogue"],
-                turn=int(row["turn"]),
-                labels={"emotion": row["emotion"], "valence": float(row["valence"])},
-                descriptions=descriptions[id],
-                truth=truth[id],
-            )
-            if row["x0"]:
-                sample.boxes["face"] = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
-            out.append(sample)
+    for _, row in read_csv(root / "labels.csv", COLUMNS):
+        id = row["id"]
+        files = {"au": root / "au" / f"{id}.csv", "au_info": root / "au" / f"{id}_au_info.json"}
+        box = tuple(float(row[c]) for c in ("x0", "y0", "x1", "y1") if row[c])
+        sample = Sample(
+            id=id,
+            split=row["split"],
+            video=Media(root / "clips" / f"{id}.mp4"),
+            files={} if "au" in truth[id]["missing"] else files,
+            boxes={"face": box} if box else {},  # type: ignore[dict-item]  # four numbers
+            text=row["text"] or None,
+            speaker=row["speaker"],
+            dialogue=row["dialogue"],
+            turn=int(row["turn"]),
+            labels={"emotion": row["emotion"], "valence": float(row["valence"])},
+            descriptions=descriptions[id],
+            truth=truth[id],
+        )
+        out.append(sample)
     return out

@@ -1,4 +1,4 @@
-"""Makes the demo dataset on disk: real MP4 files, OpenFace style tables, official-looking labels, and the truth.
+"""Writes the demo dataset: MP4 files, OpenFace-style tables, labels and the ground truth.
 
 Data flow: seed -> draw -> per clip (in processes) film + speak -> mp4, action units -> csv, au_info json -> labels.csv,
 descriptions.json, truth.json -> folder, renamed into place when whole.
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from hero_lightning.datasets.demo.picture import SIZE, film
+from hero_lightning.datasets.demo.traits import TRAITS
 from hero_lightning.datasets.demo.truth import CARRIERS, Clip, draw
 from hero_lightning.datasets.demo.voice import RATE, speak
 from hero_lightning.datasets.demo.words import describe, utterance
@@ -37,53 +38,40 @@ from hero_lightning.media.types import ActionUnits
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of what the generator makes; a dataset of another version is made anew."""
+VERSION = 2
+"""Version of the files; a dataset of another version is generated anew."""
 MARKER = "demo.json"
-UNITS = {
-    "neutral": {},
-    "happy": {6: 2.2, 12: 3.0, 25: 1.0},
-    "sad": {1: 2.2, 4: 1.3, 15: 2.4, 17: 1.4},
-    "angry": {4: 2.8, 7: 2.0, 17: 1.2, 23: 2.2},
-    "surprise": {1: 2.4, 2: 2.6, 5: 2.2, 26: 2.8},
-    "fear": {1: 2.0, 2: 1.4, 4: 1.6, 5: 2.2, 20: 2.4},
-}
-"""Emotion -> action unit -> intensity at its peak, after the usual FACS tables."""
+COLUMNS = ("id", "split", "speaker", "dialogue", "turn", "emotion", "valence", "text", "x0", "y0", "x1", "y1")
+"""Columns of labels.csv."""
 UNIT_NOISE = {0.0: 0.08, 0.33: 0.4, 0.67: 0.85, 1.0: 3.5}
-"""Noise level -> intensity by which units are wrong over a whole clip; half as much from row to row."""
+"""Noise level -> standard deviation of an intensity over clips; half as much from row to row."""
 
 
 def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = None) -> None:
-    """Makes the dataset in `root`, unless it is there already with the same seed, size and version.
+    """Generates the dataset in `root`, unless it exists with the same seed, size and version.
 
     Args:
-        root: folder; made whole or not at all. One of another seed, size or version is replaced.
-        clips: train, validation and test together.
-        workers: processes; None = as many as processors.
+        root: folder, written atomically. A demo dataset of another seed, size or version is replaced.
+        clips: number of clips in all splits.
+        workers: processes; None = number of processors.
 
     Raises:
-        DataError: `root` holds files that are no demo dataset.
+        DataError: `root` holds other files.
     """
-    root = Path(root)
     wanted = {"version": VERSION, "seed": seed, "clips": clips}
     if _found(root) == wanted:
         return
     if root.exists() and any(root.iterdir()) and _found(root) is None:
-        raise DataError(
-            "The folder of the demo dataset holds something else.",
-            expected=f"a folder that is empty, absent, or has a {MARKER}",
-            got="other files",
-            where=root,
-            hint="dataset.root=ANOTHER_FOLDER",
-        )
-    log.info("making the demo dataset: %d clips in %s", clips, root)
+        expected, hint = f"a folder that is empty, absent, or has a {MARKER}", "dataset.root=ANOTHER_FOLDER"
+        raise DataError("The demo dataset's folder has other files.", expected=expected, where=root, hint=hint)
+    log.info("generating the demo dataset: %d clips in %s", clips, root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as place:
         made, old = Path(place) / "made", Path(place) / "old"
         _write(made, seed, clips, workers)
         (made / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
         if root.exists():
-            if _found(root) == wanted:  # another process was faster
+            if _found(root) == wanted:  # another process has written it meanwhile
                 return
             os.rename(root, old)
         os.rename(made, root)
@@ -107,41 +95,33 @@ def _write(root: Path, seed: int, clips: int, workers: int | None) -> None:
     if workers == 1:
         boxes = [job(clip) for clip in drawn]
     else:
-        # Linux: a fork starts in no time, where a fresh interpreter would import torch and the caller's main module.
+        # On Linux a fork starts at once; a fresh interpreter would import torch and the caller's main module.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             results = pool.map(job, drawn, chunksize=8)
             boxes = list(track(results, "demo dataset", total=clips, transient=True, disable=not sys.stderr.isatty()))
+    rows: list[Sequence[object]] = [COLUMNS]
+    for c, box in zip(drawn, boxes, strict=True):
+        text, face = "" if "text" in c.missing else c.text, ("",) * 4 if "face" in c.missing else box
+        rows.append((c.id, c.split, f"S{c.speaker:02d}", c.dialogue, c.turn, c.emotion, c.valence, text, *face))
     with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(
-            ("id", "split", "speaker", "dialogue", "turn", "emotion", "valence", "text", "x0", "y0", "x1", "y1")
-        )
-        for clip, box in zip(drawn, boxes, strict=True):
-            text = "" if "text" in clip.missing else clip.text
-            speaker, face = f"S{clip.speaker:02d}", ("",) * 4 if "face" in clip.missing else box
-            table.writerow(
-                (clip.id, clip.split, speaker, clip.dialogue, clip.turn, clip.emotion, clip.valence, text, *face)
-            )
+        csv.writer(file).writerows(rows)
     _dump(root / "descriptions.json", {clip.id: describe(clip) for clip in drawn})
     _dump(root / "truth.json", {clip.id: truth(clip) for clip in drawn})
 
 
 def truth(clip: Clip) -> dict[str, Any]:
-    """What is known of a clip beyond its labels.
+    """The ground truth of a clip beyond its labels, see Clip.
 
-    Returns:
-        informative: channels that show the emotion. informative_modalities: the same as modalities that are there.
-        shows: emotion by channel. noise: level by modality. missing: modalities. conflict: whether the sound belongs to
-        another utterance, and audio_says what it tells. intensity, peak (seconds), syllables and voiced (start, end).
+    Beside fields of Clip: informative_modalities, those of the informative channels that are present; noise, the level
+    by modality; audio_says, the emotion that the sound shows.
     """
     known = asdict(clip)
     kept = ("informative", "shows", "missing", "conflict", "intensity", "peak", "syllables", "voiced")
-    modalities = [s for carried in CARRIERS.values() for s in carried]
     return {
         **{key: known[key] for key in kept},
-        "informative_modalities": [s for c in clip.informative for s in CARRIERS[c] if s not in clip.missing],
-        "noise": {s: clip.noise_of(s) for s in modalities},
+        "informative_modalities": [m for c in clip.informative for m in CARRIERS[c] if m not in clip.missing],
+        "noise": {m: clip.noise_of(m) for carried in CARRIERS.values() for m in carried},
         "audio_says": clip.shows["audio"],
     }
 
@@ -151,7 +131,7 @@ def _dump(path: Path, value: object) -> None:
 
 
 def _make(root: Path, seed: int, clip: Clip) -> Sequence[float]:
-    """Writes one clip's files; its face box."""
+    """Writes one clip's files and returns its face box."""
     pictures, box = film(clip, seed)
     sound = None if "audio" in clip.missing else speak(clip, seed)
     write_mp4(root / "clips" / f"{clip.id}.mp4", pictures, Fraction(*clip.rate), sound)
@@ -171,17 +151,14 @@ def write_mp4(path: Path, pictures: np.ndarray, rate: Fraction, sound: np.ndarra
         video = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "22"})
         video.width, video.height, video.pix_fmt = SIZE, SIZE, "yuv420p"
         video.codec_context.thread_count = 1
-        voice = None
-        if sound is not None:
-            voice = container.add_stream(
-                "aac", rate=RATE, layout="mono", bit_rate=64_000, options={"aac_coder": "fast"}
-            )
+        options = {"aac_coder": "fast"}
+        voice = sound is not None and container.add_stream("aac", RATE, layout="mono", bit_rate=64_000, options=options)
         for k, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = k, 1 / rate
             container.mux(video.encode(frame))
         container.mux(video.encode())
-        if voice is not None and sound is not None:
+        if voice and sound is not None:
             for start in range(0, len(sound), 1024):
                 part = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
                 part.sample_rate, part.pts = RATE, start
@@ -190,19 +167,19 @@ def write_mp4(path: Path, pictures: np.ndarray, rate: Fraction, sound: np.ndarra
 
 
 def action_units(clip: Clip, seed: int) -> ActionUnits:
-    """What OpenFace would measure: the expression's units, speech at the mouth, blinks, and measurement noise."""
+    """OpenFace-like measurements: the expression's units, speech at the mouth, blinks, and measurement noise."""
     rng = np.random.default_rng([seed, clip.number, 4])
     time, level = clip.times, clip.noise["au"]
     x = np.zeros((len(time), len(AU_COLUMNS)), np.float32)  # [T, C]
     strength, column = clip.profile(time), {name: k for k, name in enumerate(AU_COLUMNS)}
-    for unit, peak in UNITS[clip.shows["expression"]].items():
-        x[:, column[f"AU{unit:02d}_r"]] += peak * strength * rng.uniform(0.8, 1.15)
+    for unit, peak in TRAITS[clip.shows["expression"]].units.items():
+        x[:, column[unit]] += peak * strength * rng.uniform(0.8, 1.15)
     x[:, column["AU25_r"]] += 0.9 * clip.beats(time)
     x[:, column["AU26_r"]] += 0.5 * clip.beats(time)
     x[:, column["AU45_r"]] += 2.0 * (np.abs(time - rng.uniform(0, clip.seconds)) < 0.12)
     n = len(INTENSITIES)
     x[:, :n] *= 1 - 0.6 * level**2
-    x[:, :n] += np.abs(rng.normal(0, UNIT_NOISE[level], n)) * (rng.random(n) < 0.6)  # wrong all the time
+    x[:, :n] += np.abs(rng.normal(0, UNIT_NOISE[level], n)) * (rng.random(n) < 0.6)  # constant over the clip
     x[:, :n] += rng.normal(0, UNIT_NOISE[level] / 2, (len(time), n))
     x[:, :n] = np.clip(x[:, :n], 0, 5)
     for k, name in enumerate(PRESENCES, start=n):

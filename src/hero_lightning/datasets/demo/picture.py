@@ -1,72 +1,22 @@
-"""The pictures of the demo dataset: a drawn person who talks, pulls faces and moves the hands, in front of a scene.
+"""The pictures of the demo dataset: a drawn person who talks, makes faces and gestures, in front of a scene.
 
 Data flow: Clip -> scene and person (once) -> face, arms per picture -> + noise -> [T, H, W, 3] uint8.
 
-Shapes: T pictures, H = W = SIZE pixels. Positions are fractions of the picture, x right, y down; a shape is a distance
-field that becomes a soft mask. `Clip.shows` decides what scene, face and hands tell.
+Shapes: T pictures, H = W = SIZE pixels. Positions are fractions of the picture, x right, y down; a shape is a signed
+distance field that becomes a soft mask. `Clip.shows` decides which emotion the scene, the face and the hands show.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from hero_lightning.datasets.demo.traits import TRAITS
 from hero_lightning.datasets.demo.truth import Clip
 
 SIZE = 112
 """Pixels."""
-SCENES: dict[str, tuple[tuple[float, float], str, tuple[int, int, int]]] = {
-    "happy": ((0.13, 0.16), "disc", (250, 205, 40)),
-    "sad": ((0.87, 0.16), "stripes", (60, 110, 215)),
-    "angry": ((0.13, 0.42), "wedge", (215, 40, 35)),
-    "surprise": ((0.87, 0.42), "ring", (60, 200, 90)),
-    "fear": ((0.13, 0.29), "bars", (95, 30, 120)),
-}
-"""Emotion -> place, shape and colour of the thing on the wall; a neutral scene has none."""
 GRAIN = {0.0: 0.0, 0.33: 0.12, 0.67: 0.24, 1.0: 0.95}
 """Noise level -> share of the picture that is noise."""
-
-
-@dataclass(frozen=True)
-class Face:
-    """How an emotion looks: 0 is neutral, 1 the full change.
-
-    Attributes:
-        smile: mouth corners up (down where negative).
-        wide: mouth width.
-        gape: mouth open.
-        raised: brows up.
-        frown: inner ends of the brows down (up where negative).
-        eyes: eyes open.
-    """
-
-    smile: float = 0.0
-    wide: float = 0.0
-    gape: float = 0.0
-    raised: float = 0.0
-    frown: float = 0.0
-    eyes: float = 0.0
-
-
-FACES = {
-    "neutral": Face(),
-    "happy": Face(smile=1.0, wide=0.35, eyes=-0.35, raised=0.1),
-    "sad": Face(smile=-1.0, wide=-0.1, eyes=-0.4, frown=-1.0),
-    "angry": Face(smile=-0.5, wide=-0.25, eyes=-0.15, frown=1.2, raised=-0.7),
-    "surprise": Face(wide=-0.35, gape=1.0, raised=1.2, eyes=0.6),
-    "fear": Face(smile=-0.3, wide=0.3, gape=0.35, raised=0.7, frown=-1.0, eyes=0.5),
-}
-GESTURES: dict[str, tuple[tuple[float, float], tuple[float, float], float]] = {
-    "neutral": ((0.0, 0.0), (0.0, -0.11), 0.0),
-    "happy": ((-0.17, -0.08), (0.17, -0.08), 0.0),
-    "sad": ((0.0, 0.10), (0.0, 0.0), 0.0),
-    "angry": ((0.0, 0.0), (-0.24, 0.06), 0.0),
-    "surprise": ((0.0, -0.22), (0.0, -0.22), 0.0),
-    "fear": ((0.14, -0.03), (-0.14, -0.03), 0.05),
-}
-"""Emotion -> stroke of the left and of the right hand (picture's left and right), and how much both tremble."""
-
 _Y, _X = (np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5) / SIZE
 
 
@@ -86,14 +36,14 @@ def film(clip: Clip, seed: int) -> tuple[np.ndarray, tuple[float, float, float, 
     _paint(stage, _oval(cx, cy, rx, ry), skin)
     pictures = np.repeat(stage[None], len(clip.times), axis=0)  # [T, H, W, 3]
     _draw_face(pictures, clip, (cx, cy, rx, ry), hair)
-    _draw_arms(pictures, clip, cx, (skin, shirt), rng)
+    _draw_arms(pictures, clip, cx, skin, shirt, rng)
     pictures *= rng.uniform(0.9, 1.1)
     box = (cx - rx - 0.04, cy - ry - 0.04, cx + rx + 0.04, cy + ry + 0.04)
     return _disturbed(pictures, GRAIN[clip.noise["picture"]], rng), tuple(round(float(b), 4) for b in box)  # type: ignore[return-value]
 
 
 def _paint(picture: np.ndarray, distance: np.ndarray, colour: np.ndarray | tuple[int, int, int]) -> None:
-    """Lays a colour on picture [..., H, W, 3] where distance [..., H, W] (in fractions) is negative; edges soft."""
+    """Paints picture [..., H, W, 3] where distance [..., H, W] (in fractions) is negative, with soft edges."""
     mask = np.clip(0.5 - np.asarray(distance, np.float32) * np.float32(SIZE), 0, 1)[..., None]
     hit = mask.any(axis=tuple(range(mask.ndim - 3)))[..., 0]  # [H, W], over all pictures
     rows, columns = np.flatnonzero(hit.any(axis=1)), np.flatnonzero(hit.any(axis=0))
@@ -107,19 +57,18 @@ def _oval(cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
 
 
 def _scene(clip: Clip, rng: np.random.Generator) -> np.ndarray:
-    """A dull wall with dull clutter, and the thing that tells the scene's emotion: [H, W, 3] float."""
+    """A grey wall with grey clutter and the object that stands for the scene's emotion: [H, W, 3] float."""
     wall = rng.uniform(120, 190) + rng.uniform(-10, 10, 3)
     stage = np.empty((SIZE, SIZE, 3), np.float32)
     stage[:] = wall + (_Y * rng.uniform(-40, 40) + _X * rng.uniform(-40, 40))[..., None]
     for _ in range(6):
         x, y, w, h = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.03, 0.14), rng.uniform(0.03, 0.14)
-        _paint(
-            stage, np.maximum(np.abs(_X - x) - w, np.abs(_Y - y) - h), rng.uniform(80, 210) + rng.uniform(-12, 12, 3)
-        )
-    emotion = clip.shows["frame"]
-    if emotion == "neutral":
+        grey = rng.uniform(80, 210) + rng.uniform(-12, 12, 3)
+        _paint(stage, np.maximum(np.abs(_X - x) - w, np.abs(_Y - y) - h), grey)
+    scene = TRAITS[clip.shows["frame"]].scene
+    if scene is None:
         return stage
-    (x, y), shape, colour = SCENES[emotion]
+    (x, y), shape, colour = scene
     dx, dy = _X - x - rng.uniform(-0.02, 0.02), _Y - y - rng.uniform(-0.03, 0.03)
     radius, r = rng.uniform(0.1, 0.12), np.hypot(dx, dy)
     square = np.maximum(np.abs(dx), np.abs(dy)) - radius
@@ -136,7 +85,7 @@ def _scene(clip: Clip, rng: np.random.Generator) -> np.ndarray:
 
 def _draw_face(pictures: np.ndarray, clip: Clip, head: tuple[float, float, float, float], hair: np.ndarray) -> None:
     """Draws brows, eyes and mouth on pictures [T, H, W, 3]; the mouth opens with the syllables."""
-    face = FACES[clip.shows["expression"]]
+    face = TRAITS[clip.shows["expression"]].face
     cx, cy, rx, ry = head
     top, bottom, left, right = (int(v * SIZE) for v in (cy - ry, cy + ry, cx - rx, cx + rx))
     part = pictures[:, top:bottom, left:right]  # [T, h, w, 3], a view
@@ -148,9 +97,8 @@ def _draw_face(pictures: np.ndarray, clip: Clip, head: tuple[float, float, float
         ex = x - side * 0.42
         eye_y = 0.13 * (1 + face.eyes * amount)
         _paint(part, (np.sqrt((ex / 0.24) ** 2 + ((y + 0.18) / eye_y) ** 2) - 1) * eye_y * unit, (245, 245, 245))
-        _paint(
-            part, (np.hypot(ex * rx / unit, (y + 0.18) * ry / unit) - 0.09) * unit + np.zeros_like(amount), (25, 20, 20)
-        )
+        pupil = (np.hypot(ex * rx / unit, (y + 0.18) * ry / unit) - 0.09) * unit + np.zeros_like(amount)
+        _paint(part, pupil, (25, 20, 20))
         line = -0.42 - 0.16 * face.raised * amount - face.frown * amount * 0.55 * ex * side
         _paint(part, np.maximum(np.abs(y - line) - 0.05, np.abs(ex) - 0.3) * unit, hair * 0.5)
     width = 0.42 * (1 + face.wide * amount)
@@ -161,17 +109,15 @@ def _draw_face(pictures: np.ndarray, clip: Clip, head: tuple[float, float, float
 
 
 def _draw_arms(
-    pictures: np.ndarray, clip: Clip, cx: float, colours: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+    pictures: np.ndarray, clip: Clip, cx: float, skin: np.ndarray, shirt: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Draws both arms on pictures [T, H, W, 3] in skin and shirt colours; hands strike with every syllable."""
-    (skin, shirt), time = colours, clip.times
-    left, right, tremble = GESTURES[clip.shows["motion"]]
+    """Draws both arms on pictures [T, H, W, 3]; hands strike with every syllable."""
+    time, (left, right, tremble) = clip.times, TRAITS[clip.shows["motion"]].hands
     beat = clip.beats(time)[:, None]  # [T, 1]
     for side, stroke in ((-1, left), (1, right)):
         rest = np.array([cx + side * 0.2, 0.84]) + rng.uniform(-0.02, 0.02, 2)
-        shake = (
-            tremble * clip.intensity * np.sign(np.sin(2 * np.pi * 4.3 * time + side))[:, None] * np.array([1.0, 0.3])
-        )
+        swing = np.sign(np.sin(2 * np.pi * 4.3 * time + side))[:, None]
+        shake = tremble * clip.intensity * swing * np.array([1.0, 0.3])
         hand = rest + beat * np.array(stroke) * clip.intensity + shake  # [T, 2]
         shoulder = np.array([cx + side * 0.19, 0.66])
         edge = int((cx - side * 0.1) * SIZE)
@@ -185,7 +131,7 @@ def _draw_arms(
 
 
 def _disturbed(pictures: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Mixes blotches of many sizes into pictures [T, H, W, 3]; a part of them stays, a part changes all the time."""
+    """Mixes blotches of several sizes into pictures [T, H, W, 3]; some are constant over time, some change."""
     if share:
         blotches = np.zeros((len(pictures), 7, 7, 3), np.float32)
         for cells in (7, 14, 28, 56):

@@ -1,4 +1,4 @@
-"""The voice of the demo dataset: a buzz shaped into syllables, whose pitch, level, length and colour tell an emotion.
+"""The voice of the demo dataset: a source-filter synthesis whose pitch, level, length and timbre carry an emotion.
 
 Data flow: Clip -> pitch track -> saw wave -> vowels (formants) -> syllables -> + noise -> samples.
 
@@ -7,59 +7,25 @@ Shapes: N samples at RATE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from hero_lightning.datasets.demo.traits import TRAITS
 from hero_lightning.datasets.demo.truth import Clip
 
 RATE = 16_000
 """Hz of the sound track."""
 VOWELS = ((700, 1200, 2600), (400, 2000, 2700), (450, 900, 2400), (550, 1700, 2500))
-"""Formants in Hz of a, e, o, and the one between (Peterson and Barney 1952, rounded)."""
+"""Formants in Hz of a, e, o and a central vowel (Peterson and Barney 1952, rounded)."""
 LEVEL_DB = -27.0
 """Level of a neutral voice, dB re full scale."""
 NOISE_DB = {0.0: -62.0, 0.33: -50.0, 0.67: -42.0, 1.0: -12.0}
 """Level of the noise, dB re full scale."""
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How an emotion sounds, relative to the speaker's neutral voice.
-
-    Attributes:
-        pitch: factor on the fundamental.
-        glide: semitones from the start to the end of a syllable.
-        level: dB.
-        tilt: dB per octave above 500 Hz; more is brighter.
-        length: factor on a syllable's length.
-        tremor: semitones of an 8 Hz wavering.
-        breath: share of breath noise.
-    """
-
-    pitch: float = 1.0
-    glide: float = -1.0
-    level: float = 0.0
-    tilt: float = -6.0
-    length: float = 1.0
-    tremor: float = 0.0
-    breath: float = 0.03
-
-
-MANNERS = {
-    "neutral": Manner(),
-    "happy": Manner(pitch=1.35, glide=6.0, level=5.0, tilt=-3.0, length=1.1),
-    "sad": Manner(pitch=0.85, glide=-4.0, level=-8.0, tilt=-11.0, length=1.35, breath=0.06),
-    "angry": Manner(pitch=1.1, glide=-3.0, level=9.0, tilt=0.0, length=0.95),
-    "surprise": Manner(pitch=2.0, glide=12.0, level=2.0, tilt=-8.0, length=1.2),
-    "fear": Manner(pitch=1.45, glide=0.0, level=-3.0, tilt=-3.0, length=0.75, tremor=1.5, breath=0.25),
-}
-
-
 def speak(clip: Clip, seed: int) -> np.ndarray:
     """The sound of a clip: [N] float32 in [-1, 1]."""
     rng = np.random.default_rng([seed, clip.number, 2])
-    manner = MANNERS[clip.shows["audio"]]
+    manner = TRAITS[clip.shows["audio"]].voice
     n = round(clip.seconds * RATE)
     time = np.arange(n) / RATE
     semitones = manner.tremor * np.sin(2 * np.pi * 8 * time)
@@ -83,13 +49,13 @@ def speak(clip: Clip, seed: int) -> np.ndarray:
 
 
 def base_pitch(speaker: int) -> float:
-    """Hz of a speaker's neutral voice; even speakers are deep."""
+    """Hz of a speaker's neutral voice; even speakers have the lower voices."""
     return (115.0 if speaker % 2 == 0 else 190.0) * (1 + 0.15 * np.sin(7.0 * speaker))
 
 
 def _vowels(source: np.ndarray, tilt: float) -> np.ndarray:
     """The source spoken as each vowel: [N] -> [vowels, N] of equal level."""
-    size = len(source) + -len(source) % 4096  # a length that the FFT likes
+    size = len(source) + -len(source) % 4096  # a length that is fast for the FFT
     hertz = np.fft.rfftfreq(size, 1 / RATE)
     slope = 10 ** (tilt * np.log2(np.maximum(hertz, 500) / 500) / 20) * (hertz > 60)
     peaks = np.array(VOWELS, dtype=float)[:, :, None]  # [vowels, 3, 1]
@@ -99,7 +65,7 @@ def _vowels(source: np.ndarray, tilt: float) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, n: int, level: float) -> np.ndarray:
-    """Background of random colour that swells and fades, about `level` dB re full scale: [N]."""
+    """Background noise of random spectrum and varying loudness, about `level` dB re full scale: [N]."""
     spectrum = np.fft.rfft(rng.normal(size=n))
     hertz = np.fft.rfftfreq(n, 1 / RATE)
     octaves = np.log2(np.maximum(hertz, 100) / 100)

@@ -1,4 +1,4 @@
-"""Foreign layouts of stored features: HERO's npy dict and the folders of the AffectGPT family.
+"""Exports stored features as HERO's npy dicts or as folders of the AffectGPT family, and reads the latter.
 
 Data flow: modalities whose stores are filled + samples -> export -> <out>/<id>.npy (dict), or
 <out>/<dataset>/<folder>/<id>.npy (array) -> NpyDict, AffectGptFolder.
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from hero_lightning.errors import FeatureError
-from hero_lightning.features.foreign.hero_npy import HERO_KEYS
+from hero_lightning.features.files import write_atomic
+from hero_lightning.features.foreign.hero_npy import HERO_KEYS, write_npydict
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NpyFolder
-from hero_lightning.features.manifest import parsed, put, told
+from hero_lightning.features.manifest import diff, read_manifest
 from hero_lightning.features.modality import PICTURES, Modality
 from hero_lightning.types import Sample
 
@@ -36,13 +37,13 @@ ENCODER_NAMES = {
     "wavlm-large": "WAVLM_LARGE",
     "data2vec-audio-base-960h": "DATA2VEC_BASE",
 }
-"""What the AffectGPT family calls an encoder, by the last part of its hub id."""
+"""Names of encoders in the AffectGPT family, by the last part of their hub ids."""
 
 
 def folder_name(modality: Modality) -> str:
-    """The family's folder of a modality's features, e.g. frame_CLIP_VIT_LARGE_emotion_peak_8frms.
+    """The family's folder name for a modality, e.g. frame_CLIP_VIT_LARGE_emotion_peak_8frms.
 
-    Its readers look for `8clips` and `8frms` behind audio and au whatever the arrays hold.
+    Its readers expect `8clips` and `8frms` after audio and au, whatever the number of steps.
     """
     identity = modality.identity()
     encoder, sampler = identity["encoder"], identity["sampler"]
@@ -55,17 +56,17 @@ def folder_name(modality: Modality) -> str:
 
 
 def dataset_folder(root: Path | str, dataset: str) -> Path:
-    """<root>/<dataset> as the family spells it (mer2023, cmumosei, iemocap); not appended where root ends so."""
+    """<root>/<dataset> in the family's spelling (mer2023, cmumosei, iemocap); `root` itself if it has that name."""
     name = dataset.lower().replace("_", "")
     name = "iemocap" if name == "iemocapfour" else name
     return Path(root) if Path(root).name == name else Path(root) / name
 
 
 class AffectGptFolder(NpyFolder):
-    """Features that the AffectGPT family extracted: <root>/<dataset>/<folder>/<id>.npy. A FeatureSource.
+    """Features extracted by code of the AffectGPT family: <root>/<dataset>/<folder>/<id>.npy. A FeatureSource.
 
     Args:
-        root: the family's `preextracted_root`, with or without the dataset' own folder.
+        root: the family's `preextracted_root`, with or without the dataset's folder.
         dataset: its name, in our spelling or theirs.
         folder: e.g. frame_CLIP_VIT_LARGE_uniform_8frms.
         rename, patch_reduce: see NpyFolder.
@@ -90,82 +91,81 @@ def export(
     dataset: str,
     force: bool = False,
 ) -> int:
-    """Writes stored features in a foreign layout; what is there already and the same is left alone.
+    """Writes stored features in a foreign layout; files that are up to date are not touched.
 
     Args:
         modalities: bound, with filled stores.
-        samples: clips; what one lacks is left out of its files.
+        samples: clips; modalities that a clip lacks are left out of its files.
         out: the root.
         layout: npydict (one dict per clip, keys of HERO, with the transcript) or affectgpt (one array per clip).
         dataset: name of the folder of layout affectgpt.
-        force: where `out` holds features made with other settings, throw those away.
+        force: delete features in `out` that were made with other settings.
 
     Returns:
-        Files written.
+        Number of files written.
 
     Raises:
-        FeatureError: `out` holds features made with other settings, or the disk is full.
+        FeatureError: `out` holds features made with other settings.
+        DataError: a file cannot be written.
     """
     samples, root, written = list(samples), Path(out), 0
-    one = layout == "npydict"
-    places = {n: root if one else dataset_folder(root, dataset) / folder_name(s) for n, s in modalities.items()}
-    keys = {n: HERO_KEYS.get(n, n) if one else "" for n in modalities}
+    as_dict = layout == "npydict"
+    folders = {n: root if as_dict else dataset_folder(root, dataset) / folder_name(m) for n, m in modalities.items()}
+    keys = {n: HERO_KEYS.get(n, n) if as_dict else "" for n in modalities}
     for name, modality in modalities.items():
-        _claim(places[name], keys[name], modality.identity(), force)
-    for folder in dict.fromkeys(places.values()):
+        _claim(folders[name], keys[name], modality.identity(), force)
+    for folder in dict.fromkeys(folders.values()):
         for sample in samples:
-            new: dict[str, Any] = {"transcript": sample.text} if one and sample.text else {}
+            new: dict[str, Any] = {"transcript": sample.text} if as_dict and sample.text else {}
             for name, modality in modalities.items():
                 source = next((f for f in (modality.source, modality.store) if f is not None and f.has(sample)), None)
-                if places[name] != folder or source is None:
+                if folders[name] != folder or source is None:
                     continue
                 row, key = source.read(sample), keys[name]
                 new[key] = row.x.numpy()
-                if one:  # as `convert` writes them
+                if as_dict:  # as `convert` writes them
                     new |= {f"{key}_time": row.time.numpy()} if row.time is not None else {}
                     new |= {f"{key}_measures": row.measures} if row.measures else {}
             path = folder / f"{sample.id}.npy"
-            old = _content(path, one)
+            old = _content(path, as_dict)
             if new.keys() - {"transcript"} and any(not np.array_equal(old.get(k, ()), new[k]) for k in new):
-                _write(path, old | new, one)
+                _write(path, old | new, as_dict)
                 written += 1
     return written
 
 
 def _claim(folder: Path, key: str, identity: Mapping[str, Any], force: bool) -> None:
-    """Enters in <folder>/manifest.json what made `key`; another maker's arrays are refused, or thrown away."""
-    path, wanted = folder / "manifest.json", json.loads(json.dumps(identity))
-    folder.mkdir(parents=True, exist_ok=True)
-    known = parsed(path) if path.is_file() else {}
+    """Writes the identity of `key` to <folder>/manifest.json; features of another identity are refused, or deleted."""
+    path, wanted, as_dict = folder / "manifest.json", json.loads(json.dumps(identity)), bool(key)
+    known = read_manifest(path) if path.is_file() else {}
     first = next(folder.glob("*.npy"), None)
-    stranger = {"made by": "somebody else"} if first and key in _content(first, bool(key)) else None
-    if (stored := known.get(key, stranger)) not in (None, wanted):
+    unknown = {"identity": "unknown"} if first and key in _content(first, as_dict) else None
+    if (stored := known.get(key, unknown)) not in (None, wanted):
         if not force:
-            raise FeatureError(
-                "The folder holds features made with other settings.",
-                expected=told(wanted, stored, 0),
-                got=told(wanted, stored, 1),
-                where=folder,
-                hint="another out=DIR, or force=true: it throws the old ones away",
-            )
+            expected, got = diff(wanted, stored)
+            problem, hint = "The folder holds features made with other settings.", "another out=DIR, or force=true"
+            raise FeatureError(problem, expected=expected, got=got, where=folder, hint=hint)
         for file in folder.glob("*.npy"):
-            gone = {key, f"{key}_time", f"{key}_measures"}
-            left = {k: v for k, v in _content(file, bool(key)).items() if k not in gone}
-            if left.keys() - {"transcript"}:
-                _write(file, left, bool(key))
+            removed = {key, f"{key}_time", f"{key}_measures"}
+            kept = {k: v for k, v in _content(file, as_dict).items() if k not in removed}
+            if kept.keys() - {"transcript"}:
+                _write(file, kept, as_dict)
             else:
                 file.unlink()
     if stored != wanted:
-        put(path, json.dumps({**known, key: wanted}, indent=1, ensure_ascii=False).encode())
+        write_atomic(path, json.dumps({**known, key: wanted}, indent=1, ensure_ascii=False).encode())
 
 
-def _content(path: Path, one: bool) -> dict[str, Any]:
+def _content(path: Path, as_dict: bool) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    return load_features(path) if one else {"": np.load(path, allow_pickle=False)}
+    return load_features(path) if as_dict else {"": np.load(path, allow_pickle=False)}
 
 
-def _write(path: Path, content: Mapping[str, Any], one: bool) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(dict(content), dtype=object) if one else content[""], allow_pickle=one)
-    put(path, buffer.getvalue())
+def _write(path: Path, content: Mapping[str, Any], as_dict: bool) -> None:
+    if as_dict:
+        write_npydict(path, content)
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, content[""], allow_pickle=False)
+        write_atomic(path, buffer.getvalue())

@@ -1,4 +1,9 @@
-"""Stored arrays looked up by clip."""
+"""Arrays of foreign layouts as a FeatureSource: shapes, faults and widths.
+
+Data flow: subclass (finds a clip's array) -> sequence -> [T, D] -> StoredFeatures.
+
+Shapes: T steps, F frames, P patches, D feature width.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from hero_lightning.errors import ConfigError, FeatureError
+from hero_lightning.errors import FeatureError, one_of
 from hero_lightning.features.source import Availability
 from hero_lightning.types import Sample, StoredFeatures
 
 Finding = tuple[int, int] | str
-"""(T, D) of a feature, (0, 0) where it is absent, or why it is broken."""
+"""(T, D) of a feature, (0, 0) if it is absent, or why it is broken."""
 PATCH_RULES = ("cls", "mean", "flatten")
 
 
 def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray | None:
-    """One key's value as [T, D]; None where the clip has no such modality (missing, empty, all zeros).
+    """One key's value as [T, D]; None if the clip has no such modality (missing, empty, all zeros).
 
     Args:
-        value: what the file holds.
+        value: content of the file.
         key: its name, for messages.
-        patch_reduce: what [F, P, D] becomes, see NpyDict.
+        patch_reduce: how [F, P, D] is reduced, see ArraySource.
         path: the file, for messages.
 
     Raises:
@@ -43,7 +48,7 @@ def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray 
     if not np.isfinite(value).all():
         raise broken("holds NaN or Inf.", "NaN or Inf")
     if not value.any():
-        return None  # HERO's extractor writes zeros for what a clip does not have
+        return None  # HERO's extractor writes zeros for absent modalities
     if value.ndim in (1, 2):
         return np.atleast_2d(value)  # [D] -> [1, D]
     if value.ndim != 3:
@@ -56,51 +61,42 @@ def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray 
 
 
 class ArraySource(ABC):
-    """Stored arrays looked up by clip. A FeatureSource whose subclass says where a clip's array is.
+    """A FeatureSource of arrays; the subclass finds the array of a clip.
 
     Args:
         key: the feature's name, for messages.
-        patch_reduce: what [F, P, D] becomes: cls (first patch), mean over patches, or flatten to [F * P, D].
-        probe_count: how many readable clips must agree about the width.
+        patch_reduce: how [F, P, D] is reduced: cls (first patch), mean over patches, or flatten to [F * P, D].
+        probe_count: number of readable clips whose widths are compared.
     """
 
     def __init__(self, key: str, patch_reduce: str = "cls", probe_count: int = 8) -> None:
-        if patch_reduce not in PATCH_RULES:
-            raise ConfigError(
-                "Unknown rule for patch features.",
-                expected=", ".join(PATCH_RULES),
-                got=patch_reduce,
-                where="source.patch_reduce",
-            )
+        one_of("source.patch_reduce", patch_reduce, PATCH_RULES)
         self.key, self.patch_reduce, self.probe_count = key, patch_reduce, probe_count
         self._width: int | None = None
 
     @abstractmethod
     def path(self, sample: Sample) -> Path:
-        """The file that holds, or should hold, the clip's array."""
+        """The file of the clip's array, whether it exists or not."""
 
     @abstractmethod
     def found(self, sample: Sample) -> Finding | None:
-        """(T, D), or why the feature is broken, or None where there is no file; (0, 0) = no such modality."""
+        """(T, D), or why the feature is broken, or None if there is no file; (0, 0) = no such modality."""
 
     @abstractmethod
     def value(self, sample: Sample) -> Any:
-        """The clip's array as stored; None where there is none. FeatureError where it cannot be read."""
+        """The clip's array as stored; None if there is none. FeatureError if it cannot be read."""
 
     def content(self, sample: Sample) -> dict[str, Any]:
-        """Everything that lies with the array: `<key>_time` and `<key>_measures`, as `convert` writes them."""
+        """Everything in the array's file, e.g. `<key>_time` and `<key>_measures` as written by `convert`."""
         return {}
 
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """See FeatureSource."""
+    def identity(self) -> dict[str, Any]: ...
 
     @abstractmethod
-    def describe(self, sample: Sample) -> str:
-        """See FeatureSource."""
+    def describe(self, sample: Sample) -> str: ...
 
     def status(self, sample: Sample) -> Availability:
-        """See FeatureSource."""
         found = self.found(sample)
         if found is None or found == (0, 0):
             return Availability("absent", "no feature file" if found is None else f"no {self.key}")
@@ -111,16 +107,14 @@ class ArraySource(ABC):
         return Availability("preextracted", "features")
 
     def has(self, sample: Sample) -> bool:
-        """See FeatureSource."""
         return self.status(sample).mode == "preextracted"
 
     def length(self, sample: Sample) -> int | None:
-        """See FeatureSource."""
         found = self.found(sample)
         return (found[0] or None) if isinstance(found, tuple) else None
 
     def read(self, sample: Sample) -> StoredFeatures:
-        """See FeatureSource; always float32."""
+        """Always float32."""
         path = self.path(sample)
         array = sequence(self.value(sample), self.key, self.patch_reduce, path)
         if array is None:
@@ -133,13 +127,13 @@ class ArraySource(ABC):
             )
         if self._width is not None and array.shape[1] != self._width:
             raise self._other_width(array.shape[1], sample)
-        beside = self.content(sample)
-        clock = beside.get(f"{self.key}_time")
-        timed = isinstance(clock, np.ndarray) and clock.shape == (array.shape[0],)
+        content = self.content(sample)
+        time = content.get(f"{self.key}_time")
+        timed = isinstance(time, np.ndarray) and time.shape == (array.shape[0],)
         return StoredFeatures(
             torch.from_numpy(np.array(array, dtype=np.float32)),
-            torch.tensor(clock, dtype=torch.float32) if timed else None,
-            dict(beside.get(f"{self.key}_measures", {})),
+            torch.tensor(time, dtype=torch.float32) if timed else None,
+            dict(content.get(f"{self.key}_measures", {})),
         )
 
     def _other_width(self, width: int, sample: Sample) -> FeatureError:
@@ -148,15 +142,14 @@ class ArraySource(ABC):
             expected=self._width,
             got=width,
             where=self.describe(sample),
-            hint="extract these files anew with the encoder of the others; widths are never padded or cut",
+            hint="extract these files again with the encoder of the others",
         )
 
     def width(self) -> int | None:
-        """See FeatureSource; None before `probe` found a readable file."""
+        """None before `probe` found a readable file."""
         return self._width
 
     def probe(self, samples: Iterable[Sample]) -> None:
-        """See FeatureSource."""
         agreed = 0
         for sample in samples:
             found = self.found(sample)

@@ -1,4 +1,4 @@
-"""Loads pickled feature files without running anything: numpy arrays and plain builtins only."""
+"""Loads feature files without executing code in them: pickles may hold numpy arrays and builtins only."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from hero_lightning.errors import FeatureError
+from hero_lightning.errors import FeatureError, cause
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 PARSING = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError, SyntaxError)
 CONTAINER = (tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error)
 DAMAGE = (OSError, EOFError, MemoryError, *PARSING, *CONTAINER)
-"""What a damaged pickle, header or archive was seen to raise."""
+"""Errors raised for damaged pickles, headers and archives (found by fuzzing)."""
 
 
 def _encode(text: str, codec: str) -> bytes:
-    """Stands in for codecs.encode, by which old pickles spell bytes: latin1 only."""
+    """Replaces codecs.encode, which old pickles use for bytes: latin1 only."""
     if codec not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"codec {codec}")
     return text.encode("latin1")
 
 
 def _admitted() -> dict[tuple[str, str], Any]:
-    from numpy._core import multiarray, numeric  # where numpy itself pickles from
+    from numpy._core import multiarray, numeric  # home of the functions in numpy's pickles
 
     out: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
     for package in ("numpy.core", "numpy._core"):
@@ -42,10 +41,10 @@ def _admitted() -> dict[tuple[str, str], Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and plain builtins; refuses every other callable by name."""
+    """Rebuilds numpy arrays and builtins; any other callable is a FeatureError that names it."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file, encoding="latin1")  # arrays that Python 2 pickled need it; others do not mind
+        super().__init__(file, encoding="latin1")  # needed for arrays pickled by Python 2, harmless for others
         self.path = path
 
     def find_class(self, module: str, name: str) -> Any:
@@ -53,16 +52,16 @@ class _Unpickler(pickle.Unpickler):
         if found is None:
             raise FeatureError(
                 "The file wants to run code; it was not loaded.",
-                expected="numpy arrays and plain builtins",
+                expected="numpy arrays and builtins",
                 got=f"{module}.{name}",
                 where=self.path,
-                hint="write the features anew with numpy.save({key: array}) from a source you trust",
+                hint="write the features again with numpy.save({key: array}) from a source you trust",
             )
         return found
 
 
 def _array(file: IO[bytes], path: Path) -> Any:
-    """One .npy modality -> array, or what a pickled one holds."""
+    """Content of a .npy file: an array, or the object it pickles."""
     major, _ = np.lib.format.read_magic(file)
     reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(major)
     start = file.tell()
@@ -73,14 +72,14 @@ def _array(file: IO[bytes], path: Path) -> Any:
 
 
 def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
-    """One clip's dict of arrays and strings; nothing in the file is executed.
+    """Dict of arrays and strings in a file; no code in the file is executed.
 
     Args:
-        path: .npy (pickled dict), .npz, .safetensors (strings in its metadata) or a bare pickle of a dict.
+        path: .npy (pickled dict), .npz, .safetensors (strings in its metadata) or a pickled dict (.pkl).
         offset: byte at which an .npy starts inside a larger file.
 
     Raises:
-        FeatureError: missing, truncated, of another form, or with a foreign callable.
+        FeatureError: the file is missing, truncated or no dict, or refers to a callable that is not admitted.
     """
     try:
         if path.suffix == ".safetensors":
@@ -102,7 +101,7 @@ def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
         raise FeatureError(
             "The feature file cannot be read.",
             expected="a dict of arrays in .npy, .npz or .safetensors",
-            got=f"{type(error).__name__}: {error}",
+            got=cause(error),
             where=path,
             hint="replace the file, or missing=mask to go on without it",
         ) from error
@@ -125,12 +124,3 @@ def _safetensors(path: Path) -> dict[str, Any]:
             return {**(file.metadata() or {}), **{k: file.get_tensor(k).float().numpy() for k in file.keys()}}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-
-
-def write_npydict(path: Path, features: Mapping[str, Any]) -> None:
-    """Writes one clip's dict in HERO's layout (.npy, pickled dict), under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, np.array(dict(features), dtype=object), allow_pickle=True)
-    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Pre-made features of the community: one npy per clip, MMSA pickles, npz matrices keyed by name, csv tables.
+"""Published feature files: one npy per clip, MMSA pickles, npz matrices keyed by name, csv tables.
 
 Data flow: Sample --rename--> name --file or table--> array [D] | [T, D] -> StoredFeatures.
 
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hero_lightning.errors import ConfigError, DataError, FeatureError
+from hero_lightning.errors import ConfigError, DataError, FeatureError, cause, one_of
 from hero_lightning.features.foreign.array_source import ArraySource, Finding, sequence
 from hero_lightning.features.foreign.safe_pickle import DAMAGE, load_features
 from hero_lightning.types import Sample
@@ -27,11 +27,11 @@ from hero_lightning.types import Sample
 log = logging.getLogger(__name__)
 
 LEVELS = {"utterance": "-UTT", "frame": "-FRA"}
-"""MERTools' endings of feature folders: one vector per clip, one vector per frame."""
+"""Suffixes of MERTools' feature folders: one vector per clip, one vector per frame."""
 
 
 class NamedSource(ArraySource):
-    """Arrays kept under names that may differ from our ids. A FeatureSource.
+    """Arrays stored under names that may differ from our ids. A FeatureSource.
 
     Args:
         path: the folder or file.
@@ -49,18 +49,18 @@ class NamedSource(ArraySource):
         try:
             self.rename = [(re.compile(pattern), new) for pattern, new in (rename or {}).items()]
         except re.error as error:
-            expected = "regular expressions"
-            raise ConfigError("rename is wrong.", expected=expected, got=error, where="source.rename") from error
+            problem, expected = "rename is not a regular expression.", "{pattern: replacement}"
+            raise ConfigError(problem, expected=expected, got=cause(error), where="source.rename") from error
 
     def name(self, sample: Sample) -> str:
-        """What the clip is called here."""
+        """The clip's name in this source."""
         out = sample.id
         for pattern, new in self.rename:
             out = pattern.sub(new, out)
         return out
 
     def found(self, sample: Sample) -> Finding | None:
-        """See ArraySource; every clip is looked at once."""
+        """Every clip is checked once."""
         path, name = self.path(sample), self.name(sample)
         if path.is_file() and name not in self._seen:
             try:
@@ -71,21 +71,19 @@ class NamedSource(ArraySource):
         return self._seen.get(name)
 
     def identity(self) -> dict[str, Any]:
-        """See FeatureSource."""
         own = {"rename": {p.pattern: new for p, new in self.rename}, "patch_reduce": self.patch_reduce}
         return {"class": type(self).__name__, "path": self.at.name, "key": self.key, **own}
 
     def describe(self, sample: Sample) -> str:
-        """See FeatureSource."""
         return f"{self.path(sample)} [{self.key}, {self.name(sample)}]"
 
 
 class NpyFolder(NamedSource):
-    """One `<name>.npy` per clip, as MERTools writes them: [D] (utterance level) or [T, D] (frame level).
+    """One `<name>.npy` per clip, as written by MERTools: [D] (utterance level) or [T, D] (frame level).
 
     Args:
         root: the folder.
-        level: utterance or frame adds MERTools' ending -UTT or -FRA where root lacks it; None = root as it is.
+        level: utterance or frame adds MERTools' suffix -UTT or -FRA if root lacks it; None = root unchanged.
         rename, patch_reduce: see NamedSource.
     """
 
@@ -96,32 +94,30 @@ class NpyFolder(NamedSource):
         rename: Mapping[str, str] | None = None,
         patch_reduce: str = "cls",
     ) -> None:
-        if level not in (None, *LEVELS):
-            expected = f"{', '.join(LEVELS)}, or null"
-            raise ConfigError("Unknown level.", expected=expected, got=level, where="source.level")
-        folder, ending = Path(root), LEVELS.get(level or "", "")
-        folder = folder if folder.name.endswith(ending) else folder.with_name(folder.name + ending)
+        one_of("source.level", level, (None, *LEVELS))
+        folder, suffix = Path(root), LEVELS.get(level or "", "")
+        folder = folder if folder.name.endswith(suffix) else folder.with_name(folder.name + suffix)
         super().__init__(folder, folder.name, rename, patch_reduce)
 
     def path(self, sample: Sample) -> Path:
-        """See ArraySource."""
         return self.at / f"{self.name(sample)}.npy"
 
     def value(self, sample: Sample) -> Any:
-        """See ArraySource."""
         path = self.path(sample)
         try:
             return np.load(path, allow_pickle=False) if path.is_file() else None
         except DAMAGE as error:
-            raise FeatureError("The feature file cannot be read.", got=error, where=path, hint="replace it") from error
+            problem, hint = "The feature file cannot be read.", "replace it"
+            raise FeatureError(problem, got=cause(error), where=path, hint=hint) from error
 
 
 class TableSource(NamedSource):
     """Arrays of many clips in one file, read once per process.
 
     Attributes:
-        within: a pattern whose match in a name says its group, e.g. "..$" for RAVDESS' actors; given, features get mean
-            0 and spread 1 over each group's rows. Transductive: it reads all clips of a test speaker, but no label.
+        within: pattern whose match in a name is its group, e.g. "..$" for the actors of RAVDESS; features are then
+            standardised to mean 0 and standard deviation 1 within each group. This is transductive: it uses all clips
+            of a test speaker, but no labels.
     """
 
     _rows: dict[str, Any] | None = None
@@ -132,17 +128,17 @@ class TableSource(NamedSource):
         """Name and array of every clip in the file."""
 
     def rows(self) -> dict[str, Any]:
-        """Name -> array. FeatureError where the file cannot be read or gives a name twice."""
+        """Name -> array. FeatureError if the file cannot be read or has a name twice."""
         if self._rows is None:
             rows: dict[str, Any] = {}
             for name, array in self.pairs():
                 if name in rows:
-                    raise self._wrong(f"The table gives {name!r} twice.", "one row per clip", name)
+                    raise self._wrong(f"The table has {name!r} twice.", "one row per clip", name)
                 rows[name] = array
-            self._rows = rows if self.within is None else self._levelled(rows, self.within)
+            self._rows = rows if self.within is None else self._standardised(rows, self.within)
         return self._rows
 
-    def _levelled(self, rows: Mapping[str, Any], within: re.Pattern[str]) -> dict[str, Any]:
+    def _standardised(self, rows: Mapping[str, Any], within: re.Pattern[str]) -> dict[str, Any]:
         groups: dict[str, list[str]] = {}
         for name in rows:
             if (match := within.search(name)) is None:
@@ -156,23 +152,19 @@ class TableSource(NamedSource):
         return out
 
     def identity(self) -> dict[str, Any]:
-        """See FeatureSource."""
         return super().identity() | ({"within": self.within.pattern} if self.within else {})
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker that is not forked reads the file itself: the arrays do not go through a pipe.
-        return self.__dict__ | {"_rows": None}
+        return vars(self) | {"_rows": None}  # a worker that is not forked reads the file itself
 
     def path(self, sample: Sample) -> Path:
-        """See ArraySource."""
         return self.at
 
     def found(self, sample: Sample) -> Finding | None:
-        """See ArraySource; a table that cannot be read at all is an error."""
+        """FeatureError if the whole table cannot be read."""
         return super().found(sample) if self.at.is_file() and self.rows() is not None else None
 
     def value(self, sample: Sample) -> Any:
-        """See ArraySource."""
         return self.rows().get(self.name(sample)) if self.at.is_file() else None
 
     def _wrong(self, problem: str, expected: object, got: object) -> FeatureError:
@@ -183,12 +175,13 @@ class TableSource(NamedSource):
         missing = [k for k in (ids, self.key) if not isinstance(content, Mapping) or k not in content]
         if missing or len(content[ids]) != len(content[self.key]):
             got = list(content) if isinstance(content, Mapping) else type(content).__name__
-            raise self._wrong("The table lacks a key, or rows for its names.", f"{ids} and {self.key}, alike long", got)
+            problem = "The table lacks a key, or names and rows differ in number."
+            raise self._wrong(problem, f"{ids} and {self.key}, of equal length", got)
         return zip(map(str, content[ids]), content[self.key], strict=True)
 
 
 class NpzTable(TableSource):
-    """A matrix [N, D] or [N, T, D] beside the names of its rows; or a dict name -> array under one key.
+    """A matrix [N, D] or [N, T, D] and the names of its rows; or a dict name -> array under one key.
 
     Args:
         path: .npz, .npy or .pkl.
@@ -210,26 +203,25 @@ class NpzTable(TableSource):
         self.ids, self.within = ids, re.compile(within) if within else None
 
     def pairs(self) -> Iterable[tuple[str, Any]]:
-        """See TableSource."""
         content = load_features(self.at)
         if self.ids is not None:
             return self._zipped(content, self.ids)
         if not isinstance(content.get(self.key), dict):
-            raise self._wrong(f"{self.key!r} is no dict of names.", "ids=KEY of the names", list(content))
+            raise self._wrong(f"{self.key!r} is not a dict.", "ids=KEY of the names", list(content))
         return ((str(name), array) for name, array in content[self.key].items())
 
 
 class MmsaPickle(TableSource):
     """Features of MMSA (Yu et al.): {train, valid, test} -> {id, text, audio, vision, ..._lengths}.
 
-    Ids `video$_$clip` become `video_clip`. Padding is cut by `<key>_lengths`, for text by the mask in `text_bert`, else
-    where rows are zero at either end.
+    Ids `video$_$clip` become `video_clip`. Padding is removed by `<key>_lengths`, for text by the mask in `text_bert`,
+    else by leading and trailing rows of zeros.
 
     Args:
-        path: e.g. unaligned_50.pkl; only arrays and builtins are let in.
+        path: e.g. unaligned_50.pkl; may hold arrays and builtins only.
         key: text, audio or vision.
-        fill: what stands for NaN and Inf (CMU-MOSEI's sound holds -inf; MMSA takes 0), counted in the log; None = such
-            a clip counts as broken.
+        fill: replaces NaN and Inf, counted in the log (CMU-MOSEI's audio holds -inf; MMSA uses 0); None = such a clip
+            counts as broken.
         rename: see NamedSource.
     """
 
@@ -240,7 +232,6 @@ class MmsaPickle(TableSource):
         self.fill = fill
 
     def pairs(self) -> Iterator[tuple[str, Any]]:
-        """See TableSource."""
         filled = 0
         for part in load_features(self.at).values():
             pairs = self._zipped(part, "id")
@@ -249,27 +240,26 @@ class MmsaPickle(TableSource):
                 lengths = part["text_bert"][:, 1].sum(axis=1)  # [N, 3, T]: ids, mask, type
             for n, (name, array) in enumerate(pairs):
                 if array.ndim == 2:
-                    real = np.flatnonzero(array.any(axis=1))
-                    cut = slice(real[0], real[-1] + 1) if len(real) else slice(0)
-                    array = array[: int(lengths[n])] if lengths is not None else array[cut]
+                    nonzero = np.flatnonzero(array.any(axis=1))
+                    real = slice(nonzero[0], nonzero[-1] + 1) if len(nonzero) else slice(0)
+                    array = array[: int(lengths[n])] if lengths is not None else array[real]
                 if self.fill is not None and not (finite := np.isfinite(array)).all():
                     filled += int((~finite).sum())
                     array = np.where(finite, array, array.dtype.type(self.fill))
                 yield name.replace("$_$", "_"), array
         if filled:
-            log.warning("%s: %d numbers of %s that were not finite are now %g", self.at, filled, self.key, self.fill)
+            log.warning("%s: %d numbers of %s were not finite and are now %g", self.at, filled, self.key, self.fill)
 
     def identity(self) -> dict[str, Any]:
-        """See FeatureSource."""
         return {**super().identity(), "fill": self.fill}
 
 
 class CsvTable(TableSource):
-    """Numeric columns of a csv; a name that stands in several rows has as many steps, in the file's order.
+    """Numeric columns of a csv; several rows of one name are its time steps, in the file's order.
 
     Args:
         path: comma, semicolon or tab separated, UTF-8, with a header.
-        columns: names or shell patterns, e.g. ["AU*_r"]; the features in this order.
+        columns: names or shell patterns in the order of the features, e.g. ["AU*_r"].
         ids: column of the names.
         rename: see NamedSource.
     """
@@ -280,20 +270,20 @@ class CsvTable(TableSource):
         super().__init__(path, ",".join(columns), rename)
         self.columns, self.ids = list(columns), ids
         if not columns:
-            raise ConfigError("No column is named.", expected='e.g. ["AU*_r"]', got="[]", where="source.columns")
+            raise ConfigError("No column is given.", expected='e.g. ["AU*_r"]', got="[]", where="source.columns")
 
     def pairs(self) -> Iterable[tuple[str, Any]]:
-        """See TableSource. An empty cell is NaN: such a clip counts as broken."""
+        """An empty cell is NaN: such a clip counts as broken."""
         steps: dict[str, list[list[float]]] = {}
         for place, cells in read_csv(self.at, [self.ids]):
             if not steps:
                 wanted = {p: [c for c in cells if fnmatchcase(c.strip(), p)] for p in self.columns}
-                if bare := [p for p, found in wanted.items() if not found]:
-                    raise self._wrong("The table lacks a column.", ", ".join(bare), ", ".join(cells))
+                if missing := [p for p, found in wanted.items() if not found]:
+                    raise self._wrong("The table lacks a column.", ", ".join(missing), ", ".join(cells))
             try:
                 row = [float(cells[c].strip() or "nan") for found in wanted.values() for c in found]
             except ValueError as error:
-                raise self._wrong(f"A cell of {place} is no number.", "numbers", error) from error
+                raise self._wrong(f"A cell of {place} is not a number.", "numbers", cause(error)) from error
             steps.setdefault(cells[self.ids].strip(), []).append(row)
         return ((name, np.array(rows, dtype=np.float32)) for name, rows in steps.items())
 
@@ -303,31 +293,35 @@ def read_csv(path: Path, needed: Sequence[str] = (), dataset: str = "") -> Itera
 
     Args:
         path: UTF-8, with or without BOM.
-        needed: columns that must be there.
-        dataset: whose official file it is: cp1252 where it is not UTF-8 (a spreadsheet program saved it), and only the
-            needed cells count. Without it every cell does.
+        needed: required columns.
+        dataset: name of the dataset if it is an official file: then a file that is not UTF-8 is read as cp1252, and
+            only the cells of required columns are checked.
 
     Raises:
-        DataError: not UTF-8, an empty file, a column missing, a row of another length, or no row.
+        DataError: the file is not UTF-8 or no csv, lacks a column or rows, or a row has another number of cells.
     """
-    what, raw, place = f"{dataset} label file" if dataset else "table", path.read_bytes(), ""
+    name, raw, place = f"{dataset} label file" if dataset else "table", path.read_bytes(), ""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if not dataset:
-            raise DataError("The table is not UTF-8.", got=error, where=path, hint="save it as UTF-8") from error
+            raise DataError("The table is not UTF-8.", got=cause(error), where=path, hint="save it as UTF-8") from error
         text = raw.decode("cp1252", errors="replace")
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    names = list(reader.fieldnames or ())
-    if not set(needed) <= set(names):
-        problem = f"The {what} lacks a column." if text.strip() else f"The {what} is empty."
-        raise DataError(problem, expected=", ".join(needed), got=", ".join(names) or "nothing", where=path)
-    for row in reader:
-        place = f"{path}, line {reader.line_num}"
-        if any(row[c] is None for c in (needed if dataset else names)) or (None in row and not dataset):
-            problem, expected = f"A row of the {what} has another number of cells.", f"{len(names)} cells"
-            raise DataError(problem, expected=expected, got=row, where=place)
-        yield place, row
+    try:
+        columns = list(reader.fieldnames or ())
+        if not set(needed) <= set(columns):
+            problem = f"The {name} lacks a column." if text.strip() else f"The {name} is empty."
+            raise DataError(problem, expected=", ".join(needed), got=", ".join(columns) or "nothing", where=path)
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if any(row[c] is None for c in (needed if dataset else columns)) or (None in row and not dataset):
+                problem, expected = f"A row of the {name} has another number of cells.", f"{len(columns)} cells"
+                raise DataError(problem, expected=expected, got=row, where=place)
+            yield place, row
+    except csv.Error as error:
+        got, where = cause(error), f"{path}, line {reader.line_num}"
+        raise DataError(f"The {name} cannot be parsed.", expected="csv", got=got, where=where) from error
     if not place:
-        raise DataError(f"The {what} has no rows.", expected="one per clip", where=path)
+        raise DataError(f"The {name} has no rows.", expected="one per clip", where=path)

@@ -1,1 +1,1 @@
-"""What HERO is compared with."""
+"""Baselines: the models that HERO is compared with."""

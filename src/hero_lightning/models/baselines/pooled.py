@@ -1,121 +1,92 @@
-"""Baselines on HERO's loop: what a fusion model must beat, small and honest about missing modalities.
+"""Small baselines: fusion of one pooled vector per modality.
 
-Data flow: Features by modality -> Standardise -> mean and spread over time -> one vector per modality
+Data flow: Features by modality -> Standardise -> mean and standard deviation over time -> one vector per modality
 [B, E, d] -> fusion [B, P] -> one linear head per Task -> Outputs.
 
 Shapes: B rows, E modalities, T steps, D feature width, d width, C outputs of a Task, P pooled width.
-An absent modality is a learnt token or has no weight: what its rows hold changes nothing. docs/baselines.md names papers.
-Each is a dataclass whose fields are its configuration; layers are made once, in the order base, `_build`.
+An absent modality is a learnt token or has no weight, so the content of its rows has no effect. docs/baselines.md lists
+the papers. Each baseline is a dataclass whose fields are its options; layers are built in the order base, `_build`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError
-from hero_lightning.models.hero.experts import absent, check_width, size_of, statistics
-from hero_lightning.models.layers import EPS, Standardise
-from hero_lightning.models.outputs import Outputs
-from hero_lightning.types import MODALITIES, Features
+from hero_lightning.models.base import FusionModel
+from hero_lightning.models.layers import EPS, Standardise, statistics
+from hero_lightning.models.outputs import Fused, Outputs
+from hero_lightning.types import Features
 
 Steps = dict[str, tuple[Tensor, Tensor]]
 """Modality -> steps [B, T, D], zero where masked, and mask [B, T]; T >= 1."""
 Mixed = tuple[Tensor, Tensor | None]
-"""Pooled [B, P], and weights of the modalities [B, E] where there are such."""
-Fused = tuple[Tensor, Tensor, Tensor | None]
-"""Pooled [B, P], summaries [B, E, d], weights."""
+"""Pooled [B, P], and weights [B, E] of the modalities, if the fusion has any."""
+Items = tuple[Tensor, Tensor] | None
+"""Item [B] of every row and its place [B] in it; see `FusionModel.forward`."""
+Logits = dict[str, Tensor]
+"""Task -> logits."""
 
 
 @dataclass(eq=False, repr=False)
-class Baseline(nn.Module):
-    """Base: takes modalities in, standardises them, reads one linear head per Task.
+class Baseline(FusionModel):
+    """Base: standardises the features and reads one linear head per Task.
 
-    A subclass says in `_pooled` what the heads read, makes its layers in `_build` and writes `_fuse`.
+    A subclass gives the width of the heads' input in `_pooled`, builds its layers in `_build` and writes `_fuse`.
 
     Attributes:
-        dims: modality -> feature width.
-        outputs: Task name -> number of outputs C.
-        auxiliary_heads: what the auxiliary_losses need (`model.hero.AUXILIARY_HEADS`); refused where the model does not offer it.
-        synergy: none has a synergy expert.
-        offers: auxiliary_heads it can give.
+        dims, outputs, auxiliary_heads: see `FusionModel`.
     """
 
     dims: Mapping[str, int]
     outputs: Mapping[str, int]
     auxiliary_heads: Collection[str] = ()
 
-    synergy: ClassVar[None] = None
-    offers: ClassVar[frozenset[str]] = frozenset()
-
     def __post_init__(self) -> None:
-        super().__init__()
-        self.dims = {s: self.dims[s] for s in MODALITIES if s in self.dims}
-        self.outputs, self.modalities = dict(self.outputs), tuple(self.dims)
-        if not set(self.auxiliary_heads) <= self.offers:
-            expected = f"auxiliary_losses that need {' or '.join(self.offers) or 'no part of the model'}"
-            hint = "loss@losses.sync=none loss@losses.unimodal=none"
-            problem, got = "A baseline lacks what an auxiliary_loss requires.", self.auxiliary_heads
-            raise ConfigError(problem, expected=expected, got=got, where="losses", hint=hint)
+        super().__init__(self.dims, self.outputs, self.auxiliary_heads)
         self.norms = nn.ModuleDict({s: Standardise(d) for s, d in self.dims.items()})
         self.heads = nn.ModuleDict({t: nn.Linear(self._pooled(), n) for t, n in self.outputs.items()})
         self._build()
 
     def _pooled(self) -> int:
-        """P, width of what the heads read."""
+        """P, width of the heads' input."""
         return 1
 
     def _build(self) -> None:
-        """Makes the layers of `_fuse`, where it has any."""
+        """Builds the layers of `_fuse`, if it has any."""
 
-    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
-        """Standardised steps, present [B, E] -> Fused."""
+    def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Standardised steps, present [B, E], items -> pooled [B, P], summaries [B, E, d], weights [B, E]."""
         raise TypeError(f"{type(self).__name__} does not define _fuse")
 
-    def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
-        """Features by modality -> predictions.
+    def _predict(self, pooled: Tensor, summaries: Tensor, weights: Tensor | None) -> tuple[Logits, Logits]:
+        """What `_fuse` returns -> logits [B, C] and, where there are unimodal heads, logits [B, E, C]."""
+        return {t: head(pooled) for t, head in self.heads.items()}, {}
 
-        Args:
-            features: modality -> Features; a missing modality is absent in every row.
-            explain: unused; there is nothing to explain beside the weights of the modalities.
-
-        Raises:
-            DataError: none of the model's modalities is given.
-            FeatureError: a modality has another width than the model was built for.
-        """
-        steps = self._take(features)
+    def forward(self, features: Mapping[str, Features], explain: bool = False, items: Items = None) -> Outputs:
+        steps = {s: (self.norms[s](f.x, f.mask), f.mask) for s, f in self.complete(features).items()}
         present = torch.stack([mask.any(dim=1) for _, mask in steps.values()], dim=1)
-        pooled, summaries, weights = self._fuse(steps, present)
+        pooled, summaries, weights = self._fuse(steps, present, items)
+        logits, unimodal_logits = self._predict(pooled, summaries, weights)
         return Outputs(
-            logits={t: head(pooled) for t, head in self.heads.items()},
+            logits=logits,
+            unimodal_logits=unimodal_logits,
             experts=self.modalities,
             summaries=summaries,
             present=present,
-            context=pooled[:, None],
-            gate=weights,
+            fused=Fused(context=pooled[:, None], pooled=pooled, gate=weights),
             imputed=torch.zeros_like(present),
             confidence=present.float(),
         )
 
-    def _take(self, features: Mapping[str, Features]) -> Steps:
-        out: Steps = {}
-        rows, device = size_of(features, self.modalities)
-        for s, dim in self.dims.items():
-            f = features.get(s)
-            f = absent(rows, dim, device) if f is None or not f.x.shape[1] else f
-            check_width(s, f, dim)
-            out[s] = self.norms[s](f.x, f.mask), f.mask
-        return out
-
 
 class Majority(Baseline):
-    """The best constant answer: class shares or mean score of the train split, learnt by the heads' biases."""
+    """The best constant prediction: class shares or mean score of the train split, learnt by the heads' biases."""
 
-    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
+    def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
         none = present.new_zeros(present.shape, dtype=torch.float32)
         return none[:, :1], none[..., None], None
 
@@ -143,7 +114,7 @@ class EarlyFusion(Baseline):
             self.hidden.extend([nn.Linear(size, self.width), nn.ReLU(), nn.Dropout(self.dropout)])
             size = self.width
 
-    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
+    def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
         seen = [torch.where(m.any(dim=1, keepdim=True), statistics(x, m), 0.0) for x, m in steps.values()]
         pooled = self.hidden(torch.cat([*seen, present.to(seen[0].dtype)], dim=1))
         return pooled, present.to(pooled.dtype)[..., None], None
@@ -151,7 +122,7 @@ class EarlyFusion(Baseline):
 
 @dataclass(eq=False, repr=False)
 class Pooled(Baseline):
-    """Base of those that fuse one vector per modality: statistics -> layer -> [B, E, d], learnt tokens where absent.
+    """Base of fusions of one vector per modality: statistics -> layer -> [B, E, d], learnt tokens where absent.
 
     A subclass writes `_mix`.
 
@@ -176,15 +147,19 @@ class Pooled(Baseline):
         """Vectors [B, E, d] of the modalities, present [B, E] -> Mixed."""
         raise TypeError(f"{type(self).__name__} does not define _mix")
 
-    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
+    def _vectors(self, steps: Steps, present: Tensor) -> Tensor:
+        """Vectors [B, E, d] of the modalities."""
         seen = torch.stack([self.project[s](statistics(x, mask)) for s, (x, mask) in steps.items()], dim=1)
-        x = torch.where(present[..., None], seen, self.missing.to(seen.dtype))
+        return torch.where(present[..., None], seen, self.missing.to(seen.dtype))
+
+    def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, Tensor | None]:
+        x = self._vectors(steps, present)
         pooled, weights = self._mix(x, present)
         return pooled, x, weights
 
 
 class UtteranceAttention(Pooled):
-    """MERBench's attention: all vectors together say how much each modality weighs (Lian et al. 2024)."""
+    """MERBench's attention: all vectors together give the weight of each modality (Lian et al. 2024)."""
 
     def _build(self) -> None:
         super()._build()
@@ -198,7 +173,7 @@ class UtteranceAttention(Pooled):
 
 
 class GatedFusion(Pooled):
-    """Gated multimodal unit (Arevalo et al. 2017): every number of a modality's vector has a gate of its own."""
+    """Gated multimodal unit (Arevalo et al. 2017): every element of a modality's vector has its own gate."""
 
     def _build(self) -> None:
         super()._build()
@@ -235,7 +210,7 @@ class LowRankFusion(Pooled):
 
 
 class LateFusion(Pooled):
-    """Every modality predicts by itself; their logits are averaged with learnt weights over those that are there."""
+    """Every modality predicts alone; the logits are averaged with learnt weights over the present modalities."""
 
     offers = frozenset({"unimodal"})
 
@@ -248,17 +223,14 @@ class LateFusion(Pooled):
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         return x.flatten(1), shares(self.trust.expand(len(x), -1), present)
 
-    def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
-        """See Baseline."""
-        out = super().forward(features, explain)
-        out.unimodal_logits = apart(self.alone, out.summaries)
-        assert out.gate is not None
-        out.logits = {t: (out.gate[..., None] * z).sum(dim=1) for t, z in out.unimodal_logits.items()}
-        return out
+    def _predict(self, pooled: Tensor, summaries: Tensor, weights: Tensor | None) -> tuple[Logits, Logits]:
+        assert weights is not None
+        alone = apart(self.alone, summaries)
+        return {t: (weights[..., None] * z).sum(dim=1) for t, z in alone.items()}, alone
 
 
 def shares(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax of scores [B, E] over the modalities that are there; zero in a row that has none."""
+    """Softmax of scores [B, E] over the present modalities; zero in a row without any."""
     low = scores.float().masked_fill(~present, torch.finfo(torch.float32).min)
     return torch.where(present, low.softmax(dim=1), 0.0).to(scores.dtype)
 

@@ -1,13 +1,12 @@
-"""The larger baselines: a task per modality (MultiTask), steps of the other modalities (MulT), turns (DialogueGRU).
+"""Larger baselines: a head per modality (MultiTask), cross-modal attention (MulT), dialogue context (DialogueGRU).
 
-Data flow: as in `baselines`; MulT keeps the steps [B, T, d], DialogueGRU lines up rows as dialogues [G, N, d].
+Data flow: as in `pooled`; MulT keeps the steps [B, T, d], DialogueGRU arranges rows as dialogues [G, N, d].
 
 Shapes: B rows, E modalities, T steps, d width, G items (dialogues) of the batch, N turns of the longest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -16,20 +15,21 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hero_lightning.errors import ConfigError
-from hero_lightning.models.baselines.pooled import Baseline, Fused, Mixed, Pooled, Steps, apart, own_heads
+from hero_lightning.models.base import Shape
+from hero_lightning.models.baselines.pooled import Baseline, Items, Logits, Mixed, Pooled, Steps, apart, own_heads
 from hero_lightning.models.layers import EPS, Block, Positions, masked_mean
 from hero_lightning.models.outputs import Outputs
-from hero_lightning.types import Features
 
 
 @dataclass(eq=False, repr=False)
 class MultiTask(Pooled):
-    """Self-MM's form (Yu et al. 2021): vectors side by side -> head, and a head per modality that the auxiliary_loss
-    `self_labels` teaches beside it.
+    """Self-MM's form (Yu et al. 2021): vectors side by side -> head, and a head per modality, which the loss
+    `SelfLabels` trains.
 
     Attributes:
-        momentum: share of the old centres that a batch leaves.
-        centres: [E + 1, 2, d] running means of the modalities' vectors, then the merged one, above and below score zero.
+        momentum: weight of the old centres in their running means.
+        centres: [E + 1, 2, d] running means of the modalities' vectors, then of the merged one, for scores above and
+            below zero.
         known: [2] whether each side was seen.
     """
 
@@ -50,33 +50,23 @@ class MultiTask(Pooled):
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         return self.merge(x.flatten(1)), None
 
-    def forward(self, features: Mapping[str, Features], explain: bool = False) -> Outputs:
-        """See Baseline."""
-        out = super().forward(features, explain)
-        out.unimodal_logits = apart(self.alone, out.summaries)
-        return out
+    def _predict(self, pooled: Tensor, summaries: Tensor, weights: Tensor | None) -> tuple[Logits, Logits]:
+        logits, _ = super()._predict(pooled, summaries, weights)
+        return logits, apart(self.alone, summaries)
 
     @torch.no_grad()
-    def own_scores(self, outputs: Outputs, score: Tensor, seen: Tensor) -> Tensor:
-        """Scores each modality should have alone, by where its vector lies between the two centres.
+    def own_scores(self, outputs: Outputs, score: Tensor, labelled: Tensor) -> Tensor:
+        """Labels [B, E] of each modality alone, from the position of its vector between the two centres.
 
         With D+ and D- the squared distances to the centres over sqrt(d), a = (D- - D+) / (D+ + eps), y the score:
-        y_s = y a_s / (2 a_m) + (y + a_s - a_m) / 2 (Yu et al. 2021, eq. 12-16), held within the batch's range. Running
-        centres take the place of the paper's epoch means and its momentum on labels.
-
-        Args:
-            outputs: of this batch; in training its vectors move the centres.
-            score: [B]; zero is the border between the sides.
-            seen: [B] rows with a score.
-
-        Returns:
-            [B, E].
+        y_s = y a_s / (2 a_m) + (y + a_s - a_m) / 2 (Yu et al. 2021, eq. 12-16), clamped to the batch's range. Running
+        centres replace the paper's epoch means and its momentum on labels; in training this batch moves them.
         """
         x = torch.cat([outputs.summaries, outputs.context[:, :1]], dim=1).float()  # [B, E + 1, d]
         there = torch.cat([outputs.present, outputs.present.any(dim=1, keepdim=True)], dim=1)
         if self.training:
             for side, rows in enumerate((score > 0, score < 0)):
-                chosen = (rows & seen)[:, None] & there  # [B, E + 1]
+                chosen = (rows & labelled)[:, None] & there  # [B, E + 1]
                 if bool(chosen[:, -1].any()):
                     keep = self.momentum if bool(self.known[side]) else 0.0
                     mean = masked_mean(x.transpose(0, 1), chosen.T)
@@ -90,7 +80,7 @@ class MultiTask(Pooled):
         a = (away[..., 1] - away[..., 0]) / (away[..., 0] + EPS)
         a, of_all = a[:, :-1], a[:, -1:]
         of_all = torch.where(of_all.abs() < EPS, EPS, of_all)
-        bound = torch.where(seen, score.float(), 0.0).abs().max()
+        bound = torch.where(labelled, score.float(), 0.0).abs().max()
         return (0.5 * y * a / of_all + 0.5 * (y + a - of_all)).clamp(-bound, bound)
 
 
@@ -114,25 +104,22 @@ class MulT(Baseline):
         return len(self.dims) * self.width
 
     def _build(self) -> None:
-        width, heads, dropout = self.width, self.num_heads, self.dropout
-        if width % heads or width % 2:
-            expected = f"an even multiple of num_heads={heads}"
-            raise ConfigError("No MulT can be built.", expected=expected, got=width, where="model.width")
+        width, shape = self.width, Shape(width=self.width, num_heads=self.num_heads, dropout=self.dropout)
         self.project = nn.ModuleDict({s: nn.Linear(d, width) for s, d in self.dims.items()})
         self.missing = nn.Parameter(torch.randn(len(self.dims), width) * 0.02)
         self.positions, self.cross = Positions("sinusoidal", width), nn.ModuleDict()
         for a, b in permutations(self.modalities, 2):
-            blocks = (Block(width, heads, dropout, ("cross",)) for _ in range(self.layers))
+            blocks = (Block(shape, ("cross",)) for _ in range(self.layers))
             self.cross[f"{a}_from_{b}"] = nn.ModuleList(blocks)
         wide = max(1, len(self.dims) - 1) * width
         self.merge = nn.ModuleDict({s: nn.Linear(wide, width) for s in self.modalities})
-        self.within = nn.ModuleDict({s: Block(width, heads, dropout, ("self",)) for s in self.modalities})
-        self.drop = nn.Dropout(dropout)
+        self.within = nn.ModuleDict({s: Block(shape, ("self",)) for s in self.modalities})
+        self.drop = nn.Dropout(self.dropout)
 
-    def _fuse(self, steps: Steps, present: Tensor) -> Fused:
+    def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
         seen: Steps = {}
         for i, (s, (x, mask)) in enumerate(steps.items()):
-            blank = ~present[:, i, None] & (torch.arange(x.shape[1], device=x.device) == 0)  # a token to look at
+            blank = ~present[:, i, None] & (torch.arange(x.shape[1], device=x.device) == 0)  # a token to attend to
             y = self.project[s](x)
             seen[s] = self.positions(torch.where(blank[..., None], self.missing[i].to(y.dtype), y)), mask | blank
         found = []
@@ -157,8 +144,8 @@ class DialogueGRU(Pooled):
     Items must be dialogues (`dataset.unit=dialogue`); without items every row is a dialogue of one turn.
 
     Attributes:
-        bidirectional: later turns are read too, as most published systems do; false = only what was said before.
-        residual: heads read the turn's own vector beside its context.
+        bidirectional: also read later turns, as most published systems do; false = only earlier ones.
+        residual: heads read the turn's own vector and its context.
     """
 
     bidirectional: bool = True
@@ -175,26 +162,16 @@ class DialogueGRU(Pooled):
         self.merge = nn.Sequential(nn.Linear(len(self.dims) * width, width), nn.ReLU(), self.drop)
         size = width // 2 if self.bidirectional else width
         self.gru = nn.GRU(width, size, batch_first=True, bidirectional=self.bidirectional)
-        self._places: tuple[Tensor, Tensor] | None = None
 
-    def forward(
-        self, features: Mapping[str, Features], explain: bool = False, items: tuple[Tensor, Tensor] | None = None
-    ) -> Outputs:
-        """See Baseline; items: [B] which dialogue of the batch a row belongs to, and [B] its turn in it."""
-        self._places = items
-        try:
-            return super().forward(features, explain)
-        finally:
-            self._places = None
-
-    def _mix(self, x: Tensor, present: Tensor) -> Mixed:
+    def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
+        x = self._vectors(steps, present)
         turn = self.merge(x.flatten(1))  # [B, d]
         rows = torch.arange(len(x), device=x.device)
-        group, order = (rows, torch.zeros_like(rows)) if self._places is None else self._places
+        group, order = (rows, torch.zeros_like(rows)) if items is None else items
         length = torch.bincount(group)
-        talk = turn.new_zeros(len(length), int(length.max()), self.width)  # [G, N, d]
-        talk = talk.index_put((group, order), turn)
-        packed = pack_padded_sequence(talk, length.cpu(), batch_first=True, enforce_sorted=False)
-        heard, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
-        context = self.drop(heard[group, order])
-        return torch.cat([turn, context], dim=1) if self.residual else context, None
+        dialogue = turn.new_zeros(len(length), int(length.max()), self.width)  # [G, N, d]
+        dialogue = dialogue.index_put((group, order), turn)
+        packed = pack_padded_sequence(dialogue, length.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        context = self.drop(states[group, order])
+        return torch.cat([turn, context], dim=1) if self.residual else context, x, None

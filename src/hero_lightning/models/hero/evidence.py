@@ -1,6 +1,6 @@
-"""What the experts hand to a fusion, and the token bank built from it.
+"""Evidence: the input of a fusion; and the token bank built from it.
 
-Data flow: Observations -> Evidence (summaries, who is present, confidence, tokens, sequences) -> TokenBank [B, K, d].
+Data flow: Observations -> Evidence (summaries, presence, confidence, tokens, sequences) -> TokenBank [B, K, d].
 
 Shapes: B rows, E experts, Q query tokens, T steps, K bank tokens, d width. Masks are True = real.
 """
@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from hero_lightning.models.layers import EPS
-
-SYNERGY = "synergy"
-"""Name of the expert that is no modality; always the last."""
+from hero_lightning.models.outputs import SYNERGY
 
 
 @dataclass(slots=True)
@@ -50,20 +48,25 @@ class Evidence:
         return self.available & ~self.present
 
     @property
+    def shares(self) -> Tensor:
+        """[B, E] confidence scaled to sum 1: the gate weights of a fusion without a gate."""
+        return self.confidence / self.confidence.sum(dim=1, keepdim=True).clamp(min=EPS)
+
+    @property
     def bias(self) -> Tensor:
-        """[B, E] log confidence: what an attention score or a gate score of an imputed expert loses."""
+        """[B, E] log confidence, added to the attention and gate scores of an imputed expert."""
         return self.confidence.clamp(min=EPS).log()
 
 
 @dataclass(slots=True)
 class TokenBank:
-    """Every token a context query may look at (`spec/hero.md` 3.2).
+    """Every token that a context query may attend to.
 
     Attributes:
         tokens: [B, K, d], zero where masked.
         mask: [B, K].
         bias: [B, K] log confidence of imputed tokens, else 0.
-        segments: (expert, start, end) of what was actually inserted.
+        segments: (expert, start, end) of the inserted tokens.
     """
 
     tokens: Tensor
@@ -77,14 +80,12 @@ class TokenBank:
 
 
 def build_bank(evidence: Evidence, source: Literal["qformer", "sequence"], include_synergy: bool) -> TokenBank:
-    """Lines the experts' tokens up in canonical order.
-
-    An imputed expert shows its summary as the only token of its segment.
+    """Concatenates the experts' tokens in canonical order; an imputed expert has its summary as its only token.
 
     Args:
         evidence: of the batch.
         source: the query tokens of the modalities, or their full sequences.
-        include_synergy: whether the synergy token joins.
+        include_synergy: whether the synergy token is included.
     """
     tokens, masks, biases, segments, start = [], [], [], [], 0
     imputed, bias = evidence.imputed, evidence.bias

@@ -8,7 +8,7 @@ Shapes: B rows, T steps, D feature width, Q queries, d width. Masks are True = r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,15 +16,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hero_lightning.errors import DataError, FeatureError
+from hero_lightning.errors import in_range, one_of
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.qformer import QFormer
-from hero_lightning.models.layers import EPS, Positions, Standardise
-from hero_lightning.types import Features
+from hero_lightning.models.layers import EPS, Positions, Standardise, statistics
+from hero_lightning.types import MODALITIES, Features
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """How experts read their features.
+
+    Attributes:
+        position: none, sinusoidal or learned step positions for the Q-Former.
+        mlp: modalities projected by two layers instead of one (for hand-made features such as action units).
+        stat_pooling: add mean and standard deviation over time to every token. A linear probe on them reads at once
+            what a Q-Former learns slowly on a small dataset.
+        standardise: bring every feature to mean 0 and standard deviation 1 of the train split first.
+        feature_dropout: share of the features withheld from a clip in training, at all its steps; few clips with wide
+            features (a few thousand by a few hundred) want 0.3 to 0.7.
+    """
+
+    position: Literal["none", "sinusoidal", "learned"] = "sinusoidal"
+    mlp: Collection[str] = ("au",)
+    stat_pooling: bool = True
+    standardise: bool = False
+    feature_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.mlp:
+            one_of("model.mlp", name, MODALITIES)
+        in_range("model.feature_dropout", self.feature_dropout, "[0, 1)")
 
 
 @dataclass(slots=True)
 class Observation:
-    """What an expert says about a batch.
+    """An expert's reading of a batch.
 
     Attributes:
         tokens: [B, Q, d], zero where the modality is absent.
@@ -32,7 +59,7 @@ class Observation:
         sequence: [B, T, d] projected steps, T >= 1; meaningful where `mask`.
         mask: [B, T].
         time: [B, T] seconds, or None.
-        attention: [B, Q, T] of the last cross-attention, only if asked for.
+        attention: [B, Q, T] of the last cross-attention, on request.
     """
 
     tokens: Tensor
@@ -55,64 +82,30 @@ class Expert(nn.Module):
     absent content can leak, no softmax is empty, and every parameter is in the graph at every step.
 
     Args:
-        name: the modality, for messages.
+        name: the modality.
         dim: feature width D.
-        width: d.
-        queries: Q.
-        layers: Q-Former blocks.
-        num_heads: attention heads.
-        dropout: in the Q-Former.
-        position: none, sinusoidal or learned.
-        mlp: project by two layers instead of one (for hand-made features such as action units).
-        stat_pooling: add mean and spread over time to every token, beside what the queries find. On a small dataset it is
-            the shorter way: a linear probe on them reads what the Q-Former has yet to learn.
-        standardise: bring every feature to mean 0 and spread 1 of the train split first.
-        feature_dropout: share of the features withheld from a clip while training, at all its steps.
+        shape: widths and depths.
+        options: how features are read.
     """
 
-    def __init__(
-        self,
-        name: str,
-        dim: int,
-        width: int,
-        queries: int,
-        layers: int,
-        num_heads: int,
-        dropout: float,
-        position: Literal["none", "sinusoidal", "learned"] = "sinusoidal",
-        mlp: bool = False,
-        stat_pooling: bool = True,
-        standardise: bool = False,
-        feature_dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, name: str, dim: int, shape: Shape, options: ExpertOptions) -> None:
         super().__init__()
-        self.name = name
-        self.dim = dim
-        self.norm = Standardise(dim) if standardise else None
-        self.feature_dropout = feature_dropout
+        self.dim, self.feature_dropout, width = dim, options.feature_dropout, shape.width
+        self.norm = Standardise(dim) if options.standardise else None
         deep = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
-        self.project = nn.Sequential(*(deep if mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
+        self.project = nn.Sequential(*(deep if name in options.mlp else deep[:1]), nn.LayerNorm(width, eps=EPS))
         self.stat_pooling = (
-            nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if stat_pooling else None
+            nn.Sequential(nn.Linear(2 * dim, width), nn.LayerNorm(width, eps=EPS)) if options.stat_pooling else None
         )
-        self.positions = Positions(position, width)
+        self.positions = Positions(options.position, width)
         self.missing = nn.Parameter(torch.randn(width) * 0.02)
-        self.qformer = QFormer(width, queries, layers, num_heads, dropout)
+        self.qformer = QFormer(shape)
 
     def forward(self, features: Features, explain: bool = False) -> Observation:
-        """Features of a batch -> tokens, summary and sequence.
-
-        Raises:
-            FeatureError: the features have another width than the expert was built for.
-        """
-        x, mask, time = features.x, features.mask, features.time
-        check_width(self.name, features, self.dim)
-        if not x.shape[1]:
-            x, mask = F.pad(x, (0, 0, 0, 1)), F.pad(mask, (0, 1))
-            time = None if time is None else F.pad(time, (0, 1))
-        present = mask.any(dim=1)
+        """Features of a batch, T >= 1 -> tokens, summary and sequence."""
+        mask, present = features.mask, features.present
         # Padding may hold NaN, which a product with a zero mask would keep.
-        x = torch.where(mask[..., None], x, 0.0).to(self.missing.dtype)
+        x = torch.where(mask[..., None], features.x, 0.0).to(self.missing.dtype)
         x = x if self.norm is None else self.norm(x, mask)
         if self.training and self.feature_dropout:
             x = x * F.dropout(x.new_ones(len(x), 1, self.dim), self.feature_dropout)
@@ -123,39 +116,4 @@ class Expert(nn.Module):
         if self.stat_pooling is not None:
             tokens = tokens + self.stat_pooling(statistics(x, mask))[:, None]
         tokens = torch.where(present[:, None, None], tokens, 0.0)
-        return Observation(tokens, tokens.mean(dim=1), sequence, mask, time, attention)
-
-
-def statistics(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean and spread over the real steps: x [B, T, D], zero where masked, and mask [B, T] -> [B, 2 D]."""
-    n = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = x.sum(dim=1) / n
-    away = torch.where(mask[..., None], x - mean[:, None], 0.0)
-    return torch.cat([mean, (away.square().sum(dim=1) / n + EPS).sqrt()], dim=-1)
-
-
-def check_width(modality: str, features: Features, dim: int) -> None:
-    """Raises FeatureError where features have another width than the model was built for."""
-    if features.x.shape[-1] != dim:
-        raise FeatureError(
-            f"Features of modality {modality} do not fit the model.",
-            expected=f"width {dim}",
-            got=f"width {features.x.shape[-1]}",
-            where=f"modality.{modality}",
-            hint="use the features the model was trained on, or train it anew",
-        )
-
-
-def size_of(features: Mapping[str, Features], modalities: Sequence[str]) -> tuple[int, torch.device]:
-    """Rows of a batch and their device, from the first of the model's modalities; DataError where none is given."""
-    given = next((features[s] for s in modalities if s in features), None)
-    if given is None:
-        raise DataError("The batch has none of the model's modalities.", expected=list(modalities), got=list(features))
-    return given.x.shape[0], given.x.device
-
-
-def absent(rows: int, dim: int, device: torch.device) -> Features:
-    """Features of a modality that no row of the batch has."""
-    return Features(
-        x=torch.zeros(rows, 1, dim, device=device), mask=torch.zeros(rows, 1, dtype=torch.bool, device=device)
-    )
+        return Observation(tokens, tokens.mean(dim=1), sequence, mask, features.time, attention)

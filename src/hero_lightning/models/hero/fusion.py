@@ -3,73 +3,42 @@
 Data flow: Evidence -> token bank [B, K, d], global query [B, d] -> panoramic attention -> context [B, O, d] -> Fused.
 
 Shapes: B rows, E experts, U segments of the token bank, K its tokens, O context tokens, d width.
-Three of one interface: EvidenceIntegration (HERO's layer), ConcatFusion and MeanFusion (the ablations without it).
+Three classes with one interface: EvidenceIntegration (HERO's layer), ConcatFusion and MeanFusion (ablations).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import one_of
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.evidence import Evidence, TokenBank, build_bank
 from hero_lightning.models.hero.query import AdaptiveQuery, Strategy
 from hero_lightning.models.layers import EPS, Block, masked_mean
+from hero_lightning.models.outputs import Fused
 
-
-@dataclass(slots=True)
-class Fused:
-    """What a fusion returns; the names are those of `outputs.Outputs`.
-
-    Attributes:
-        context: [B, O, d].
-        pooled: [B, P], what linear heads read; P is `Fusion.pooled`.
-        gate: [B, E].
-        context_mask: [B, O], or None.
-        global_query: [B, d], or None.
-        attention: [B, K], or None.
-        segments: of the token bank.
-        importance: [B, U], or None.
-        density: [B, U], or None.
-    """
-
-    context: Tensor
-    pooled: Tensor
-    gate: Tensor
-    context_mask: Tensor | None = None
-    global_query: Tensor | None = None
-    attention: Tensor | None = None
-    segments: tuple[tuple[str, int, int], ...] = ()
-    importance: Tensor | None = None
-    density: Tensor | None = None
+Source = Literal["qformer", "sequence"]
 
 
 class Fusion(nn.Module):
-    """Base of the fusions. `model.hero.Hero` builds one with width, experts, num_heads, dropout and context_tokens.
+    """Base of the fusions. `Hero` builds one from its shape and the names of its experts in canonical order.
 
     Args:
         pooled: P, width of `Fused.pooled`.
         source: token bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the token bank.
+        include_synergy: whether the token bank includes the synergy token.
     """
 
-    def __init__(
-        self, pooled: int, source: Literal["qformer", "sequence"] = "qformer", include_synergy: bool = False
-    ) -> None:
+    def __init__(self, pooled: int, source: Source = "qformer", include_synergy: bool = False) -> None:
         super().__init__()
-        if source not in ("qformer", "sequence"):
-            raise ConfigError(
-                "Unknown token bank source.", expected="qformer or sequence", got=source, where="model.fusion.source"
-            )
-        self.pooled = pooled
-        self.source = source
-        self.include_synergy = include_synergy
+        one_of("model.fusion.source", source, ("qformer", "sequence"))
+        self.pooled, self.source, self.include_synergy = pooled, source, include_synergy
 
     def bank(self, evidence: Evidence) -> TokenBank:
-        """The token bank this fusion looks at."""
+        """The token bank of this fusion."""
         return build_bank(evidence, self.source, self.include_synergy)
 
     def forward(self, evidence: Evidence) -> Fused:
@@ -78,20 +47,13 @@ class Fusion(nn.Module):
 
 
 class PanoramicAttention(nn.Module):
-    """Context queries, led by the global query, look at the whole token bank (`spec/hero.md` 3.3).
+    """Context queries, to which the global query is added, attend to the whole token bank."""
 
-    Args:
-        width: d.
-        context_tokens: O.
-        num_heads: attention heads.
-        dropout: of the block.
-    """
-
-    def __init__(self, width: int, context_tokens: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, context_tokens, width) * 0.02)
-        self.lead = nn.Linear(width, width)
-        self.block = Block(width, num_heads, dropout, ("cross", "self"))
+        self.queries = nn.Parameter(torch.randn(1, shape.context_tokens, shape.width) * 0.02)
+        self.lead = nn.Linear(shape.width, shape.width)
+        self.block = Block(shape, ("cross", "self"))
 
     def forward(self, query: Tensor, bank: TokenBank) -> tuple[Tensor, Tensor]:
         """Global query [B, d] and token bank -> context [B, O, d] and attention [B, K] before dropout (sums to 1)."""
@@ -103,52 +65,37 @@ class PanoramicAttention(nn.Module):
 class EvidenceIntegration(Fusion):
     """HERO's integration layer: adaptive global query, then panoramic attention over the token bank.
 
-    Linear heads read the mean context token beside the global query: the query is the shorter way from the gate to
-    the loss, the context holds the details.
+    Linear heads read the mean context token and the global query: the query is the shorter path from the gate to the
+    loss, the context holds the details.
 
     Args:
-        width: d.
+        shape: widths and depths.
         experts: names of the E experts in canonical order.
-        num_heads: attention heads.
-        dropout: of its layers.
-        context_tokens: O.
-        source: token bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the token bank.
-        strategy: dynamic, audio or concat; with the next three, see `query.AdaptiveQuery`.
-        temperature: of the dynamic gate.
-        learnable_temperature: learn it.
-        top_k: how many experts pass the dynamic gate; None = all.
+        source, include_synergy: see `Fusion`.
+        strategy, temperature, learnable_temperature, top_k: see `query.AdaptiveQuery`.
     """
 
     def __init__(
         self,
-        *,
-        width: int,
+        shape: Shape,
         experts: tuple[str, ...],
-        num_heads: int,
-        dropout: float,
-        context_tokens: int,
-        source: Literal["qformer", "sequence"] = "qformer",
+        source: Source = "qformer",
         include_synergy: bool = False,
         strategy: Strategy = "dynamic",
         temperature: float = 1.0,
         learnable_temperature: bool = False,
         top_k: int | None = None,
     ) -> None:
-        super().__init__(2 * width, source, include_synergy)
-        self.query = AdaptiveQuery(
-            width, experts, num_heads, dropout, strategy, temperature, learnable_temperature, top_k
-        )
-        self.panorama = PanoramicAttention(width, context_tokens, num_heads, dropout)
+        super().__init__(2 * shape.width, source, include_synergy)
+        self.query = AdaptiveQuery(shape, experts, strategy, temperature, learnable_temperature, top_k)
+        self.panorama = PanoramicAttention(shape)
 
     def forward(self, evidence: Evidence) -> Fused:
         """Evidence of a batch -> context, gate, attention and importance."""
         bank = self.bank(evidence)
         query, gate = self.query(evidence)
         context, attention = self.panorama(query, bank)
-        importance = bank.per_segment(attention)
-        sizes = bank.per_segment(bank.mask)
-        density = importance * bank.mask.sum(dim=1, keepdim=True) / sizes.clamp(min=1)
+        importance, sizes = bank.per_segment(attention), bank.per_segment(bank.mask)
         return Fused(
             context=context,
             pooled=torch.cat([context.mean(dim=1), query.to(context.dtype)], dim=1),
@@ -157,78 +104,40 @@ class EvidenceIntegration(Fusion):
             attention=attention,
             segments=bank.segments,
             importance=importance,
-            density=density,
+            density=importance * bank.mask.sum(dim=1, keepdim=True) / sizes.clamp(min=1),
         )
-
-
-def _even(evidence: Evidence) -> Tensor:
-    """Gate weights of a fusion without a gate: [B, E] in proportion to confidence."""
-    return evidence.confidence / evidence.confidence.sum(dim=1, keepdim=True).clamp(min=EPS)
 
 
 class ConcatFusion(Fusion):
     """No integration layer: the token bank itself is the context, heads read all summaries side by side.
 
     Args:
-        width: d.
+        shape: width d, dropout before the heads.
         experts: names of the E experts in canonical order.
-        num_heads: unused, as `context_tokens`: the context is as long as the token bank.
-        dropout: before the heads.
-        context_tokens: unused.
-        source: token bank of query tokens (`qformer`) or of the full sequences (`sequence`).
-        include_synergy: whether the synergy token joins the token bank.
+        source, include_synergy: see `Fusion`.
     """
 
     def __init__(
-        self,
-        *,
-        width: int,
-        experts: tuple[str, ...],
-        num_heads: int,
-        dropout: float,
-        context_tokens: int,
-        source: Literal["qformer", "sequence"] = "qformer",
-        include_synergy: bool = True,
+        self, shape: Shape, experts: tuple[str, ...], source: Source = "qformer", include_synergy: bool = True
     ) -> None:
-        super().__init__(width, source, include_synergy)
-        self.merge = nn.Sequential(
-            nn.Linear(len(experts) * width, width), nn.GELU(), nn.Dropout(dropout), nn.LayerNorm(width, eps=EPS)
-        )
+        super().__init__(shape.width, source, include_synergy)
+        wide, width = len(experts) * shape.width, shape.width
+        norm = nn.LayerNorm(width, eps=EPS)
+        self.merge = nn.Sequential(nn.Linear(wide, width), nn.GELU(), nn.Dropout(shape.dropout), norm)
 
     def forward(self, evidence: Evidence) -> Fused:
         """Evidence of a batch -> its token bank as context."""
-        bank = self.bank(evidence)
-        return Fused(
-            context=bank.tokens,
-            pooled=self.merge(evidence.summaries.flatten(1)),
-            gate=_even(evidence),
-            context_mask=bank.mask,
-            segments=bank.segments,
-        )
+        bank, pooled = self.bank(evidence), self.merge(evidence.summaries.flatten(1))
+        return Fused(bank.tokens, pooled, evidence.shares, bank.mask, segments=bank.segments)
 
 
 class MeanFusion(Fusion):
-    """No integration layer and no slots: one token per expert as context, heads read their mean.
+    """No integration layer and no slots: one token per expert as context, heads read their mean; no parameters."""
 
-    Args:
-        width: d.
-        experts: unused, as the rest: a mean has no parameters.
-        num_heads: unused.
-        dropout: unused.
-        context_tokens: unused.
-    """
-
-    def __init__(
-        self, *, width: int, experts: tuple[str, ...], num_heads: int, dropout: float, context_tokens: int
-    ) -> None:
-        super().__init__(width)
+    def __init__(self, shape: Shape, experts: tuple[str, ...]) -> None:
+        super().__init__(shape.width)
 
     def forward(self, evidence: Evidence) -> Fused:
         """Evidence of a batch -> its summaries as context."""
-        gate = _even(evidence)
-        return Fused(
-            context=evidence.summaries,
-            pooled=masked_mean(evidence.summaries, gate),
-            gate=gate,
-            context_mask=evidence.available,
-        )
+        pooled = masked_mean(evidence.summaries, evidence.shares)
+        return Fused(evidence.summaries, pooled, evidence.shares, evidence.available)

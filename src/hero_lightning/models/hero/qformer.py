@@ -1,4 +1,4 @@
-"""Q-Former: a fixed number of learnt queries reads a sequence of any length.
+"""Q-Former: a fixed number of learnt queries reads a sequence of any length (Li et al. 2023, BLIP-2).
 
 Data flow: sequence [B, T, d] + mask -> learnt queries attend to each other and to it, layer by layer -> [B, Q, d].
 
@@ -10,27 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hero_lightning.models.base import Shape
 from hero_lightning.models.layers import EPS, Block
 
 
 class QFormer(nn.Module):
-    """Learnt queries over a sequence (`spec/hero.md` 2.2).
+    """Learnt queries over a sequence; each block has self-attention, cross-attention and feed-forward."""
 
-    Args:
-        width: d.
-        queries: Q.
-        layers: blocks of self-attention, cross-attention and feed-forward.
-        num_heads: attention heads.
-        dropout: in every block and on the queries.
-    """
-
-    def __init__(self, width: int, queries: int, layers: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.02)
-        self.enter = nn.LayerNorm(width, eps=EPS)
-        self.drop = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(Block(width, num_heads, dropout, ("self", "cross")) for _ in range(layers))
-        self.leave = nn.LayerNorm(width, eps=EPS)
+        self.queries = nn.Parameter(torch.randn(1, shape.queries, shape.width) * 0.02)
+        self.enter = nn.LayerNorm(shape.width, eps=EPS)
+        self.drop = nn.Dropout(shape.dropout)
+        self.layers = nn.ModuleList(Block(shape, ("self", "cross")) for _ in range(shape.layers))
+        self.leave = nn.LayerNorm(shape.width, eps=EPS)
 
     def forward(self, memory: Tensor, mask: Tensor, weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Reads the sequence.
@@ -41,7 +34,7 @@ class QFormer(nn.Module):
             weights: return the last layer's cross-attention.
 
         Returns:
-            [B, Q, d] and, if asked for, [B, Q, T].
+            [B, Q, d] and, on request, [B, Q, T].
         """
         # [1, Q, d] until the first cross-attention: before it every row has the same queries, so they attend to each
         # other once per batch (and share their dropout there)

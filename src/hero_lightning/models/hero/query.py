@@ -1,6 +1,6 @@
-"""Adaptive global query: which expert to unimodal on, and what to ask the token bank.
+"""Adaptive global query: weighs the experts and forms the query to the token bank.
 
-Data flow: summaries [B, E, d] + confidence [B, E] -> gate weights alpha [B, E] -> unimodal -> global query [B, d].
+Data flow: summaries [B, E, d] + confidence [B, E] -> gate weights alpha [B, E] -> gated mean -> global query [B, d].
 
 Shapes: B rows, E experts, d width.
 """
@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, in_range, one_of
+from hero_lightning.models.base import Shape
 from hero_lightning.models.hero.evidence import Evidence
 from hero_lightning.models.layers import EPS, Block, masked_mean
 
@@ -21,17 +22,15 @@ Strategy = Literal["dynamic", "audio", "concat"]
 
 
 class AdaptiveQuery(nn.Module):
-    """Global query generator (`spec/hero.md` 3.1).
+    """Global query generator.
 
-    `dynamic` unimodal_heads on a gated mean of the summaries, `audio` on the audio summary (on the mean of what is there
-    where audio is missing), `concat` maps all slots at once and weighs them evenly. An imputed expert enters with
-    log confidence added to its score. A row without any expert asks a learnt null query and has gate 0.
+    `dynamic` starts from a gated mean of the summaries, `audio` from the audio summary (from the mean of the others
+    where audio is missing), `concat` maps all slots at once and weighs them by confidence. An imputed expert enters
+    with log confidence added to its score. A row without any expert gets a learnt null query and gate 0.
 
     Args:
-        width: d.
+        shape: width d, heads, dropout in the attention and feed-forward layers.
         experts: names of the E experts.
-        num_heads: attention heads.
-        dropout: in the attention and feed-forward layers.
         strategy: dynamic, audio or concat.
         temperature: of the dynamic gate; below 1 sharpens it.
         learnable_temperature: learn it, starting there (kept within 0.05 ... 20).
@@ -40,45 +39,35 @@ class AdaptiveQuery(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        shape: Shape,
         experts: tuple[str, ...],
-        num_heads: int,
-        dropout: float,
         strategy: Strategy = "dynamic",
         temperature: float = 1.0,
         learnable_temperature: bool = False,
         top_k: int | None = None,
     ) -> None:
         super().__init__()
-        rules = [
-            (strategy in ("dynamic", "audio", "concat"), "strategy", "dynamic, audio or concat", strategy),
-            (
-                strategy != "audio" or "audio" in experts,
-                "strategy",
-                "dynamic or concat without an audio modality",
-                strategy,
-            ),
-            (0.05 <= temperature <= 20, "temperature", "0.05 ... 20", temperature),
-            (top_k is None or top_k > 0, "top_k", ">= 1 or null", top_k),
-        ]
-        for fits, key, expected, got in rules:
-            if not fits:
-                where = f"model.fusion.{key}"
-                raise ConfigError("The gate cannot be built.", expected=expected, got=got, where=where)
-        self.strategy = strategy
-        self.top_k = top_k
+        one_of("model.fusion.strategy", strategy, ("dynamic", "audio", "concat"))
+        in_range("model.fusion.temperature", temperature, "[0.05, 20]")
+        in_range("model.fusion.top_k", 1 if top_k is None else top_k, "[1, inf)")
+        if strategy == "audio" and "audio" not in experts:
+            expected = "dynamic or concat without an audio modality"
+            raise ConfigError(
+                "The gate cannot be built.", expected=expected, got=strategy, where="model.fusion.strategy"
+            )
+        self.strategy, self.top_k, width = strategy, top_k, shape.width
         self.audio = experts.index("audio") if strategy == "audio" else 0
         self.null = nn.Parameter(torch.randn(width) * 0.02)
         if strategy == "concat":
             self.merge = nn.Sequential(
                 nn.Linear(len(experts) * width, 2 * width),
                 nn.GELU(),
-                nn.Dropout(dropout),
+                nn.Dropout(shape.dropout),
                 nn.Linear(2 * width, width),
                 nn.LayerNorm(width, eps=EPS),
             )
             return
-        self.refine = Block(width, num_heads, dropout, ("cross",))
+        self.refine = Block(shape, ("cross",))
         if strategy == "dynamic":
             # no bias at the end: a softmax does not see it
             self.score = nn.Sequential(nn.Linear(width, width // 2), nn.Tanh(), nn.Linear(width // 2, 1, bias=False))
@@ -91,16 +80,15 @@ class AdaptiveQuery(nn.Module):
         summaries, mask = evidence.summaries, evidence.available
         some = mask.any(dim=1, keepdim=True)
         if self.strategy == "concat":
-            gate = evidence.confidence / evidence.confidence.sum(dim=1, keepdim=True).clamp(min=EPS)
-            query = self.merge(summaries.flatten(1))
+            query, gate = self.merge(summaries.flatten(1)), evidence.shares
         elif self.strategy == "audio":
-            there = mask[:, self.audio, None]
-            unimodal = torch.where(there, summaries[:, self.audio], masked_mean(summaries, mask))
-            query, gate = self._refine(unimodal, evidence, weights=True)
+            audio = torch.where(mask[:, self.audio, None], summaries[:, self.audio], masked_mean(summaries, mask))
+            query, attention = self._refine(audio, evidence, weights=True)
+            assert attention is not None
+            gate = attention[:, 0]
         else:
             gate = self._gate(evidence)
-            unimodal = (gate[..., None] * summaries).sum(dim=1)
-            query, _ = self._refine(unimodal, evidence, weights=False)
+            query, _ = self._refine((gate[..., None] * summaries).sum(dim=1), evidence, weights=False)
         return torch.where(some, query, self.null.to(query.dtype)), torch.where(mask, gate, 0.0)
 
     def _gate(self, evidence: Evidence) -> Tensor:
@@ -114,13 +102,8 @@ class AdaptiveQuery(nn.Module):
             score = score.masked_fill(score < least, torch.finfo(score.dtype).min)
         return score.softmax(dim=1)
 
-    def _refine(self, unimodal: Tensor, evidence: Evidence, weights: bool) -> tuple[Tensor, Tensor]:
-        """The unimodal looks at all summaries: [B, d] -> [B, d] and the attention row [B, E] if asked for."""
-        query, row = self.refine(
-            unimodal[:, None].to(evidence.summaries.dtype),
-            evidence.summaries,
-            evidence.available,
-            evidence.bias,
-            weights,
-        )
-        return query[:, 0], unimodal if row is None else row[:, 0]
+    def _refine(self, start: Tensor, evidence: Evidence, weights: bool) -> tuple[Tensor, Tensor | None]:
+        """Attends from [B, d] to all summaries -> [B, d] and, on request, the attention [B, 1, E]."""
+        start = start[:, None].to(evidence.summaries.dtype)
+        query, attention = self.refine(start, evidence.summaries, evidence.available, evidence.bias, weights)
+        return query[:, 0], attention

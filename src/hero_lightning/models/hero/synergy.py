@@ -1,4 +1,4 @@
-"""Synergy expert: do sound and movement belong together, moment by moment?
+"""Synergy expert: whether sound and movement belong together, moment by moment.
 
 Data flow: two projected sequences -> 32 moments each on one clock -> simultaneous cross-attention -> one token [B, d].
 
@@ -10,27 +10,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hero_lightning.models.base import Shape
 from hero_lightning.models.layers import EPS, Block, sinusoid
 
 
 class Synergy(nn.Module):
-    """Two-layer cross-modal transformer over time-aligned modalities (`spec/hero.md` 2.5).
+    """Cross-modal transformer over two time-aligned modalities.
 
-    Both directions of a layer share their weights and run as one batch; a learnt embedding tells the two apart.
+    Both directions of a layer share their weights and run as one batch; a learnt embedding distinguishes the two.
 
     Args:
-        width: d.
+        shape: width d, heads, dropout.
         layers: blocks of cross-attention and feed-forward.
-        num_heads: attention heads.
-        dropout: in every block.
         steps: moments S both modalities are resampled to.
     """
 
-    def __init__(self, width: int, layers: int, num_heads: int, dropout: float, steps: int = 32) -> None:
+    def __init__(self, shape: Shape, layers: int = 2, steps: int = 32) -> None:
         super().__init__()
-        self.steps = steps
+        self.steps, width = steps, shape.width
         self.side = nn.Parameter(torch.randn(2, 1, width) * 0.02)
-        self.layers = nn.ModuleList(Block(width, num_heads, dropout, ("cross",)) for _ in range(layers))
+        self.layers = nn.ModuleList(Block(shape, ("cross",)) for _ in range(layers))
         self.join = nn.Sequential(nn.Linear(2 * width, width), nn.GELU())
         self.norm = nn.LayerNorm(width, eps=EPS)
 
@@ -48,8 +47,8 @@ class Synergy(nn.Module):
             first: sequence [B, T, d] and mask [B, T], the sound.
             second: sequence [B, T', d] and mask [B, T'], the movement.
             times: seconds [B, T], [B, T'] of their steps; where both are known, moments are equal times.
-            donors: [B] rows whose `first` replaces the row's own, stretched over the same moments (a mismatch must
-                not be told by its length).
+            donors: [B] rows whose `first` replaces the row's own, stretched over the same moments (its length must
+                not reveal a mismatch).
             shift: [B] moments by which `first` is rotated.
 
         Returns:
@@ -73,11 +72,11 @@ class Synergy(nn.Module):
 def moments(
     first: Tensor, second: Tensor, times: tuple[Tensor | None, Tensor | None], steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Where in two sequences the moments of their common course lie.
+    """Places of common moments in two sequences.
 
-    Moments are spread evenly from first to last valid step. Where both modalities know the seconds of at least two
-    steps, they are spread over the common clock instead (from the earliest step to the latest; a modality stands still
-    outside its own range).
+    Moments are spread evenly from first to last valid step. Where the seconds of at least two steps of both modalities
+    are known, they are spread over these instead (from the earliest step to the latest; outside its own range a
+    modality keeps its first or last step).
 
     Args:
         first: mask [B, T].
@@ -92,7 +91,7 @@ def moments(
     if times[0] is None or times[1] is None:
         return even, even
     known = torch.ones(len(first), dtype=torch.bool, device=first.device)
-    clocks, low, high = [], [], []
+    clocks, low, high, places = [], [], [], []
     for mask, time in zip((first, second), (times[0], times[1]), strict=True):
         known = known & (time.isfinite() | ~mask).all(dim=1) & (mask.sum(dim=1) > 1)
         time = torch.where(mask & time.isfinite(), time.float(), torch.inf)
@@ -101,7 +100,6 @@ def moments(
         high.append(torch.where(time.isinf(), -torch.inf, time).amax(dim=1))
     start, end = torch.minimum(*low), torch.maximum(*high)
     at = torch.where(known[:, None], start[:, None] + even * (end - start)[:, None], 0.0)
-    places = []
     for mask, clock in zip((first, second), clocks, strict=True):
         last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=1)
         right = torch.searchsorted(clock, at.contiguous(), right=True)

@@ -1,7 +1,7 @@
-"""EvidenceDecoder: one small encoder-decoder, shared by all experts, that puts what an expert saw into words.
+"""EvidenceDecoder: a small encoder-decoder, shared by all experts, that describes the input of an expert in a sentence.
 
-Data flow: an expert's tokens and summary + the task token of its modality -> T5 -> a sentence. It learns from a dataset'
-own descriptions of its modalities and reads features alone, so what it writes may stand in a prompt (HERO 2.4).
+Data flow: an expert's tokens and summary + the task token of its modality -> T5 -> a sentence. It is trained on the
+descriptions of a dataset and reads features only, so its sentences may stand in a prompt (docs/hero.md).
 
 Shapes: B rows, E experts, Q query tokens, d model width, h width of the T5, P (row, modality) pairs.
 """
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, in_range
+from hero_lightning.hub import Pretrained
 from hero_lightning.models.llm.small_lm import learn_bpe
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.types import Batch
@@ -23,16 +24,16 @@ PAD, END = "<pad>", "</s>"
 
 
 class EvidenceDecoder(nn.Module):
-    """Writes evidence from features. It is complete after `prepare` (a new run) or `restore`.
+    """Writes evidence from features. `prepare` (a new run) or `restore` builds the network.
 
     Args:
         width: d of the experts.
-        name: hub id or folder of a T5; None = a small one, built from the next four and trained from scratch.
+        name: hub id or folder of a T5; None = a small one with the sizes below, trained from scratch.
         layers: of encoder and decoder.
         num_heads: attention heads.
         hidden: h.
-        vocab: entries of the tokenizer at most, made of the train split's descriptions.
-        max_len: tokens of a sentence at most.
+        vocab: largest number of entries of the tokenizer, which is trained on the train split's descriptions.
+        max_len: most tokens of a sentence.
         weight: of the loss term `evidence`.
     """
 
@@ -48,10 +49,9 @@ class EvidenceDecoder(nn.Module):
         weight: float = 1.0,
     ) -> None:
         super().__init__()
-        for key, value, least in (("layers", layers, 1), ("vocab", vocab, 300), ("max_len", max_len, 2)):
-            if value < least:
-                where = f"reasoner.decoder.{key}"
-                raise ConfigError(f"{key} is too small.", expected=f">= {least}", got=value, where=where)
+        in_range("reasoner.decoder.layers", layers, "[1, inf)")
+        in_range("reasoner.decoder.vocab", vocab, "[300, inf)")
+        in_range("reasoner.decoder.max_len", max_len, "[2, inf)")
         if hidden % num_heads:
             raise ConfigError(
                 "The evidence decoder's width must divide into heads.",
@@ -67,32 +67,31 @@ class EvidenceDecoder(nn.Module):
         self.tokenizer: Any = None
 
     def prepare(self, descriptions: Mapping[str, Sequence[str]]) -> None:
-        """Learns the words and builds the network.
+        """Trains the tokenizer and builds the network.
 
         Args:
-            descriptions: modality -> its descriptions in the train split, and in no other.
+            descriptions: modality -> its descriptions in the train split only.
 
         Raises:
-            ConfigError: no modality is described, so there is nothing to learn from.
+            ConfigError: no modality is described.
         """
         self.modalities = tuple(s for s, texts in descriptions.items() if texts)
         if not self.modalities:
             raise ConfigError(
                 "An evidence decoder has nothing to learn from.",
                 expected="descriptions per modality in the train split",
-                got="a dataset without any",
+                got="none",
                 where="reasoner.decoder",
-                hint="reasoner.decoder=null: evidence is then written from measures",
+                hint="evidence_decoder=none (evidence is then written by rules from measures)",
             )
         if self.name is None:
-            self._build(
-                _wrapped(learn_bpe((t for texts in descriptions.values() for t in texts), self.vocab, [PAD, END]))
-            )
+            texts = (text for texts in descriptions.values() for text in texts)
+            self._build(_wrapped(learn_bpe(texts, self.vocab, [PAD, END])))
         else:
             self._read(self.name)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state` says; trained weights are copied in afterwards."""
+        """Builds the network from `state`; the caller loads the trained weights afterwards."""
         from tokenizers import Tokenizer
 
         self.modalities = tuple(state["modalities"])
@@ -102,7 +101,7 @@ class EvidenceDecoder(nn.Module):
             self._read(self.name)
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in builtins."""
+        """The arguments of `restore`, as builtins."""
         words = self.tokenizer.backend_tokenizer.to_str() if self.name is None else None
         return {"modalities": list(self.modalities), "tokenizer": words}
 
@@ -115,50 +114,29 @@ class EvidenceDecoder(nn.Module):
         self._take(T5ForConditionalGeneration(config), tokenizer)
 
     def _read(self, name: str) -> None:
-        from transformers import AutoTokenizer, T5ForConditionalGeneration
-
-        try:
-            loaded: Any = T5ForConditionalGeneration.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(
-                "The evidence decoder cannot be read.",
-                expected="a hub id that is in the cache or can be downloaded, or a folder, of a T5",
-                got=(str(error).strip().splitlines() or [type(error).__name__])[0],
-                where=f"reasoner.decoder.name={name}",
-            ) from error
-        t5, info = loaded
-        if info["missing_keys"]:
-            raise ConfigError(
-                "Weights of the evidence decoder are not in its files and would be random.",
-                expected="every weight",
-                got=f"without {sorted(info['missing_keys'])[:3]}",
-                where=f"reasoner.decoder.name={name}",
-            )
-        self._take(t5, tokenizer)
+        source = Pretrained(name, "reasoner.decoder.name", instead="evidence_decoder=transformer")
+        self._take(source.network("T5ForConditionalGeneration", "float32"), source.tokenizer())
 
     def _take(self, t5: Any, tokenizer: Any) -> None:
         self.t5, self.tokenizer = t5, tokenizer
         hidden = t5.config.d_model
         self.task = nn.Embedding(len(self.modalities), hidden)
         self.project = nn.Linear(self.width, hidden)
-        # T5 does not scale its inputs: its own embeddings have a deviation of 1 at the start
+        # T5 does not scale its inputs: its embeddings are initialised with standard deviation 1.
         nn.init.normal_(self.task.weight)
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Mean cross entropy of the tokens of every description whose modality is present; scalar.
 
-        Exactly zero, yet connected to the parameters, where the batch has none.
+        Zero, with gradients for every parameter, if the batch has none.
         """
-        told = {
+        described = {
             (b, modality): sample.descriptions[modality]
             for b, sample in enumerate(batch.samples)
             for modality, e in self._experts(outputs).items()
             if sample.descriptions.get(modality) and bool(outputs.present[b, e])
         }
-        pairs, texts = list(told), list(told.values())
+        pairs, texts = list(described), list(described.values())
         if not pairs:
             return 0.0 * sum((p.sum() for p in self.parameters()), start=outputs.summaries.sum() * 0.0)
         target = self.tokenizer(
@@ -172,31 +150,31 @@ class EvidenceDecoder(nn.Module):
 
     @torch.no_grad()
     def write(self, outputs: Outputs, rows: Iterable[int]) -> list[dict[str, str]]:
-        """Modality -> sentence of every row, for modalities that were seen or inferred; greedy."""
+        """Modality -> sentence of every row, for present and imputed modalities; greedy."""
         rows, known = list(rows), outputs.present if outputs.imputed is None else outputs.present | outputs.imputed
         pairs = [(b, s) for b in rows for s, e in self._experts(outputs).items() if bool(known[b, e])]
         found: dict[int, dict[str, str]] = {b: {} for b in rows}
         if pairs:
-            learning = self.training
-            self.eval()  # no dropout in what is written
+            training = self.training
+            self.eval()  # without dropout
             memory, mask = self._memory(outputs, pairs)
             ids = self.t5.generate(
                 inputs_embeds=memory, attention_mask=mask, max_new_tokens=self.max_len, do_sample=False, num_beams=1
             )
-            self.train(learning)
+            self.train(training)
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             for (b, modality), text in zip(pairs, texts, strict=True):
                 found[b][modality] = text.strip()
         return [found[b] for b in rows]
 
     def _experts(self, outputs: Outputs) -> dict[str, int]:
-        """Described modalities that the model has -> their place among its experts."""
+        """Described modalities that the model has -> index of their expert."""
         return {s: outputs.experts.index(s) for s in self.modalities if s in outputs.experts}
 
     def _memory(self, outputs: Outputs, pairs: Sequence[tuple[int, str]]) -> tuple[Tensor, Tensor]:
-        """Task token, summary and tokens of every pair: [P, 2 + Q, h], and what of it is real [P, 2 + Q].
+        """Task token, summary and tokens of every pair [P, 2 + Q, h], and their mask [P, 2 + Q].
 
-        Of an inferred modality there is a summary only.
+        An imputed modality has a summary only.
         """
         rows, experts = [], self._experts(outputs)
         for b, modality in pairs:

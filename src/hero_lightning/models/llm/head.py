@@ -1,8 +1,8 @@
-"""LLMHead: a causal language model that reads context tokens and evidence, explains, and names the label.
+"""LLMHead: a causal language model that reads context tokens and evidence, and writes an explanation and a label.
 
-Data flow: context [O, d] --LayerNorm, Linear--> soft tokens --(in place of the prompt's one placeholder)--> embeddings
---language model--> loss on answers | scores of a label set | generated text | hidden states. All four uses make their
-embeddings in `_splice`, from the same prompt ids.
+Data flow: context [O, d] --LayerNorm, Linear--> soft tokens --(replace the placeholder in the prompt)--> embeddings
+--language model--> loss on answers | scores of a label set | generated text | hidden states. All four uses build
+their embeddings in `_splice`, from the same prompt ids.
 
 Shapes: B rows, O context tokens, d model width, d_llm width of the language model, L positions, V vocabulary,
 A positions with a label, K candidate answers, S tokens they are scored on.
@@ -10,7 +10,7 @@ A positions with a label, K candidate answers, S tokens they are scored on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, one_of
+from hero_lightning.hub import DTYPES, Lora
 from hero_lightning.models.llm import pretrained, scoring, splice
-from hero_lightning.models.llm.pretrained import Lora
 from hero_lightning.models.llm.small_lm import SmallLM
 from hero_lightning.models.llm.splice import Row
 from hero_lightning.reasoning.answer_targets import token_weights
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
     from hero_lightning.reasoning.prompts import Prompt
 
 Context = Tensor | Sequence[Tensor] | None
-"""[B, O, d]; or B tensors [O_b, d]; or None: the prompts are read without soft tokens."""
+"""[B, O, d]; or B tensors [O_b, d]; or None = prompts without soft tokens."""
 
 IGNORED = -100
-"""Label of positions that do not count."""
+"""Label of positions without a loss."""
 
 
 class LLMHead(nn.Module):
-    """Any causal language model as a head. The constructor only checks values; `load` reads the model.
+    """A causal language model as a head. The constructor only checks values; `load` reads the model.
 
     Args:
         d: width of the context tokens.
         name: hub id or local folder of a causal language model.
         small: sizes of a small one, built from the train split's texts; instead of `name`.
-        lora: low-rank updates; None = all weights of the language model train (unless `frozen`).
-        frozen: no weight of the language model trains, only the projector.
+        lora: low-rank updates; None = all weights of the language model are trained (unless `frozen`).
+        frozen: only the projector is trained.
         dtype: of the language model; auto = bfloat16 on CUDA unless all of it trains, else float32.
         quantization: none, nf4 (QLoRA) or int8; CUDA only.
-        gradient_checkpointing: computes activations again in the backward pass instead of keeping them.
+        gradient_checkpointing: recomputes activations in the backward pass instead of keeping them.
         revision: branch, tag or commit of `name` on the hub.
     """
 
@@ -72,10 +72,9 @@ class LLMHead(nn.Module):
         _check(name, small, lora, frozen, dtype, quantization)
         self.d, self.name, self.small, self.lora, self.frozen = d, name, small, lora, frozen
         self.quantization, self.gradient_checkpointing, self.revision = quantization, gradient_checkpointing, revision
-        trains_all = lora is None and not frozen
-        if dtype == "auto":  # AdamW needs float32 weights; under bf16-mixed they are computed with in bf16 all the same
-            dtype = "bfloat16" if torch.cuda.is_available() and not trains_all else "float32"
-        self.dtype = pretrained.DTYPES[dtype]
+        if dtype == "auto":  # AdamW needs float32 weights; precision bf16-mixed computes in bfloat16 all the same
+            dtype = "bfloat16" if torch.cuda.is_available() and (lora is not None or frozen) else "float32"
+        self.dtype = dtype
         self.d_llm = 0  # known after `load`
         self.lm: Any = None
         self.tokenizer: Any = None
@@ -101,7 +100,7 @@ class LLMHead(nn.Module):
         self.use(*pretrained.read(name, dtype=self.dtype, quantization=self.quantization, revision=self.revision))
 
     def use(self, lm: Any, tokenizer: Any) -> None:
-        """Takes a language model that is already in memory: prepares its tokenizer, adapters and projector."""
+        """Uses a language model that is already in memory: prepares its tokenizer, adapters and projector."""
         from transformers import GenerationConfig
 
         table = lm.get_input_embeddings().weight  # [V, d_llm]
@@ -109,7 +108,7 @@ class LLMHead(nn.Module):
         self.tokenizer, self.lm, self.d_llm = tokenizer, lm, table.shape[1]
         ends = lm.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        # A model's own file asks for sampling and penalties made for chats; ours is greedy.
+        # The settings in a model's files are for chats (sampling, penalties); answers are greedy.
         lm.generation_config = GenerationConfig(
             do_sample=False,
             eos_token_id=sorted(ends),
@@ -123,32 +122,32 @@ class LLMHead(nn.Module):
                 from peft import prepare_model_for_kbit_training
 
                 lm = prepare_model_for_kbit_training(lm, use_gradient_checkpointing=False)
-            self.lora.apply(lm)
+            self.lora.add(lm, "llm.lora")
         if self.gradient_checkpointing:
             lm.activation_checkpointing_enable({"use_reentrant": False})
         linear = nn.Linear(self.d, self.d_llm)
-        # Soft tokens start at the size of word embeddings: LayerNorm's output has variance 1 in each of d places.
+        # Soft tokens start at the scale of word embeddings: LayerNorm's output has variance 1 in each of d dimensions.
         nn.init.normal_(linear.weight, std=float(table.detach().float().std()) / self.d**0.5)
         nn.init.zeros_(linear.bias)
         self.projector = nn.Sequential(nn.LayerNorm(self.d), linear).to(table.device)
-        self.train(self.training)  # models come in eval mode, in which neither LoRA's dropout nor checkpointing works
+        self.train(self.training)  # models are loaded in eval mode, which disables LoRA's dropout and checkpointing
 
     def train(self, mode: bool = True) -> LLMHead:
         """Sets the mode; a frozen language model stays in eval mode."""
         super().train(mode)
-        # Checkpointing works in train mode only; today's language models have no dropout that would differ.
+        # Checkpointing works in train mode only; current language models have no dropout of their own.
         if self.frozen and self.lm is not None and not self.gradient_checkpointing:
             self.lm.eval()
         return self
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text; what `reasoning.prompts.fit` holds against its budget."""
+        """Number of tokens of a text, as `reasoning.prompts.fit` compares it with its budget."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def embed(
         self, prompts: Sequence[Prompt], context: Context = None, answers: Sequence[str] | None = None
     ) -> list[Row]:
-        """What the language model reads, sample by sample.
+        """The inputs of the language model, per sample.
 
         Args:
             prompts: B prompts.
@@ -156,50 +155,40 @@ class LLMHead(nn.Module):
             answers: B answers; each is followed by EOS. None = rows end where the answer begins.
 
         Raises:
-            DataError: prompt without its one placeholder, or longer than the model can read.
+            DataError: a prompt without exactly one placeholder, or longer than the model can read.
         """
         if answers is None:
             return self._splice(prompts, [[]] * len(prompts), context)
         tails = [[*ids, self.tokenizer.eos_token_id] for ids in self._code(answers)["input_ids"]]
         return self._splice(prompts, tails, context, ends=True)
 
-    def loss(
-        self,
-        context: Context,
-        prompts: Sequence[Prompt],
-        answers: Sequence[TargetAnswer],
-        sample_weight: Sequence[float] | None = None,
-    ) -> Tensor:
+    def loss(self, context: Context, prompts: Sequence[Prompt], answers: Sequence[TargetAnswer]) -> Tensor:
         """Weighted cross entropy of the answers' tokens and their EOS: sum(w * ce) / sum(w).
 
         Args:
             context: see `Context`.
             prompts: B prompts.
             answers: B answers with weighted character spans.
-            sample_weight: B factors (class weights, counterfactuals). They scale the sum but not what it is divided
-                by: divided by themselves they would cancel in a batch of one class.
 
         Returns:
-            Scalar; without any row a zero that reaches every parameter, as DDP needs.
+            Scalar; without any row a zero that depends on every parameter, as DDP needs.
         """
         if not prompts:
             return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
         total, weight = self.row_losses(context, prompts, answers, range(len(prompts)))
-        if sample_weight is not None:
-            total = total * torch.tensor(sample_weight, device=total.device)
         return total.sum() / weight.sum()
 
     def row_losses(
         self, context: Context, prompts: Sequence[Prompt], answers: Sequence[TargetAnswer], clips: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Sum of w * ce [B] and sum of w [B] of every row.
+        """Sums of w * ce and of w, [B] each.
 
         Args:
             context: see `Context`.
             prompts: B prompts, at least one.
             answers: B answers.
-            clips: which clip each of the B rows asks about. Two questions about a clip share most of their prompt;
-                what they share is read once, as `score` does for its candidates.
+            clips: the clip of each of the B rows. Two questions about a clip share most of their prompt; the shared
+                part is read once, as in `score`.
         """
         rows = self.embed(prompts, context, [a.text for a in answers])
         labels, weights = self.labels(rows, answers)
@@ -219,10 +208,8 @@ class LLMHead(nn.Module):
         if len(bundles) < len(rows):
             branch, position = scoring.lay(bundles, ids, x.device)
             mask = scoring.attention_masks(self.lm.config, scoring.tree_mask(branch), position, x.dtype)
-        counted = label[:, 1:] != IGNORED  # what follows a fork is part of a question, so never counted
-        logits = self._logits(
-            self._hidden(x, mask, position)[:, :-1][counted]
-        )  # [A, V]: a place predicts its successor
+        counted = label[:, 1:] != IGNORED  # the tokens at a fork belong to prompts
+        logits = self._logits(self._hidden(x, mask, position)[:, :-1][counted])  # [A, V] of the next token
         weight, owner = weight[:, 1:][counted], owner[:, 1:][counted]
         entropy = F.cross_entropy(logits, label[:, 1:][counted], reduction="none")
         blank = entropy.new_zeros(len(rows))
@@ -244,9 +231,9 @@ class LLMHead(nn.Module):
     ) -> Tensor:
         """Length-normalised log-probability of every candidate answer, all of them in one pass.
 
-        A candidate is a whole answer with the label closed, `{"final_emotion": "happy"}`: without the closing quote
-        "happy" would also collect the probability of "happy-sad". What all candidates share (the JSON key) is read
-        but not scored; the score is the mean log p of the tokens after it.
+        A candidate is a complete answer, `{"final_emotion": "happy"}`: without the closing quote "happy" would
+        include the probability of "happy-sad". The prefix that all candidates share (the JSON key) is not scored; the
+        score is the mean log p of the tokens after it.
 
         Args:
             context: see `Context`.
@@ -254,7 +241,7 @@ class LLMHead(nn.Module):
             candidates: K answers; or K for each of the B rows (the label after a generated rationale).
 
         Returns:
-            [B, K] float32; `probabilities` turns it into confidence.
+            [B, K] float32; `probabilities` converts it to confidence.
         """
         lists: Any = [candidates] if isinstance(candidates[0], str) else candidates
         trees = [scoring.build_tree(self._code(own)["input_ids"]) for own in lists]
@@ -277,31 +264,17 @@ class LLMHead(nn.Module):
         """Fits the temperature on scores [N, K] and class indices [N] of the validation split; kept in checkpoints."""
         self.temperature.fill_(scoring.fit_temperature(scores, truth))
 
-    def generate(
-        self,
-        context: Context,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int = 256,
-        schema: Mapping[str, Any] | None = None,
-    ) -> list[str]:
+    def generate(self, context: Context, prompts: Sequence[Prompt], max_new_tokens: int = 256) -> list[str]:
         """Answers of B prompts, greedy, in one left-padded batch.
 
         Args:
             context: see `Context`.
             prompts: B prompts.
-            max_new_tokens: an answer that is longer is cut.
-            schema: JSON schema that answers must follow (extra `json`); None = free.
+            max_new_tokens: longer answers are cut.
         """
-        processors = []
-        if schema is not None:
-            from hero_lightning.models.llm.constrained import JsonConstraint
-
-            processors.append(JsonConstraint(schema, self.tokenizer))
         with self._inference():
             x, real = splice.pad_left(self.embed(prompts, context))
-            ids = self.lm.generate(
-                inputs_embeds=x, attention_mask=real.long(), max_new_tokens=max_new_tokens, logits_processor=processors
-            )
+            ids = self.lm.generate(inputs_embeds=x, attention_mask=real.long(), max_new_tokens=max_new_tokens)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def extract(
@@ -314,7 +287,7 @@ class LLMHead(nn.Module):
             return [(h[: len(row.embeds)], row.segments) for h, row in zip(hidden, rows, strict=True)]
 
     def _code(self, answers: Sequence[str]) -> Any:
-        # coded apart from the prompt, so that train, score and generate agree on the first token of an answer
+        # Tokenized apart from the prompt, so that train, score and generate agree on the first token of an answer.
         return self.tokenizer(list(answers), add_special_tokens=False, return_offsets_mapping=True)
 
     def _splice(
@@ -328,11 +301,8 @@ class LLMHead(nn.Module):
         words = table(flat)  # [sum L, d_llm]
         words = words.index_put((places,), torch.cat(soft).to(words.dtype))
         lengths = [s["eos"][1] for s in laid.segments]
-        ends_at = list(accumulate(lengths))
-        return [
-            Row(e, s, laid.ids[end - len(e) : end])
-            for e, s, end in zip(words.split(lengths), laid.segments, ends_at, strict=True)
-        ]
+        parts = zip(words.split(lengths), laid.segments, accumulate(lengths), strict=True)
+        return [Row(e, s, laid.ids[end - len(e) : end]) for e, s, end in parts]
 
     def _soft(self, context: Context, rows: int) -> list[Tensor]:
         # context rows [O_b, d] -> soft tokens [O_b, d_llm], projected together
@@ -349,7 +319,7 @@ class LLMHead(nn.Module):
         return body(inputs_embeds=x, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        # [A, d_llm] -> [A, V] float32, with the rescaling some families do after the matrix
+        # [A, d_llm] -> [A, V] float32, with the rescaling that some model families apply to logits
         config = self.lm.config
         logits = self.lm.get_output_embeddings()(hidden).float()
         if scale := getattr(config, "logit_scale", None):  # Cohere
@@ -361,7 +331,7 @@ class LLMHead(nn.Module):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        # no dropout, no gradients, and a cache: generation in train mode has none under checkpointing
+        # Without dropout and gradients; in train mode with checkpointing, generation would have no cache.
         training = self.training
         self.eval()
         try:
@@ -374,15 +344,11 @@ class LLMHead(nn.Module):
 def _check(
     name: str | None, small: SmallLM | None, lora: Lora | None, frozen: bool, dtype: str, quantization: str
 ) -> None:
+    one_of("llm.dtype", dtype, ("auto", *DTYPES))
+    one_of("llm.quantization", quantization, pretrained.QUANTIZATIONS)
     if (name is None) == (small is None):
         got = "neither" if name is None else "both"
         raise ConfigError("One language model is needed.", expected="llm.name or llm.small", got=got, where="llm")
-    for key, value, known in (
-        ("dtype", dtype, ("auto", *pretrained.DTYPES)),
-        ("quantization", quantization, pretrained.QUANTIZATIONS),
-    ):
-        if value not in known:
-            raise ConfigError(f"Unknown llm.{key}.", expected=", ".join(known), got=value, where=f"llm.{key}")
     if frozen and lora is not None:
         raise ConfigError(
             "A frozen language model has no LoRA to train.",

@@ -1,7 +1,7 @@
-"""Reasoner: tells a language model what the experts saw, trains it to answer, and reads its answers.
+"""Reasoner: builds prompts from a fusion model's outputs, trains a language model to answer, and parses its answers.
 
 Data flow: Outputs + Batch -> Reading per clip (view, evidence in words, context tokens) -> prompts -> LLMHead -> loss
-on target answers | scores of the class list | written answers, parsed. All three ask through `_ask`.
+on target answers | scores of the class list | generated answers, parsed. All three build their prompts in `_ask`.
 
 Shapes: B rows, E experts, U token bank segments, O context tokens, d width, K classes.
 """
@@ -9,14 +9,14 @@ Shapes: B rows, E experts, U token bank segments, O context tokens, d width, K c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hero_lightning.errors import ConfigError
+from hero_lightning.errors import ConfigError, in_range, one_of
 from hero_lightning.models.llm.evidence_decoder import EvidenceDecoder
 from hero_lightning.models.llm.head import LLMHead
 from hero_lightning.models.llm.splice import prompt_ids
@@ -30,20 +30,19 @@ from hero_lightning.reasoning.evidence import (
     EvidenceItem,
     MeasureStatistics,
     TemplateWriter,
-    one_of,
 )
 from hero_lightning.reasoning.prompts import Mode, Prompt, PromptBuilder, fit
 from hero_lightning.types import MODALITIES, Batch, Sample
 
 SLACK = 8
-"""Tokens by which a chat template may treat one prompt worse than the empty one it is measured on."""
+"""Tokens by which the chat template may lengthen a prompt more than the empty prompt it is measured on."""
 
 
 class Reading(NamedTuple):
-    """What the language model is told of one clip.
+    """The inputs of the language model for one clip.
 
     Attributes:
-        view: what may be known of it; without words where the model did not see them.
+        view: the clip; without transcript if the text modality is absent.
         evidence: in reading order.
         context: [O, d] real context tokens.
     """
@@ -53,28 +52,64 @@ class Reading(NamedTuple):
     context: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationLoss:
+    """Weights of the training on answers.
+
+    Args:
+        weight: of the loss term `generation`.
+        label_weight: of the label answers in it, relative to the reasoned ones; each is a mean over its tokens.
+        context_dropout: share of training clips whose context tokens are withheld, so that the evidence is read; a
+            small model otherwise memorises the clips of its train split by their context.
+    """
+
+    weight: float = 1.0
+    label_weight: float = 1.0
+    context_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        in_range("reasoner.loss.weight", self.weight, "[0, inf)")
+        in_range("reasoner.loss.label_weight", self.label_weight, "[0, inf)")
+        in_range("reasoner.loss.context_dropout", self.context_dropout, "[0, 1)")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Generated answers: for which clips, how long, how their labels are read.
+
+    Args:
+        max_tokens: of an answer; longer ones are cut.
+        explain: number of test clips whose reasoning is generated, from the first; None = all.
+        explain_val: the same in every validation pass.
+        synonyms: other words -> class, for generated labels; common word forms are known without.
+    """
+
+    max_tokens: int = 256
+    explain: int | None = None
+    explain_val: int = 32
+    synonyms: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        in_range("reasoner.generation.max_tokens", self.max_tokens, "[1, inf)")
+        in_range("reasoner.generation.explain", self.explain or 0, "[0, inf)")
+        in_range("reasoner.generation.explain_val", self.explain_val, "[0, inf)")
+
+
 class Reasoner(nn.Module):
-    """The reasoning layer beside a fusion model. It is complete after `prepare` (a new run) or `restore`.
+    """The language model on top of a fusion model. `prepare` (a new run) or `restore` completes it.
 
     Args:
         llm: the language model, not loaded yet.
-        task: the class Task it answers for.
-        classes: K names of it.
-        evidence: writes what the experts saw.
-        prompt: makes the questions.
-        answer: writes the answers to learn.
-        decoder: says in words what an expert saw, where a dataset describes its modalities; None = the rules of `evidence`.
-        weight: of the loss term `generation`.
-        label_weight: of the label answers in it, against 1 for the reasoned answers; each is a mean over its tokens.
-        importance: what evidence is weighed by: kbank_sum (attention per modality), kbank_density (the same over its
-            share of tokens) or gate. A fusion without attention has its gate only; synergy always has.
-        explain: test clips whose reasoning is written, from the first; None = all.
-        explain_val: the same in every validation pass.
-        max_prompt: tokens of a prompt; longer ones lose old turns, weak evidence, then the transcript's middle.
-        max_answer: tokens of an answer; longer ones are cut.
-        context_dropout: share of training clips whose context tokens are withheld, so that the evidence is read: a
-            small model otherwise learns the clips of its train split by their context.
-        synonyms: other words -> class, where a written label is read; common word forms are known without.
+        task: name of the classification task whose label it names.
+        classes: K names of its classes.
+        evidence: writes the observations of the experts.
+        prompt: builds the questions.
+        answer: builds the answers to train on.
+        decoder: trained sentences on the modalities, for a dataset that describes them; None = the rules of `evidence`.
+        importance: weights of the evidence: kbank_sum (attention per modality), kbank_density (the same divided by its
+            share of tokens) or gate. A fusion without attention, and synergy, have a gate only.
+        loss: weights of the training.
+        generation: settings of the generated answers.
     """
 
     def __init__(
@@ -86,15 +121,9 @@ class Reasoner(nn.Module):
         prompt: PromptBuilder,
         answer: AnswerWriter,
         decoder: EvidenceDecoder | None = None,
-        weight: float = 1.0,
-        label_weight: float = 1.0,
         importance: Literal["kbank_sum", "kbank_density", "gate"] = "kbank_sum",
-        explain: int | None = None,
-        explain_val: int = 32,
-        max_prompt: int = 1024,
-        max_answer: int = 256,
-        context_dropout: float = 0.0,
-        synonyms: Mapping[str, str] | None = None,
+        loss: GenerationLoss | None = None,
+        generation: Generation | None = None,
     ) -> None:
         super().__init__()
         one_of("reasoner.importance", importance, ("kbank_sum", "kbank_density", "gate"))
@@ -105,69 +134,61 @@ class Reasoner(nn.Module):
                 got=answer.mode,
                 where="reasoner.answer.mode",
             )
-        for key, value, least in (
-            ("weight", weight, 0),
-            ("label_weight", label_weight, 0),
-            ("explain", explain or 0, 0),
-            ("explain_val", explain_val, 0),
-            ("max_prompt", max_prompt, 1),
-            ("max_answer", max_answer, 1),
-        ):
-            if not value >= least:
-                raise ConfigError(f"{key} is too small.", expected=f">= {least}", got=value, where=f"reasoner.{key}")
-        if not 0 <= context_dropout < 1:
-            where = "reasoner.context_dropout"
-            raise ConfigError("context_dropout is no share.", expected="0 <= p < 1", got=context_dropout, where=where)
-        for word, name in (synonyms or {}).items():
-            one_of(f"reasoner.synonyms.{word}", name, classes)
-        self.context_dropout, self.synonyms = context_dropout, synonyms
+        loss, generation = loss or GenerationLoss(), generation or Generation()
+        for word, name in (generation.synonyms or {}).items():
+            one_of(f"reasoner.generation.synonyms.{word}", name, classes)
         self.llm, self.task, self.classes = llm, task, tuple(classes)
         self.evidence, self.prompt, self.answers, self.decoder = evidence, prompt, answer, decoder
         self.mode: Mode = prompt.mode
-        self.weight, self.label_weight, self.importance = float(weight), float(label_weight), importance
-        self.explain, self.explain_val = explain, explain_val
-        self.max_prompt, self.max_answer, self.room = max_prompt, max_answer, 0
+        self.weight, self.label_weight, self.context_dropout = loss.weight, loss.label_weight, loss.context_dropout
+        self.explain, self.explain_val = generation.explain, generation.explain_val
+        self.max_answer, self.synonyms = generation.max_tokens, generation.synonyms
+        self.importance, self.room = importance, 0
 
-    # ---- made once
+    # ---- setup
 
     def prepare(self, clips: Iterable[tuple[Sample, Mapping[str, Mapping[str, float]]]], folder: Path) -> None:
-        """Learns from the train split what is usual and what can be asked for, and loads the language model.
+        """Fits the statistics of the measures, decides which answers the dataset supports, loads the language model.
 
         Args:
-            clips: samples of the train split with their measures, and no others.
-            folder: of a small language model, which is built from their prompts and answers unless it is there.
+            clips: samples of the train split only, with their measures.
+            folder: of a small language model, which is built from their prompts and answers unless it exists.
         """
         known = [(ClipView.of(s, m), s.labels.get(self.task), s.descriptions) for s, m in clips]
-        self.evidence.statistics = MeasureStatistics.fit(view for view, _, _ in known)
-        self.prompt.caption &= any("caption" in words for _, _, words in known)
-        if not any(words for _, _, words in known):  # `tasks: label` asks such a dataset for labels alone
-            self.mode = self.answers.mode_for(None)
+        self._adapt(
+            MeasureStatistics.fit(view for view, _, _ in known),
+            self.prompt.caption and any("caption" in words for _, _, words in known),
+            # With `reasoner.answer.targets=label`, a dataset without descriptions is asked for labels alone.
+            self.mode if any(words for _, _, words in known) else self.answers.mode_for(None),
+        )
         if self.decoder is not None:
-            told = {s: [words[s] for _, _, words in known if words.get(s)] for s in MODALITIES}
-            self.decoder.prepare(told)
+            self.decoder.prepare({s: [words[s] for _, _, words in known if words.get(s)] for s in MODALITIES})
         self.llm.load(self._texts(known), folder)
         self._measure()
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Takes up what a run's checkpoint says (`state`); weights that were trained are copied in afterwards."""
-        self.evidence.statistics = MeasureStatistics.from_dict(state["statistics"])
-        self.prompt.caption, self.mode = state["caption"], state["mode"]
+        """Restores `state` from a checkpoint; the caller loads the trained weights afterwards."""
+        self._adapt(MeasureStatistics(**state["statistics"]), state["caption"], state["mode"])
         if self.decoder is not None:
             self.decoder.restore(state["decoder"])
         self.llm.load((), folder)
         self._measure()
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in builtins."""
+        """The first argument of `restore`, as builtins."""
         return {
-            "statistics": self.evidence.statistics.to_dict(),
+            "statistics": asdict(self.evidence.statistics),
             "caption": self.prompt.caption,
             "mode": self.mode,
             "decoder": None if self.decoder is None else self.decoder.state(),
         }
 
+    def _adapt(self, statistics: MeasureStatistics, caption: bool, mode: Mode) -> None:
+        self.evidence = replace(self.evidence, statistics=statistics)
+        self.prompt, self.mode = replace(self.prompt, caption=caption), mode
+
     def _texts(self, known: Iterable[tuple[ClipView, Any, Mapping[str, str]]]) -> Iterable[str]:
-        # No expert has seen anything yet: all count alike. Only the words matter here, not their order.
+        # For the vocabulary: the weights of the experts, and so the order of the evidence, are arbitrary.
         for view, label, words in known:
             present = {*view.measures, *(("text",) if view.text else ()), "frame", "face", SYNERGY}
             items = self.evidence.write(view, dict.fromkeys(EXPERTS, 0.14), present, {}, 0.75)
@@ -179,26 +200,26 @@ class Reasoner(nn.Module):
                     yield self.answers.target(str(label), items, words, prompt.keys).text
 
     def _measure(self) -> None:
-        """Room for the text of a prompt with its soft tokens: beside chat template and answer."""
+        """Sets the tokens left for prompt and soft tokens, after chat template and answer."""
         limit = getattr(self.llm.lm.config, "max_position_embeddings", None) or 1_000_000
         bare = self.prompt.build(ClipView(""), (), self.mode, self.classes)
         frame = len(prompt_ids(self.llm.tokenizer, [bare])[0]) - self.llm.count_tokens(bare.text())
         self.room = limit - self.max_answer - max(frame, 0) - SLACK
 
-    # ---- reading
+    # ---- inputs
 
     def read(self, outputs: Outputs, batch: Batch, rows: Sequence[int] | None = None) -> list[Reading]:
-        """What the language model is told of the rows (all by default): from what was seen, never from a label."""
+        """The inputs of the language model for the rows (None = all); never from a label."""
         found, rows = [], list(range(len(batch)) if rows is None else rows)
-        said = [{}] * len(rows) if self.decoder is None else self.decoder.write(outputs, rows)
+        sentences = [{}] * len(rows) if self.decoder is None else self.decoder.write(outputs, rows)
         weights, flags = self._weights(outputs), outputs.present.tolist()
         sure = None if outputs.confidence is None else outputs.confidence.tolist()
         match = None if outputs.sync_logit is None else outputs.sync_logit.float().sigmoid().tolist()
-        for b, words in zip(rows, said, strict=True):
+        for b, words in zip(rows, sentences, strict=True):
             present = {e for e, here in zip(outputs.experts, flags[b], strict=True) if here}
             inferred = {} if sure is None else {e: c for e, c in zip(outputs.experts, sure[b], strict=True) if c < 1}
             view = ClipView.of(batch.samples[b], batch.measures[b])
-            if "text" not in present:  # a modality that is withheld must not come in by the prompt
+            if "text" not in present:  # the prompt must not reveal a withheld modality
                 view = replace(view, text=None, turns=())
             synergy = None if match is None else match[b]
             items = self.evidence.write(view, weights[b], present, inferred, synergy, words)
@@ -209,36 +230,36 @@ class Reasoner(nn.Module):
     def _weights(self, outputs: Outputs) -> list[dict[str, float]]:
         """Expert -> weight of every row: attention per segment [B, U], or gate [B, E]."""
         gate = outputs.present.float() if outputs.gate is None else outputs.gate
-        even = [dict(zip(outputs.experts, row, strict=True)) for row in gate.tolist()]
+        gates = [dict(zip(outputs.experts, row, strict=True)) for row in gate.tolist()]
         table = {"kbank_sum": outputs.importance, "kbank_density": outputs.density, "gate": None}[self.importance]
         if table is None:
-            return even
+            return gates
         names = [name for name, _, _ in outputs.segments]
         rows = [dict(zip(names, row, strict=True)) for row in table.tolist()]
         return [
             {**dict.fromkeys(own, 0.0), SYNERGY: own.get(SYNERGY, 0.0), **row}
-            for row, own in zip(rows, even, strict=True)
+            for row, own in zip(rows, gates, strict=True)
         ]
 
     def _ask(self, reading: Reading, mode: Mode) -> tuple[Prompt, list[EvidenceItem]]:
-        """The prompt about a clip, within its budget, and the evidence that stayed in it."""
+        """The prompt of a clip, shortened to its budget, and the evidence that is left in it."""
         prompt = self.prompt.build(reading.view, reading.evidence, mode, self.classes)
-        budget = min(self.max_prompt, self.room - len(reading.context))
+        budget = min(self.prompt.max_tokens, self.room - len(reading.context))
         prompt, dropped = fit(prompt, self.llm.count_tokens, budget)
         return prompt, dropped.kept(reading.evidence)
 
-    # ---- the three uses
+    # ---- training, scoring, generation
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Cross entropy of two answers per labelled clip: with its reasons, and the label alone as it is scored."""
+        """Cross entropy of two answers per labelled clip: the reasoned one, and the label alone as it is scored."""
         label = batch.labels[self.task]
         rows = label.mask.nonzero().flatten().tolist()
         readings = dict(zip(rows, self.read(outputs, batch, rows), strict=True))
         if self.training and self.context_dropout:
-            heard = torch.rand(len(rows)) >= self.context_dropout
+            kept_context = torch.rand(len(rows)) >= self.context_dropout
             readings = {
                 b: r if keep else r._replace(context=r.context[:0])
-                for (b, r), keep in zip(readings.items(), heard.tolist(), strict=True)
+                for (b, r), keep in zip(readings.items(), kept_context.tolist(), strict=True)
             }
         reasoned = [b for b in rows if self.answers.mode_for(batch.samples[b].descriptions) != "label"]
         asked = [(self.mode, b) for b in reasoned] + [("label", b) for b in rows if self.label_weight]
@@ -246,19 +267,18 @@ class Reasoner(nn.Module):
         for mode, b in asked:
             prompt, kept = self._ask(readings[b], mode)
             prompts.append(prompt)
-            gold = self.classes[int(label.value[b])]
-            answers.append(self.answers.target(gold, kept, batch.samples[b].descriptions, prompt.keys))
+            truth = self.classes[int(label.value[b])]
+            answers.append(self.answers.target(truth, kept, batch.samples[b].descriptions, prompt.keys))
         if not asked:
             return self.llm.loss([], [], [])
-        total, size = self.llm.row_losses(
-            [readings[b].context for _, b in asked], prompts, answers, [b for _, b in asked]
-        )
-        first = slice(0, len(reasoned)), slice(len(reasoned), None)
-        means = [total[part].sum() / size[part].sum().clamp(min=1e-9) for part in first]
+        clips = [b for _, b in asked]
+        total, size = self.llm.row_losses([readings[b].context for b in clips], prompts, answers, clips)
+        parts = slice(0, len(reasoned)), slice(len(reasoned), None)
+        means = [total[part].sum() / size[part].sum().clamp(min=1e-9) for part in parts]
         return means[0] + self.label_weight * means[1]
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Mean log-probability of every class as the label answer, [B, K]; `llm.probabilities` makes it confidence."""
+        """Mean log-probability of every class as the label answer, [B, K]; see `llm.probabilities`."""
         readings = self.read(outputs, batch)
         prompts = [self._ask(r, "label")[0] for r in readings]
         candidates = [self.answers.scoring_answer(c) for c in self.classes]
@@ -267,17 +287,17 @@ class Reasoner(nn.Module):
     def answer(
         self, outputs: Outputs, batch: Batch, probability: Tensor | None = None, rows: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
-        """Written answers in builtins, as `reasoning.report.render` reads them.
+        """Generated answers as builtins, the input of `reporting.explanation.render`.
 
         Args:
             outputs: of the batch.
             batch: B rows.
-            probability: [B, K] of the classes; None = scored here.
-            rows: which are answered; None = all.
+            probability: [B, K] of the classes; None = computed by `score`.
+            rows: rows to answer; None = all.
 
         Returns:
-            Per row: id, label, confidence and scores (class -> probability) by scoring; text, status, generated (the
-            label in it, None if it has none) and answer (its fields) by generation; evidence, inferred, gate.
+            Per row: id; from scoring: label, confidence, scores (class -> probability); from generation: text, status,
+            generated (its label, or None), answer (its fields); evidence, inferred, gate.
         """
         rows = list(range(len(batch)) if rows is None else rows)
         if not rows:

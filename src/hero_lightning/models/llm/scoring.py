@@ -1,7 +1,7 @@
 """Scoring a closed set of answers in one pass: a shared prefix, and the answers as branches of a tree.
 
-Data flow: candidate answers (token ids) -> Tree -> branch numbers and positions of a batch -> attention mask under
-which a branch sees the prompt, what all candidates share, and itself; log-probabilities -> scores [B, K].
+Data flow: candidate answers (token ids) -> Tree -> branch numbers and positions of a batch -> attention mask in which
+a branch attends to the prompt, the shared prefix and itself; log-probabilities -> scores [B, K].
 
 Shapes: B rows, N packed positions, K candidates, S scored tokens, V vocabulary.
 """
@@ -19,16 +19,16 @@ from hero_lightning.errors import ConfigError
 from hero_lightning.types import pad
 
 PADDING = -1
-"""Branch number of positions behind the end of a row."""
+"""Branch number of padding."""
 
 
 class Tree(NamedTuple):
-    """Candidates packed behind a prompt: what all share, then the rest of each.
+    """Candidates packed after a prompt: their shared prefix, then the rest of each.
 
     Attributes:
         ids: tokens.
         branch: per token, 0 = shared, k + 1 = candidate k only.
-        depth: per token, its place after the prompt; branches run in parallel, so depths repeat.
+        depth: per token, its position after the prompt; branches are parallel, so depths repeat.
     """
 
     ids: list[int]
@@ -39,8 +39,8 @@ class Tree(NamedTuple):
 def build_tree(candidates: Sequence[Sequence[int]]) -> Tree:
     """Packs K candidates, none empty.
 
-    The prefix that all share is laid down once. At least one token of each candidate is left to score, also where one
-    candidate begins with another.
+    The shared prefix stands in the tree once. At least one token of each candidate is left to score, even if one
+    candidate is the beginning of another.
     """
     shared = 0
     while shared < min(len(c) for c in candidates) - 1 and len({c[shared] for c in candidates}) == 1:
@@ -54,35 +54,35 @@ def build_tree(candidates: Sequence[Sequence[int]]) -> Tree:
 
 
 def pack(trees: Sequence[Tree], starts: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Branch numbers [B, N] (PADDING behind a row) and positions [B, N] of trees behind prompts of `starts` tokens."""
+    """Branch numbers [B, N] (PADDING after a row) and positions [B, N] of trees after prompts of `starts` tokens."""
     branch = [torch.tensor([0] * start + tree.branch) for start, tree in zip(starts, trees, strict=True)]
     position = [torch.tensor([*range(s), *(s + i for i in t.depth)]) for s, t in zip(starts, trees, strict=True)]
     return pad(branch, PADDING)[0].to(device), pad(position)[0].to(device)
 
 
 class Bundle(NamedTuple):
-    """Rows that begin alike, packed one behind the other.
+    """Rows with a common prefix, concatenated.
 
     Attributes:
         rows: their numbers.
-        fork: tokens they share; laid down once, with the first row.
+        fork: length of the prefix, which stands once, in the first row.
     """
 
     rows: list[int]
     fork: int
 
     def cuts(self, ids: Sequence[Sequence[int]]) -> list[tuple[int, slice]]:
-        """Row and the part of it that is laid down."""
+        """Each row and the part of it that is kept."""
         return [(k, slice(self.fork if n else 0, len(ids[k]))) for n, k in enumerate(self.rows)]
 
 
 def bundle(ids: Sequence[Sequence[int]], answers: Sequence[int], clips: Sequence[int]) -> list[Bundle]:
-    """Puts the rows of a clip together.
+    """Groups the rows of each clip.
 
     Args:
         ids: tokens of B rows.
-        answers: where the answer of each row begins; a fork lies before it, so that every token of an answer follows
-            one of its own row.
+        answers: position where the answer of each row begins; the fork lies before it, so that every token of an
+            answer is predicted by a token of its own row.
         clips: the clip of each row.
     """
     own: dict[int, list[int]] = {}
@@ -97,7 +97,7 @@ def bundle(ids: Sequence[Sequence[int]], answers: Sequence[int], clips: Sequence
 
 
 def lay(bundles: Sequence[Bundle], ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Branch numbers [P, N] (0 = shared, n + 1 = a bundle's n-th row, PADDING behind) and positions [P, N]."""
+    """Branch numbers [P, N] (0 = shared, n + 1 = a bundle's n-th row, PADDING after it) and positions [P, N]."""
     branch, position = [], []
     for own in bundles:
         cuts = [cut for _, cut in own.cuts(ids)]
@@ -108,10 +108,10 @@ def lay(bundles: Sequence[Bundle], ids: Sequence[Sequence[int]], device: torch.d
 
 
 def scored(branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which predictions count: of S scored tokens the row, the place whose hidden state predicts it, the candidate.
+    """Of S scored tokens: the row, the position whose hidden state predicts the token, the candidate.
 
-    The first token of a branch is predicted by the last shared token, the others by their neighbour. In the order of
-    the rows and their `Tree.ids`.
+    The first token of a branch is predicted by the last shared token, the others by the token before them. In the
+    order of the rows and their `Tree.ids`.
     """
     row, place = (branch > 0).nonzero(as_tuple=True)
     first = branch[row, place - 1] != branch[row, place]
@@ -128,19 +128,19 @@ def mean_log_p(logits: Tensor, token: Tensor, row: Tensor, owner: Tensor, rows: 
 
 
 def tree_mask(branch: Tensor) -> Tensor:
-    """Branch numbers [B, N] -> [B, 1, N, N], True where the query (row) may look at the key (column)."""
+    """Branch numbers [B, N] -> [B, 1, N, N], True where the query (row) attends to the key (column)."""
     query, key = branch[:, :, None], branch[:, None, :]
-    seen = (key == 0) | (key == query)  # padding sees the prompt and itself, so that no row of the softmax is empty
+    seen = (key == 0) | (key == query)  # padding attends to the prompt and itself: no empty row of the softmax
     return (seen & torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril())[:, None]
 
 
 def attention_masks(config: Any, seen: Tensor, position: Tensor, dtype: torch.dtype) -> Any:
-    """The mask in the form a model of transformers takes it.
+    """The mask in the form that a model of transformers takes.
 
     Args:
-        config: the model's; says which layers look back only so far, and how attention is computed.
+        config: of the model, with its sliding windows and its implementation of attention.
         seen: [B, 1, N, N] of `tree_mask`.
-        position: [B, N] place of each token in its own sequence.
+        position: [B, N] position of each token in its own sequence.
         dtype: of the model, for the additive form.
 
     Returns:
@@ -176,14 +176,14 @@ def attention_masks(config: Any, seen: Tensor, position: Tensor, dtype: torch.dt
 def fit_temperature(scores: Tensor, truth: Tensor) -> float:
     """The temperature T at which softmax(scores / T) has the least negative log-likelihood.
 
-    The loss is convex in b = 1 / T; its slope, E_p[score] - score of the truth, is brought to zero by bisection.
+    The loss is convex in b = 1 / T; the zero of its slope, E_p[score] - score of the truth, is found by bisection.
 
     Args:
         scores: [B, K] of a validation split.
         truth: [B] class indices.
 
     Returns:
-        T in [0.05, 20]: the ends are reached where every answer is right, or none better than chance.
+        T in [0.05, 20]; the ends are reached if all answers are right, or none is better than chance.
     """
     scores = scores.double()
     scores = scores - scores.mean(dim=1, keepdim=True)

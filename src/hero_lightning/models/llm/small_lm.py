@@ -1,7 +1,7 @@
-"""A causal language model small enough to learn a demo dataset on a CPU, with nothing to download.
+"""A causal language model without download, small enough to be trained on the demo dataset on a CPU.
 
 Data flow: prompt and answer strings of the train split -> byte-level BPE tokenizer + random Llama-type model ->
-a folder that `from_pretrained` reads, as it reads any other model.
+a folder that `from_pretrained` reads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError, DataError, in_range
 from hero_lightning.reasoning.prompts import CONTEXT
 
 _SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
@@ -31,12 +31,12 @@ class SmallLM:
     """Sizes of the small language model.
 
     Args:
-        vocab: entries of the tokenizer, 256 bytes and special tokens included; fewer where the texts yield fewer.
+        vocab: largest number of entries of the tokenizer, 256 bytes and special tokens included.
         width: hidden size; the feed-forward part is three times as wide.
         layers: decoder layers.
         heads: attention heads.
         positions: longest sequence, prompt and answer together.
-        seed: decides the weights; the tokenizer depends on the texts alone.
+        seed: of the weights; the tokenizer depends on the texts alone.
     """
 
     vocab: int = 3000
@@ -47,8 +47,7 @@ class SmallLM:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.vocab < 300:  # 256 bytes, 7 special tokens, and some merges
-            raise ConfigError("Too small a vocabulary.", expected=">= 300", got=self.vocab, where="llm.small.vocab")
+        in_range("llm.small.vocab", self.vocab, "[300, inf)")  # 256 bytes, 7 special tokens, and some merges
         if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
             raise ConfigError(
                 "The small LM's width must divide into heads of even size.",
@@ -58,19 +57,19 @@ class SmallLM:
             )
 
     def build(self, texts: Iterable[str], folder: Path) -> Path:
-        """Trains the tokenizer, draws the weights and writes both.
+        """Trains the tokenizer, initialises the weights and writes both.
 
-        A folder that is already there is kept as it is: token ids must not change between a run and its resume.
+        An existing folder is left unchanged: token ids must not change between a run and its resume.
 
         Args:
-            texts: prompts and answers of the train split, as strings; no other split's, or its words would be known.
-            folder: where the model goes; written beside it and renamed, so that it is whole or absent.
+            texts: prompts and answers of the train split only, so that the vocabulary holds no word of other splits.
+            folder: of the model; written under another name and renamed, so that it is never incomplete.
 
         Returns:
             `folder`.
 
         Raises:
-            DataError: if there is no text to learn from.
+            DataError: no text.
         """
         if (folder / "config.json").is_file():
             return folder
@@ -84,7 +83,7 @@ class SmallLM:
             **_SPECIAL,
         )
         tokenizer.chat_template = _TEMPLATE
-        # Llama's type: for a folder of Qwen2's AutoTokenizer makes a Qwen2Tokenizer, which splits words its own way.
+        # Type llama, because AutoTokenizer reads a folder of type qwen2 as a Qwen2Tokenizer, which splits differently.
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,
@@ -117,7 +116,7 @@ class SmallLM:
             raise DataError(
                 "There is no text to train the small LM's tokenizer on.",
                 expected="prompts and answers of the train split",
-                got=f"{len(seen)} empty texts" if seen else "nothing",
+                got=f"{len(seen)} empty texts" if seen else "no texts",
                 where="llm.small",
                 hint="check that the dataset has samples in its train split",
             )
@@ -125,11 +124,11 @@ class SmallLM:
 
 
 def learn_bpe(texts: Iterable[str], vocab: int, special: Sequence[str]) -> Any:
-    """A byte-level BPE `tokenizers.Tokenizer` of at most `vocab` entries; ids begin with the special tokens."""
+    """A byte-level BPE `tokenizers.Tokenizer` of at most `vocab` entries; special tokens have the first ids."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    # Every byte is a token of its own, so any text can be written: no unknown token.
+    # Every byte is a token, so there is no unknown token.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -1,7 +1,7 @@
-"""Text around soft tokens: rows of token ids with one gap, and the names of their parts.
+"""Prompts around soft tokens: rows of token ids with one gap, and the positions of their parts.
 
-Data flow: Prompt --chat template--> string --tokenizer--> ids with one placeholder --(llm.LLMHead)--> embeddings in
-which the placeholder has become the context vectors.
+Data flow: Prompt --chat template--> string --tokenizer--> ids with one placeholder --(LLMHead)--> embeddings with the
+context vectors in place of the placeholder.
 
 Shapes: B rows, L positions of a row, d_llm width of the language model.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import ConfigError, DataError, cause
 from hero_lightning.reasoning.prompts import CONTEXT
 from hero_lightning.types import pad
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 """First position and the one after the last."""
-
-
 PARTS = ("bos", "text", "context", "tail", "answer", "eos")
 """Parts of a row, in order and without gaps; bos, answer and eos may be empty."""
 
@@ -37,7 +35,7 @@ class Row:
     Attributes:
         embeds: [L, d_llm].
         segments: part -> span, of all PARTS.
-        ids: L token ids; any id stands where a context vector is.
+        ids: L token ids; arbitrary at the positions of context vectors.
     """
 
     embeds: Tensor
@@ -47,11 +45,11 @@ class Row:
 
 @dataclass(slots=True)
 class Layout:
-    """Token ids of B rows, one behind the other.
+    """Token ids of B rows, concatenated.
 
     Attributes:
-        ids: sum of L; any id stands where a context vector will be.
-        places: where the context vectors go, in order.
+        ids: sum of L; arbitrary at the positions of context vectors.
+        places: positions of the context vectors, in order.
         segments: per row, see Row.
     """
 
@@ -61,10 +59,10 @@ class Layout:
 
 
 def prepare(tokenizer: Any, rows: int, where: str) -> None:
-    """Gives a tokenizer what splicing needs: the placeholder as a token, and a pad token.
+    """Adds to a tokenizer what splicing needs: the placeholder as a token, and a pad token.
 
-    The placeholder's id is never looked up in the embedding table (context vectors stand in its place), so the table
-    keeps its size whether or not the tokenizer has a reserved token left.
+    The placeholder's id is never looked up in the embedding table (context vectors replace it), so the table keeps its
+    size whether or not the tokenizer has an unused reserved token.
 
     Args:
         tokenizer: of transformers; changed in place.
@@ -80,11 +78,11 @@ def prepare(tokenizer: Any, rows: int, where: str) -> None:
             expected="a fast tokenizer (tokenizer.json)",
             got=type(tokenizer).__name__,
             where=where,
-            hint="choose a model whose folder holds tokenizer.json",
+            hint="choose a model with a tokenizer.json",
         )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
-            "The tokenizer names no end-of-sequence token, so answers could not end.",
+            "The tokenizer has no end-of-sequence token, so answers could not end.",
             expected="eos_token in tokenizer_config.json",
             got="none",
             where=where,
@@ -97,7 +95,7 @@ def prepare(tokenizer: Any, rows: int, where: str) -> None:
                 expected=f"at most {rows} tokens, the rows of the embedding table",
                 got=f"{len(tokenizer)} tokens",
                 where=where,
-                hint="take both from one model",
+                hint="use the tokenizer of the model",
             )
         tokenizer.add_tokens([CONTEXT], special_tokens=True)
     if tokenizer.pad_token_id is None:
@@ -110,14 +108,19 @@ def render(tokenizer: Any, prompt: Prompt) -> str:
         return prompt.text()
     from jinja2 import TemplateError
 
-    # Answers come at once; Qwen3's template opens a thinking part unless told not to. Others ignore the flag.
+    # Qwen3's template begins a thinking part without this flag; other templates ignore it.
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     messages = prompt.messages()
     try:
         return tokenizer.apply_chat_template(messages, **options)
-    except TemplateError:  # Gemma's and Mistral's refuse a system role: the user says all of it
+    except TemplateError as error:
+        # Gemma's and Mistral's templates reject the system role: its content goes into the user's message.
         content = "\n".join(m["content"] for m in messages)
-        return tokenizer.apply_chat_template([{"role": "user", "content": content}], **options)
+        try:
+            return tokenizer.apply_chat_template([{"role": "user", "content": content}], **options)
+        except TemplateError as second:
+            problem = "The chat template of the language model rejects the prompt, with and without a system role."
+            raise ConfigError(problem, got=f"{cause(error)}; {cause(second)}", where="llm.name") from second
 
 
 def prompt_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -125,8 +128,8 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     if not prompts:
         return []
     bos = tokenizer.bos_token_id
-    coded = tokenizer([render(tokenizer, p) for p in prompts], add_special_tokens=False)["input_ids"]
-    return [list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in coded]
+    encoded = tokenizer([render(tokenizer, p) for p in prompts], add_special_tokens=False)["input_ids"]
+    return [list(ids) if bos is None or ids[:1] == [bos] else [bos, *ids] for ids in encoded]
 
 
 def lay_out(
@@ -137,18 +140,18 @@ def lay_out(
     ends: bool = False,
     limit: int | None = None,
 ) -> Layout:
-    """Opens the gap of every row.
+    """Replaces the placeholder of every row by a gap for its context vectors.
 
     Args:
-        tokenizer: prepared.
+        tokenizer: see `prepare`.
         prompts: B prompts' ids with the placeholder.
         tails: B lists of ids that follow the prompts.
-        soft: B numbers of context vectors; 0 closes the gap.
+        soft: B numbers of context vectors; 0 = no gap.
         ends: whether the last id of each tail is EOS.
-        limit: positions the model has; None = no limit.
+        limit: longest sequence of the model; None = no limit.
 
     Raises:
-        DataError: a prompt without its one placeholder, or a row that is too long.
+        DataError: a prompt without exactly one placeholder, or a row that is too long.
     """
     placeholder = tokenizer.convert_tokens_to_ids(CONTEXT)
     out = Layout([], [], [])
@@ -160,7 +163,7 @@ def lay_out(
                 expected=1,
                 got=found,
                 where=f"prompt {b} of the batch: {tokenizer.decode(prompt)[:80]!r}",
-                hint=f"take {CONTEXT} out of transcripts, and build prompts with hero_lightning.reasoning.prompts",
+                hint=f"remove {CONTEXT} from transcripts, and build prompts with hero_lightning.reasoning.prompts",
             )
         gap = prompt.index(placeholder) if found else len(prompt)
         ids = [*prompt[:gap], *[tokenizer.pad_token_id] * count, *prompt[gap + 1 :], *tail]
@@ -170,7 +173,7 @@ def lay_out(
                 expected=f"at most {limit} tokens",
                 got=len(ids),
                 where=f"prompt {b} of the batch: {tokenizer.decode(prompt)[:80]!r}",
-                hint="lower the token budget of prompts, or the number of context tokens",
+                hint="lower reasoner.prompt.max_tokens, or the number of context tokens",
             )
         bos = int(prompt[:1] == [tokenizer.bos_token_id])
         cuts = (0, bos, gap, gap + count, len(ids) - len(tail), len(ids) - int(ends), len(ids))
@@ -181,12 +184,12 @@ def lay_out(
 
 
 def pad_right(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Embeddings [B, L, d_llm] with the padding behind, and the mask [B, L]."""
+    """Embeddings [B, L, d_llm] padded on the right, and the mask [B, L]."""
     x, mask = pad([row.embeds for row in rows])
     return x, mask.to(x.device)
 
 
 def pad_left(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Embeddings [B, L, d_llm] with the padding in front, and the mask [B, L]."""
+    """Embeddings [B, L, d_llm] padded on the left, and the mask [B, L]."""
     x, mask = pad([row.embeds.flip(0) for row in rows])
     return x.flip(1), mask.flip(1).to(x.device)

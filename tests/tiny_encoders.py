@@ -1,30 +1,22 @@
-"""Tiny random encoders, one per raw material: what tests put in the place of a large pretrained one.
-
-Data flow: Frames | Waveform | Utterance | ActionUnits -> a few numbers per step -> one seeded linear layer -> Features.
+"""Random encoders for tests: a few numbers per step and one seeded linear layer.
 
 Shapes: B clips, T steps, C numbers per step, D = `dim`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hero_lightning.encoders.base import Encoder, Material
-from hero_lightning.media.types import ActionUnits, Frames, Utterance, Waveform
+from hero_lightning.media.types import Frames, Utterance, Waveform
 from hero_lightning.types import Features
 
 
 class _Tiny(Encoder):
-    """One linear layer with weights from a seed.
-
-    Args:
-        dim: width D.
-        trainable: whether the layer learns.
-        seed: of its weights.
-    """
+    """One linear layer with weights from a seed."""
 
     channels: ClassVar[int]
     linear: nn.Linear
@@ -35,7 +27,7 @@ class _Tiny(Encoder):
         self.options.update(dim=dim, seed=seed)
 
     def load(self) -> None:
-        """Makes the layer; the global random state is left alone."""
+        """Makes the layer without a change of the global random state."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.linear = nn.Linear(self.channels, self.dim)
@@ -81,14 +73,3 @@ class TinyText(_Tiny):
         """Utterance -> x [T, 2]."""
         words = " ".join([*(t.text for t in material.turns), material.text]).split() or ["-"]
         return {"x": torch.tensor([[len(w) / 8, (ord(w[0]) % 32) / 32] for w in words])}
-
-
-class TinyTable(_Tiny):
-    """The columns of an AU table."""
-
-    takes: ClassVar[Material] = "table"
-    channels = 35
-
-    def preprocess(self, material: ActionUnits) -> dict[str, Any]:
-        """ActionUnits -> x [T, 35], time [T]."""
-        return {"x": material.x, "time": material.time}

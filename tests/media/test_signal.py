@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hero_lightning.media.measures import au_measures, audio_measures, motion_measures
+from hero_lightning.media.signal import au_measures, audio_measures, motion_measures
 from hero_lightning.media.types import ActionUnits, Frames, Waveform
 
 RATE = 16_000

@@ -12,8 +12,7 @@ import numpy as np
 from hero_lightning.data.datamodule import EmotionDataModule
 from hero_lightning.datasets.folder import FolderDataModule
 from hero_lightning.encoders.handcrafted import HashedWords
-from hero_lightning.features.foreign.hero_npy import NpyDict
-from hero_lightning.features.foreign.safe_pickle import write_npydict
+from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
@@ -80,3 +79,13 @@ def folder(root, **options):
     }
     options = {"modalities": modalities, "tasks": {"emotion": ClassTask("emotion")}, "batch_size": 4} | options
     return FolderDataModule(root=root, features_root=root / "stores", **options)
+
+
+def by_id(datamodule):
+    """The samples of all splits by id."""
+    return {s.id: s for rows in datamodule.index.samples.values() for s in rows}
+
+
+def sizes(datamodule):
+    """The number of samples by split."""
+    return {split: len(rows) for split, rows in datamodule.index.samples.items()}
