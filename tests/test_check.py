@@ -47,6 +47,6 @@ def test_features(tmp_path, caplog):
     caplog.set_level("INFO")
     own = ["dataset=folder", f"dataset.root={write_folder(tmp_path / 'in', 12)}", "modalities=[frame,audio]"]
     assert shown(tmp_path, *own) == []
-    assert "everything is there" in caplog.text
+    assert "nothing is missing" in caplog.text
     np.save(tmp_path / "in" / "features" / "c1.npy", np.zeros(3))
     assert all("broken" in line for line in shown(tmp_path, *own))

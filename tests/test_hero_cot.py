@@ -179,7 +179,7 @@ def test_a_stored_language_model_is_checked_as_the_rest(demo: tuple[Path, list[s
         assert state[checkpoint.FACTS] != facts
         torch.save(state, tmp_path / "bad.ckpt")
         with pytest.raises(CheckpointError, match=r"os\.system"):
-            build.load_run(str(tmp_path / "bad.ckpt"), {})
+            build.restore(str(tmp_path / "bad.ckpt"), {})
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""What of a dataset is there, what is missing, and how to get it: `python -m hero_lightning.check dataset=meld`.
+"""Which features and media of a dataset are available, and how to get the rest: `python -m hero_lightning.check`.
 
-Data flow: dataset --index--> DatasetIndex -> tables on the screen, availability.csv and ledger.csv in the run folder; one line of
-advice per modality, mode and reason.
+Data flow: dataset -> DatasetIndex -> tables on the screen, availability.csv and ledger.csv in the run folder; one line
+of advice per modality, mode and reason.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ log = logging.getLogger(__name__)
 
 @command("check")
 def main(cfg: Any) -> None:
-    """Shows the availability of a dataset; a dataset that lacks things is no error."""
+    """Shows the availability of a dataset; missing features or media are no error."""
     availability(cfg)
 
 
 def availability(cfg: Any) -> list[str]:
-    """The lines of advice, after the tables were shown and written."""
+    """Shows and writes the tables; returns the lines of advice."""
     from hero_lightning.config import build
     from hero_lightning.reporting import tables
 
-    dataset = build.dataset(cfg)
-    dataset.missing = "mask"
-    for modality in dataset.modalities.values():
-        if modality.mode == "preextracted" and modality.source is None:
-            modality.mode = "auto"  # an empty store is what this command reports, not an error
-    index = dataset.index
+    for node in cfg.modality.values():
+        if node.get("mode") == "preextracted" and "_target_" not in (node.get("source") or {}):
+            node.mode, node.fallback = "auto", False  # else an empty store would be an error, not a row of the tables
+    datamodule = build.dataset(cfg, missing="mask")
+    index = datamodule.index
     index.write(build.run_folder())
     tables.show_index(index)
     counts: dict[str, int] = {}
     for row in index.table:
-        if advice := _advice(row, dataset.modalities.get(row.modality), str(dataset.name)):
+        if advice := _advice(row, datamodule.modalities.get(row.modality), index.dataset):
             counts[advice] = counts.get(advice, 0) + row.count
     lines = [advice.format(n=n) for advice, n in counts.items()]
-    for line in lines or ["everything is there"]:
+    for line in lines or ["nothing is missing"]:
         log.info(line)
-    log.info("every clip that lacks something: %s", build.run_folder() / "ledger.csv")
+    log.info("every clip with a missing modality: %s", build.run_folder() / "ledger.csv")
     return lines
 
 
@@ -52,11 +51,11 @@ def _advice(row: AvailabilityCount, modality: Modality | None, dataset: str) -> 
     """How to get what this row of the table counts; {n} = clips. None where nothing is missing."""
     if row.mode == "preextracted":
         return None
-    remedy = modality.remedy if modality is not None else "the part's own availability command"
+    remedy = modality.remedy if modality is not None else "python -m hero_lightning.check of that part's dataset"
     reason = row.reason.replace("{", "(").replace("}", ")").removesuffix(f": {remedy}")
     head = f"{row.modality}: {{n}} clips"
     if row.mode == "realtime":
-        return f"{head} can be decoded and encoded while training; to store that first: {remedy}"
+        return f"{head} can be decoded and encoded during training; to store the features first: {remedy}"
     if row.mode == "broken":
         return f"{head} are broken ({reason}); replace the files named in ledger.csv"
     if "not extracted" in reason or "extracted from another" in reason:

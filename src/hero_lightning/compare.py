@@ -179,7 +179,7 @@ def _worker() -> None:
 
     import torch
 
-    from hero_lightning.config.cli import _quiet
+    from hero_lightning.config.cli import silence_libraries
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -190,7 +190,7 @@ def _worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
     logging.getLogger("hero_lightning").setLevel(logging.WARNING)
-    _quiet()
+    silence_libraries()
 
 
 class Kept:
@@ -331,12 +331,12 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
 def _foreign(job: Job, path: Path) -> Any:
     """Answers of a prediction file to the test clips of a job."""
     from hero_lightning.evaluation.comparison import Answers
-    from hero_lightning.evaluation.prediction_file import answered, read_rows
+    from hero_lightning.evaluation.prediction_file import predictions, read_rows
 
     dataset, _ = _dataset(_data_key(job.config))
     name, task = next(iter(dataset.tasks.items()))
     rows, samples, _ = read_rows(path, {}, dataset.gathered, "test")
-    found = answered(samples, {name: task}, rows, {}, {})[name]
+    found = predictions(samples, {name: task}, rows, {}, {})[name]
     mask = found.label.mask
     ids = [s.id for s, m in zip(samples, mask.tolist(), strict=True) if m]
     return Answers.sorted(ids, found.label.value[mask], found.prediction[mask].float())

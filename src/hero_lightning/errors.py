@@ -7,7 +7,6 @@ message without a traceback unless HYDRA_FULL_ERROR=1.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NoReturn
 
 
 class HeroError(Exception):
@@ -62,19 +61,6 @@ class FeatureError(DataError):
 
 class CheckpointError(HeroError):
     """A checkpoint is missing, unsafe, or does not fit the data or model."""
-
-
-def not_yet(what: str, here: str, **_: object) -> NoReturn:
-    """Refuses an option that exists in the configuration but is not implemented in this version.
-
-    Args:
-        what: the option, as typed on the command line.
-        here: the alternative, as typed on the command line.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(f"{what} is configured but its engine is not in this version.", hint=f"use {here}")
 
 
 def one_of(where: str, value: object, known: Iterable[object], error: type[HeroError] = ConfigError) -> None:

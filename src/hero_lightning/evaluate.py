@@ -1,11 +1,13 @@
 """Scores a finished run, a prediction file, or a folder of them: `python -m hero_lightning.evaluate run=RUN`.
 
-Data flow: run folder -> its config as data, this machine's paths -> dataset, model -> test -> evaluation folder.
+Data flow: run folder -> its config, this machine's paths -> data module, model -> test -> metrics.json, predictions.csv
+of the command's run folder; or prediction file + labels -> metrics.json.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,8 @@ from hero_lightning.config.cli import command
 
 log = logging.getLogger(__name__)
 
-CHOICES = {"answers": ("labels", "open", "caption"), "suite": (None, "unibench")}
-KINDS = {"class": "hit", "score": "sentiment", "open": "open"}
-"""Kind of a Task -> how answers in words are scored."""
+LABEL_KINDS = {"class": "hit", "score": "sentiment", "open": "open"}
+"""Kind of a Task -> how answers in words are scored (`unibench.score_words`)."""
 
 
 @command("evaluate")
@@ -23,166 +24,178 @@ def main(cfg: Any) -> None:
     """One evaluation; its tables and metrics lie in the command's own run folder."""
     if cfg.predictions is None and cfg.suite is None:
         evaluate(cfg)
-        return
-    score_predictions(cfg)
+    else:
+        score_predictions(cfg)
 
 
 def evaluate(cfg: Any) -> None:
     """Rebuilds the run's model, reads the dataset again and scores one split."""
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
 
     from hero_lightning.config import build
-    from hero_lightning.errors import ConfigError
+    from hero_lightning.errors import one_of
     from hero_lightning.reporting import run_folder
-    from hero_lightning.tasks import Task
-    from hero_lightning.training import checkpoint
-    from hero_lightning.training.module import describe
 
     folder = build.run_folder()
-    stored, path, state = build.load_run(cfg.run, cfg.paths)
+    run = build.restore(cfg.run, cfg.paths)
+    _set_dataset(run.config, cfg)
+    OmegaConf.save(build.stored_config(run.config), folder / "config.yaml")
+    for name in cfg.drop:
+        one_of("drop", name, run.facts["dims"])
+    datamodule = _datamodule(cfg, run)
+    datamodule.index.write(folder)
+    one_of("split", cfg.split, [split for split, samples in datamodule.index.samples.items() if samples])
+    modalities, tasks = datamodule.modalities, datamodule.tasks
+    if cfg.split == "test":
+        run_folder.note_test(run.folder)
+
+    def test(drop: tuple[str, ...], folder: Path) -> Any:
+        """The ResultsWriter of a pass over the split; its files lie in `folder`."""
+        module = run.module(modalities, tasks, drop=drop)
+        trainer = build.trainer(run.config, folder)
+        trainer.test(module, dataloaders=datamodule.loader(cfg.split), verbose=False)
+        return _writer(trainer)
+
+    whole = test(tuple(cfg.drop), folder)
+    if cfg.robustness:
+        _robustness(whole, tasks, [n for n in datamodule.dims if n not in cfg.drop], cfg, folder, test)
+
+
+def _set_dataset(stored: Any, cfg: Any) -> None:
+    """Sets trainer, callbacks and, where one is chosen, another dataset in the config of a run."""
+    from omegaconf import open_dict
+
     with open_dict(stored):
         stored.trainer, stored.logger = cfg.trainer, {}
         stored.callbacks = {"record": stored.callbacks.get("record")}
         if "_target_" in cfg.dataset:
             stored.dataset = cfg.dataset
-            for name, node in stored.modality.items():  # where features lie belongs to the dataset
+            for name, node in stored.modality.items():  # sources of stored features belong to the dataset
                 if "source" in cfg.modality[name]:
                     node.source = cfg.modality[name].source
-    OmegaConf.save(build.stored_config(stored), folder / "config.yaml")
-    unknown = [s for s in cfg.drop if s not in state[checkpoint.FACTS]["dims"]]
-    if unknown:
-        raise ConfigError(
-            "A modality to drop is not one of the run's.",
-            expected=", ".join(state[checkpoint.FACTS]["dims"]),
-            got=unknown[0],
-            where="drop",
-        )
-    facts = state[checkpoint.FACTS]
-    dataset = build.dataset(stored)
-    tasks = {name: Task.from_state(t) for name, t in facts["tasks"].items()}
-    # words outside its vocabulary are no error to an open Task, and a dataset of test clips gives it none
-    opened = {n: t for n, t in tasks.items() if t.kind == "open" and n in dataset.tasks}
-    dataset.tasks = {**dataset.tasks, **opened}
-    dataset.prepare_data()
-    same = all(set(dataset.tasks[n].classes) <= set(t.classes) for n, t in tasks.items() if n in dataset.tasks)
-    if cfg.label_map or same:  # the run's own Tasks code this dataset' labels, by name
-        dataset = build.dataset(stored, tasks=tasks, label_map=cfg.label_map)
-        dataset.prepare_data()
-    dataset.index.write(folder)
-    checkpoint.check_facts(facts, describe(dataset.modalities, dataset.tasks, dataset.dims), path)
-    lm = checkpoint.run_folder(path) / checkpoint.LM
-    module = build.module(
-        stored, dataset.modalities, dataset.tasks, facts["dims"], lambda r: r.restore(facts["reasoner"], lm)
-    )
-    checkpoint.restore(module, state["state_dict"], path, strict=True)
-    module.drop = tuple(cfg.drop)
-    if not dataset.index.samples.get(cfg.split):
-        raise ConfigError(
-            "The dataset has no such split.",
-            expected=", ".join(k for k, v in dataset.index.samples.items() if v),
-            got=cfg.split,
-            where="split",
-        )
-    if cfg.split == "test":
-        run_folder.note_test(checkpoint.run_folder(path))
-    trainer = build.trainer(stored, folder)
-    trainer.test(module, dataloaders=dataset.loader(cfg.split), verbose=False)
-    if cfg.robustness:
-        _robustness(trainer, module, dataset, stored, cfg.split)
 
 
-def _robustness(trainer: Any, module: Any, dataset: Any, stored: Any, split: str) -> None:
-    """Scores the split again without each modality, next to the metrics of the whole, on the same samples."""
+def _datamodule(cfg: Any, run: Any) -> Any:
+    """The data module with filled stores; labels are encoded by the run's Tasks where those know all its classes.
+
+    Raises:
+        CheckpointError: features or classes differ from the run's.
+    """
     from hero_lightning.config import build
-    from hero_lightning.evaluation import scoring
-    from hero_lightning.reporting import run_folder, tables
+    from hero_lightning.training import checkpoint
+    from hero_lightning.training.module import describe
+
+    tasks = run.tasks()
+    own = build.tasks(run.config)
+    # an open Task takes words outside its vocabulary, and a dataset of test clips alone cannot give it one
+    own |= {n: t for n, t in tasks.items() if t.kind == "open" and n in own}
+    datamodule = build.dataset(run.config, tasks=own)
+    datamodule.prepare_data()
+    found = datamodule.tasks
+    same = all(set(found[n].classes) <= set(t.classes) for n, t in tasks.items() if n in found)
+    if cfg.label_map or same:
+        datamodule = build.dataset(run.config, tasks=tasks, label_map=cfg.label_map)
+        datamodule.prepare_data()
+    checkpoint.check_facts(run.facts, describe(datamodule.modalities, datamodule.tasks, datamodule.dims), run.path)
+    return datamodule
+
+
+def _writer(trainer: Any) -> Any:
     from hero_lightning.reporting.callback import ResultsWriter
 
-    def record(of: Any) -> Any:
-        return next(c for c in of.callbacks if isinstance(c, ResultsWriter))
+    return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
 
-    whole, always = record(trainer), module.drop
-    reports: dict[str, Any] = {name: {**r, "baselines": {}} for name, r in whole.reports[split].items()}
-    for modality in (s for s in dataset.dims if s not in always):
-        module.drop = (*always, modality)
-        again = build.trainer(stored, Path(trainer.default_root_dir) / f"without_{modality}")
-        again.test(module, dataloaders=dataset.loader(split), verbose=False)
-        for name, found in record(again).records[split].predictions.items():
-            theirs, ours = found.prediction, whole.records[split].predictions[name]
-            reports[name]["baselines"][f"{name} without {modality}"] = scoring.compare(
-                module.tasks[name], ours, theirs, resamples=whole.resamples
-            )
-    module.drop = always
-    run_folder.write_json(Path(trainer.default_root_dir) / "robustness.json", {"split": split, "tasks": reports})
-    tables.show_results("what a missing modality costs", {split: reports})
+
+def _robustness(
+    whole: Any, tasks: Any, modalities: list[str], cfg: Any, folder: Path, test: Callable[[tuple[str, ...], Path], Any]
+) -> None:
+    """Scores the split without each modality in turn and compares with the pass over the whole, on the same samples."""
+    from hero_lightning.reporting import run_folder, tables
+
+    split: str = cfg.split
+    others: dict[str, dict[str, Any]] = {name: {} for name in tasks}
+    for modality in modalities:
+        record = test((*cfg.drop, modality), folder / f"without_{modality}").records[split]
+        for name, found in record.predictions.items():
+            others[name][f"{name} without {modality}"] = found.prediction
+    reports = whole.score(tasks, whole.records[split], others)
+    run_folder.write_json(folder / "robustness.json", {"split": split, "tasks": reports})
+    tables.show_results("without each modality", {split: reports})
 
 
 def score_predictions(cfg: Any) -> None:
     """Scores what `cfg.predictions` names; tables and metrics.json lie in the command's run folder."""
     from hero_lightning.config import build, instantiate
-    from hero_lightning.errors import ConfigError
-    from hero_lightning.evaluation import scoring, unibench
-    from hero_lightning.evaluation.prediction_file import answered, read_rows
-    from hero_lightning.metrics.captions import SentenceVectors
-    from hero_lightning.metrics.wheels import Wheels
+    from hero_lightning.errors import ConfigError, one_of
+    from hero_lightning.evaluation import unibench
     from hero_lightning.reporting import run_folder, tables
 
-    for key, values in CHOICES.items():
-        if cfg[key] not in values:
-            raise ConfigError(f"Unknown {key}.", expected=", ".join(map(str, values)), got=cfg[key], where=key)
+    one_of("answers", cfg.answers, ("labels", "open", "caption"))
+    one_of("suite", cfg.suite, (None, "unibench"))
     if cfg.predictions is None:
         raise ConfigError("A suite scores prediction files.", expected="predictions=FOLDER", where="predictions")
-    path, columns, extra = Path(cfg.predictions), instantiate.plain(cfg.columns) if cfg.columns else {}, {}
-    words: Any = None
-    if cfg.suite or cfg.answers == "open":
-        wheels = Wheels(cfg.wheels)
-        lexicon = str(cfg.extractor._target_).endswith(".Lexicon")
-        extract = instantiate.make(cfg.extractor, "extractor", **({"wheels": wheels} if lexicon else {}))
-
-        def words(dataset: Any, file: Path, split: str, kind: str, label: str) -> dict[str, Any]:
-            # labels as the dataset words them, from the official parts: no Task need know them, no train part be there
-            rows, own, missing = read_rows(file, columns, dataset.samples(), split)
-            found = unibench.score_words(own, kind, label, rows, columns, extract, wheels, cfg.resamples)
-            return {**found, "missing": missing}
-
+    path = Path(cfg.predictions)
+    facts: dict[str, Any] = {}
+    words: Any = _scorer_of_words(cfg) if cfg.suite or cfg.answers == "open" else None
     if cfg.suite:
 
         def one(test: Any, file: Path) -> dict[str, Any]:
-            dataset = build.dataset(build.beside("evaluate", f"dataset={test.dataset}", *test.options))
-            return words(dataset, file, test.split, test.kind, test.label)
+            datamodule = build.dataset(build.beside("evaluate", f"dataset={test.dataset}", *test.options))
+            return words(datamodule, file, test.split, test.kind, test.label)
 
-        found = unibench.run_suite(one, path)
-        reports = {name: {"open vocabulary": report} for name, report in found.pop("sets").items()}
-        title, extra = f"MER-UniBench, mean of {len(reports)} of 9 test sets: {found['mean']:.4f}", found
+        facts = unibench.run_suite(one, path)
+        reports = {name: {"open vocabulary": report} for name, report in facts.pop("sets").items()}
+        title = f"MER-UniBench, mean of {len(reports)} of 9 test sets: {facts['mean']:.4f}"
+        for name, reason in facts["missing"].items():
+            log.warning("%s is not in the mean: %s", name, reason)
     else:
-        dataset = build.dataset(cfg, **({"label_map": instantiate.plain(cfg.label_map)} if cfg.label_map else {}))
-        title = f"{dataset.name}, {path.name}"
-        if cfg.answers == "open":
-            task = next(iter(dataset.tasks.values()))
-            if task.kind not in KINDS:
-                expected = "a first task of kind " + ", ".join(KINDS)
-                raise ConfigError("No answer in words fits.", expected=expected, got=task.kind, where="dataset.tasks")
-            found = {task.name: words(dataset, path, cfg.split, KINDS[task.kind], task.name)}
-        else:
-            rows, own, missing = read_rows(path, columns, dataset.gathered, cfg.split)
-            if cfg.answers == "caption":
-                embed = SentenceVectors(cfg.sentence_encoder) if cfg.sentence_encoder else None
-                found = unibench.score_captions(own, rows, columns, embed, cfg.resamples)
-            else:
-                said = answered(own, dataset.tasks, rows, columns, cfg.label_map or {})
-                found = scoring.scores(dataset.tasks, said, resamples=cfg.resamples)
-            extra = {"missing": missing}
-        reports = {cfg.split: found}
-    facts = {
-        "predictions": str(path),
-        "intervals": f"95 % percentile bootstrap, {cfg.resamples} resamples of single samples",
-        **extra,
-        **run_folder.provenance(),
-    }
-    run_folder.write_json(build.run_folder() / "metrics.json", {**facts, "splits": reports})
+        datamodule = build.dataset(cfg, **({"label_map": instantiate.plain(cfg.label_map)} if cfg.label_map else {}))
+        found, facts["missing"] = _score_file(cfg, datamodule, path, words)
+        reports, title = {cfg.split: found}, f"{datamodule.name}, {path.name}"
+    run_folder.write_metrics(build.run_folder(), reports, cfg.resamples, predictions=str(path), **facts)
     tables.show_results(title, reports)
-    for name, reason in extra.get("missing", {}).items() if cfg.suite else ():
-        log.warning("%s is not in the mean: %s", name, reason)
+
+
+def _scorer_of_words(cfg: Any) -> Callable[..., dict[str, Any]]:
+    """A function that scores a file of answers in words: (datamodule, file, split, kind, label) -> report."""
+    from hero_lightning.config import instantiate
+    from hero_lightning.evaluation import unibench
+    from hero_lightning.evaluation.prediction_file import read_rows
+    from hero_lightning.metrics.wheels import Wheels
+
+    wheels, columns = Wheels(cfg.wheels), instantiate.plain(cfg.columns or {})
+    lexicon = str(cfg.extractor._target_).endswith(".Lexicon")
+    extract = instantiate.make(cfg.extractor, "extractor", **({"wheels": wheels} if lexicon else {}))
+
+    def score(datamodule: Any, file: Path, split: str, kind: str, label: str) -> dict[str, Any]:
+        # samples() needs neither a Task that knows the labels nor a train split
+        rows, samples, missing = read_rows(file, columns, datamodule.samples(), split)
+        report = unibench.score_words(samples, kind, label, rows, columns, extract, wheels, cfg.resamples)
+        return {**report, "missing": missing}
+
+    return score
+
+
+def _score_file(cfg: Any, datamodule: Any, path: Path, words: Any) -> tuple[dict[str, Any], list[str]]:
+    """Reports of one prediction file by Task name, and the ids without a row."""
+    from hero_lightning.config.instantiate import plain
+    from hero_lightning.errors import one_of
+    from hero_lightning.evaluation import scoring, unibench
+    from hero_lightning.evaluation.prediction_file import predictions, read_rows
+    from hero_lightning.metrics.captions import SentenceVectors
+
+    columns = plain(cfg.columns or {})
+    if cfg.answers == "open":
+        task = next(iter(datamodule.tasks.values()))
+        one_of("kind of the first of dataset.tasks", task.kind, LABEL_KINDS)
+        report = words(datamodule, path, cfg.split, LABEL_KINDS[task.kind], task.name)
+        return {task.name: report}, report["missing"]
+    rows, samples, missing = read_rows(path, columns, datamodule.gathered, cfg.split)
+    if cfg.answers == "caption":
+        embed = SentenceVectors(cfg.sentence_encoder) if cfg.sentence_encoder else None
+        return unibench.score_captions(samples, rows, columns, embed, cfg.resamples), missing
+    found = predictions(samples, datamodule.tasks, rows, columns, cfg.label_map or {})
+    return scoring.scores(datamodule.tasks, found, resamples=cfg.resamples), missing
 
 
 if __name__ == "__main__":

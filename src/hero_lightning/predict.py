@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hero_lightning.config.cli import command
 
 if TYPE_CHECKING:
+    from hero_lightning.config.build import FinishedRun
     from hero_lightning.features import Availability, Modality
     from hero_lightning.models.outputs import Outputs
     from hero_lightning.training.module import EmotionModule
@@ -35,15 +36,16 @@ def main(cfg: Any) -> None:
     """
     many = cfg.video is not None and not Path(cfg.video).is_file()
     out = Path(cfg.out) if cfg.out else None
+    name = "predictions.jsonl" if many else "prediction.json"
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ("predictions.jsonl" if many else "prediction.json")).write_text("")
+        (out / name).write_text("")
     for found in predict(cfg, many):
         text = json.dumps(found, indent=None if many else 1, ensure_ascii=False) + "\n"
         sys.stdout.write(text)
         sys.stdout.flush()
         if out is not None:
-            with (out / ("predictions.jsonl" if many else "prediction.json")).open("a", encoding="utf-8") as file:
+            with (out / name).open("a", encoding="utf-8") as file:
                 file.write(text)
             if "error" not in found:
                 _explain(found, out / found["id"] if many else out)
@@ -54,42 +56,32 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
 
     Args:
         cfg: of conf/predict.yaml.
-        many: whether a clip of which nothing can be read is told as {id, error}; else it is an error.
+        many: whether a clip that no modality can read gives {id, error}; else it is an error.
+
+    Raises:
+        DataError: the clip cannot be read, unless `many`.
     """
     import torch
-    from torch.utils.data import DataLoader
 
     from hero_lightning.config import build
     from hero_lightning.data.availability import check_all
-    from hero_lightning.data.collate import Collate, ItemDataset
     from hero_lightning.errors import DataError
     from hero_lightning.features import Availability
-    from hero_lightning.tasks import Task
-    from hero_lightning.training import checkpoint
 
-    stored, path, state = build.load_run(cfg.run, cfg.paths)
-    facts = state[checkpoint.FACTS]
-    modalities = {n: s for n, s in build.modalities(stored).items() if n in facts["dims"]}
-    samples = _samples(cfg, stored, modalities, facts["dataset"])
-    tasks = {n: Task.from_state(t) for n, t in facts["tasks"].items()}
-    lm = checkpoint.run_folder(path) / checkpoint.LM
-    module = build.module(stored, modalities, tasks, facts["dims"], lambda r: r.restore(facts["reasoner"], lm))
-    checkpoint.restore(module, state["state_dict"], path, strict=True)
+    run = build.restore(cfg.run, cfg.paths)
+    if cfg.video is not None:
+        _compute_features(run.config)
+    modalities = {n: m for n, m in build.modalities(run.config).items() if n in run.facts["dims"]}
+    samples = _samples(cfg, run, modalities)
+    module = run.module(modalities, run.tasks())
     device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
     module = module.to(device).eval()
     found = check_all(modalities, samples)
-    for name in [n for n, s in modalities.items() if cfg.video is not None and s.encoder is None]:
+    for name in [n for n, m in modalities.items() if cfg.video is not None and m.encoder is None]:
         for row in found.values():
             row[name] = Availability("absent", "the run reads it from stored features and names no encoder")
-    readable = [n for n, s in enumerate(samples) if any(r.present for r in found[s.id].values())]
-    dataset = ItemDataset(samples, [(n,) for n in range(len(samples))], modalities, found)
-    batches = [readable[k : k + cfg.batch_size] for k in range(0, len(readable), cfg.batch_size)]
-    loader: Any = DataLoader(
-        dataset, batch_sampler=[[(0, n) for n in batch] for batch in batches], collate_fn=Collate(modalities, {}),
-        num_workers=cfg.num_workers,
-    )  # fmt: skip
-    silent = [samples[n].id for n in range(len(samples)) if n not in set(readable)]
-    for loaded in loader:
+    predicted = set()
+    for loaded in _loader(cfg, samples, modalities, found):
         batch = loaded.batch.to(torch.device(device))
         with torch.inference_mode():
             features = module.encode(batch)
@@ -99,74 +91,93 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
             found[failure.id][failure.modality] = Availability("broken", failure.reason)
         for b, id in enumerate(batch.ids):
             if any(r.present for r in found[id].values()):
+                predicted.add(id)
                 answer = answers[b] if answers else None
                 yield describe(module, b, outputs, features, found[id], answer) | {"id": id}
-            else:
-                silent.append(id)
-    for id in silent:
+    for id in (s.id for s in samples if s.id not in predicted):
         reasons = "; ".join(f"{n}: {r.mode}, {r.reason}" for n, r in found[id].items())
         if not many:
             raise DataError("Nothing of this clip can be read by the run's modalities.", got=reasons, where=id)
         yield {"id": id, "error": f"nothing can be read: {reasons}"}
 
 
-def _samples(cfg: Any, stored: Any, modalities: dict[str, Modality], dataset: str) -> list[Sample]:
-    """The clips that the command line names; the modalities are set to read them."""
-    from hero_lightning.config import build, instantiate
-    from hero_lightning.datasets.clips import find_clips
+def _loader(cfg: Any, samples: list[Sample], modalities: dict[str, Modality], found: Any) -> Any:
+    """Batches of the clips of which some modality is present."""
+    from torch.utils.data import DataLoader
+
+    from hero_lightning.data.collate import Collate, ItemDataset
+
+    readable = [n for n, s in enumerate(samples) if any(r.present for r in found[s.id].values())]
+    batches = [[(0, n) for n in readable[k : k + cfg.batch_size]] for k in range(0, len(readable), cfg.batch_size)]
+    dataset: Any = ItemDataset(samples, [(n,) for n in range(len(samples))], modalities, found)
+    collate = Collate(modalities, {})
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=cfg.num_workers)
+
+
+def _compute_features(stored: Any) -> None:
+    """Sets every modality with an encoder to compute its features: what is stored belongs to clips of the dataset."""
+    from omegaconf import open_dict
+
+    with open_dict(stored):
+        for node in stored.modality.values():
+            if node.get("mode") != "realtime" and "_target_" in (node.get("encoder") or {}):
+                node.mode, node.source, node.fallback = "auto", None, False
+
+
+def _samples(cfg: Any, run: FinishedRun, modalities: dict[str, Modality]) -> list[Sample]:
+    """The clips that the command line names."""
+    from hero_lightning.config import build
     from hero_lightning.errors import ConfigError, DataError
     from hero_lightning.features import NpyDict
-    from hero_lightning.media.transcribe import transcribed
     from hero_lightning.types import Sample, link_dialogues
 
     given = [k for k in ("video", "features", "id") if cfg[k] is not None]
     if len(given) != 1:
-        raise ConfigError(
-            "Name one thing to predict.",
-            expected="video=CLIP (or a folder), features=FILE.npy or id=SAMPLE",
-            got=given or "none",
-            where="predict",
-        )
+        expected = "video=CLIP (or a folder), features=FILE.npy or id=SAMPLE"
+        raise ConfigError("Name one thing to predict.", expected=expected, got=given or "none", where="predict")
     if cfg.video is not None:
-        samples = find_clips(cfg.video)
-        if cfg.text or cfg.au:
-            if len(samples) > 1:
-                expected = "one clip; of many, <clip>.txt and <clip>.csv beside each are read"
-                raise ConfigError("text and au are of one clip.", expected=expected, got=len(samples), where="text")
-            files = samples[0].files | ({"au": Path(cfg.au)} if cfg.au else {})
-            samples = [replace(samples[0], text=cfg.text or samples[0].text, files=files)]
-        for modality in modalities.values():
-            # What is stored belongs to the dataset, whatever the clips are called.
-            if modality.mode != "realtime" and modality.encoder is not None:
-                modality.mode, modality.source = "auto", None
-        if "text" in modalities and "_target_" in (cfg.asr or {}):
-            samples = transcribed(samples, instantiate.make(cfg.asr, "asr"), Path(cfg.paths.features), "predict")
-        if "text" in modalities and (mute := sum(not s.text for s in samples)):
-            log.warning("no text modality for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", mute)
-        return samples
+        return _clips(cfg, "text" in modalities)
     for modality in modalities.values():
-        modality.bind(Path(cfg.paths.features), dataset)
+        modality.bind(Path(cfg.paths.features), run.facts["dataset"])
     if cfg.id is not None:
-        known = {s.id: s for s in link_dialogues(build.dataset(stored).samples())}
+        known = {s.id: s for s in link_dialogues(build.dataset(run.config).samples())}
         if cfg.id not in known:
-            raise DataError(
-                "The run's dataset has no such sample.", expected=f"e.g. {min(known)}", got=cfg.id, where="id"
-            )
+            expected = f"e.g. {min(known)}"
+            raise DataError("The run's dataset has no such sample.", expected=expected, got=cfg.id, where="id")
         return [known[cfg.id]]
     path = Path(cfg.features)
     if not path.is_file():
         raise DataError("There is no such file.", expected="a feature file", got=path, where="features")
-    for modality in modalities.values():
-        if not isinstance(modality.source, NpyDict):
-            raise ConfigError(
-                f"The run does not read modality {modality.name} from feature files.",
-                expected="a run on dataset=folder",
-                got=f"mode {modality.mode}",
-                where="features",
-                hint="video=CLIP",
-            )
-        modality.source.root = path.parent
+    for name in [n for n, m in modalities.items() if not isinstance(m.source, NpyDict)]:
+        raise ConfigError(
+            f"The run does not read modality {name} from feature files.",
+            expected="a run on dataset=folder",
+            got=f"mode {modalities[name].mode}",
+            where="features",
+            hint="video=CLIP",
+        )
     return [Sample(path.stem, "predict", text=cfg.text, files={"features": path})]
+
+
+def _clips(cfg: Any, hears: bool) -> list[Sample]:
+    """Clips of `cfg.video` with their words; hears: whether the run has a text modality."""
+    from hero_lightning.config.instantiate import make
+    from hero_lightning.datasets.clips import find_clips
+    from hero_lightning.errors import ConfigError
+    from hero_lightning.media.transcribe import transcribed
+
+    samples = find_clips(cfg.video)
+    if cfg.text or cfg.au:
+        if len(samples) > 1:
+            expected = "one clip; of many, <clip>.txt and <clip>.csv beside each are read"
+            raise ConfigError("text and au are of one clip.", expected=expected, got=len(samples), where="text")
+        files = samples[0].files | ({"au": Path(cfg.au)} if cfg.au else {})
+        samples = [replace(samples[0], text=cfg.text or samples[0].text, files=files)]
+    if hears and "_target_" in (cfg.asr or {}):
+        samples = transcribed(samples, make(cfg.asr, "asr"), Path(cfg.paths.features), "predict")
+    if hears and (without := sum(not s.text for s in samples)):
+        log.warning("no text modality for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", without)
+    return samples
 
 
 def describe(
@@ -177,7 +188,7 @@ def describe(
     availability: Mapping[str, Availability],
     answer: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Row b of outputs in words and numbers; `answer` is the language model's."""
+    """Row b of `outputs` in builtins; `answer` is the language model's."""
     found: dict[str, Any] = {"id": "", "predictions": {}}
     for name, task in module.tasks.items():
         prediction = task.predict(outputs.logits[name])[b].tolist()
@@ -219,7 +230,7 @@ def _rounded(values: Any, digits: int) -> list[float]:
 
 
 def _explain(found: dict[str, Any], folder: Path) -> None:
-    """report.txt, and time_attention.png where the model looked at something with a clock.
+    """Writes report.txt, and time_attention.png where some modality has times.
 
     Without a language model the report holds the linear head's label, gate and inference.
     """
@@ -236,7 +247,7 @@ def _explain(found: dict[str, Any], folder: Path) -> None:
     (folder / "report.txt").write_text(page, encoding="utf-8")
     rows = {n: (torch.tensor(a["seconds"]), torch.tensor(a["weight"])) for n, a in found["time_attention"].items()}
     if rows:
-        plots.time_attention(rows, folder / "time_attention.png", f"Where the model looked: {found['id']}")
+        plots.time_attention(rows, folder / "time_attention.png", f"Attention over time: {found['id']}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains a model and scores it once on the test split: `python -m hero_lightning.train`.
 
-Data flow: config -> data module (index) -> EmotionModule -> fit -> best checkpoint -> test -> run folder.
+Data flow: config -> data module with its index -> EmotionModule -> fit -> best checkpoint -> test -> run folder.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 @command("train")
 def main(cfg: Any) -> float | None:
-    """Returns the selecting figure of the best epoch on the validation split, for sweepers."""
+    """Returns the best validation score (`val/score`), for sweepers."""
     from hero_lightning.config import launch
 
     try:
         with launch.gpu_lease(cfg.get("gpu_lease", False)):
             return train(cfg)
     finally:
-        if "wandb" in sys.modules:  # the next job of a sweep in this process starts a run of its own
+        if "wandb" in sys.modules:  # so that the next job of a sweep in this process starts its own W&B run
             sys.modules["wandb"].finish()
 
 
 def train(cfg: Any) -> float | None:
-    """The whole run; everything it leaves behind lies in the run folder."""
+    """The whole run; all its files lie in the run folder."""
     import pytorch_lightning as pl
     from omegaconf import OmegaConf
 
@@ -38,23 +38,22 @@ def train(cfg: Any) -> float | None:
     from hero_lightning.reporting import tables
     from hero_lightning.training import checkpoint
 
-    build.refuse_missing(cfg)
     folder = build.run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     config = build.stored_config(cfg)
     OmegaConf.save(config, folder / "config.yaml")
-    dataset = build.dataset(cfg)
-    dataset.prepare_data()
-    dataset.index.write(folder)
-    tables.show_index(dataset.index)
+    datamodule = build.dataset(cfg)
+    datamodule.prepare_data()
+    datamodule.index.write(folder)
+    tables.show_index(datamodule.index)
     lm = checkpoint.copy_lm(cfg.resume or cfg.init_from, folder)
 
     def prepare(reasoner: Any) -> None:
-        batches = dataset.loader("train")
+        batches = datamodule.loader("train")
         reasoner.prepare(((s, m) for b in batches for s, m in zip(b.samples, b.measures, strict=True)), lm)
 
-    facts = {"config": OmegaConf.to_yaml(config), "dataset": str(dataset.name)}
-    module = build.module(cfg, dataset.modalities, dataset.tasks, dataset.dims, prepare, facts)
+    facts = {"config": OmegaConf.to_yaml(config), "dataset": str(datamodule.name)}
+    module = build.module(cfg, datamodule.modalities, datamodule.tasks, datamodule.dims, prepare, facts=facts)
     if cfg.init_from:
         source = checkpoint.find(cfg.init_from)
         state = checkpoint.load(source)
@@ -66,15 +65,15 @@ def train(cfg: Any) -> float | None:
     if resume is not None:
         checkpoint.check_facts(checkpoint.load(resume)[checkpoint.FACTS], module.facts, resume)
     log.info("run folder %s", folder)
-    trainer.fit(module, datamodule=dataset, ckpt_path=None if resume is None else str(resume), weights_only=True)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=None if resume is None else str(resume), weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if best:
         checkpoint.restore(module, checkpoint.load(Path(best))["state_dict"], Path(best), strict=True)
     if cfg.test and cfg.probes:
-        module.baselines = modality_probes(module, dataset)
-    for split in dataset.test_splits if cfg.test else ():
-        trainer.test(module, dataloaders=dataset.loader(split), verbose=False)
+        module.baselines.update(modality_probes(module, datamodule))
+    for split in datamodule.test_splits if cfg.test else ():
+        trainer.test(module, dataloaders=datamodule.loader(split), verbose=False)
     return None if score is None else float(score)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
 
-from hero_lightning.errors import ConfigError, DataError, HeroError, not_yet
 from tests.helpers import feature_dataset, run
 
 
@@ -15,14 +13,12 @@ from tests.helpers import feature_dataset, run
     ("arguments", "words"),
     [
         (("dataset=meld",), ("folder is missing", "expected", "train_sent_emo.csv", "hint", "paths.data")),
-        (("model=affectgpt",), ("model=affectgpt is configured but its engine is not in this version", "hint")),
-        (("stage=align",), ("stage=align is configured but its engine is not in this version", "hint")),
         (("mode@modality.audio=nothing",), ("Could not find 'mode/nothing'", "realtime")),
         (("optimizer.lrr=1",), ("Key 'lrr' is not in struct",)),
         (("optimizer.lr=-1", "dataset=folder", "dataset.root=ROOT"), ("must be positive", "optimizer.lr", "-1")),
         (("trainer=gpu", "dataset=folder", "dataset.root=ROOT"), ("trainer cannot be set up", "hint", "trainer=cpu")),
     ],
-    ids=["missing data", "no model yet", "no stage yet", "unknown option", "unknown key", "wrong value", "no gpu"],
+    ids=["missing data", "unknown option", "unknown key", "wrong value", "no gpu"],
 )
 def test_message_instead_of_traceback(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
     root = feature_dataset(tmp_path / "dataset", clips=12)
@@ -38,20 +34,3 @@ def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "folder is missing" in done.stderr
-
-
-def test_error_lists_what_is_known_and_survives_a_worker() -> None:
-    error = DataError("No file.", expected="one", got="none", where="x.csv", hint="make it")
-    assert str(error).splitlines() == [
-        "No file.", "  expected: one", "  got:      none", "  where:    x.csv", "  hint:     make it",
-    ]  # fmt: skip
-    again = pickle.loads(pickle.dumps(error))
-    assert isinstance(again, DataError)
-    assert isinstance(again, HeroError)
-    assert str(again) == str(error)
-    assert str(ConfigError("Bad.")) == "Bad."
-
-
-def test_not_yet_says_what_to_use() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)encoder=x.*use encoder=y"):
-        not_yet("encoder=x", "encoder=y", count=3)

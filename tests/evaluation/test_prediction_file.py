@@ -13,7 +13,7 @@ import torch
 
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.evaluation import unibench
-from hero_lightning.evaluation.prediction_file import answered, read_rows
+from hero_lightning.evaluation.prediction_file import predictions, read_rows
 from hero_lightning.evaluation.scoring import combined, scores
 from hero_lightning.metrics.extraction import Lexicon
 from hero_lightning.metrics.wheels import Wheels
@@ -37,7 +37,7 @@ def samples(**labels: dict[str, Any]) -> list[Sample]:
 
 def score_tasks(own: list[Sample], tasks: Any, rows: Any, columns: Any, names: Any, resamples: int) -> Any:
     """Reports of the Tasks that a file answers."""
-    return scores(tasks, answered(own, tasks, rows, columns, names), resamples=resamples)
+    return scores(tasks, predictions(own, tasks, rows, columns, names), resamples=resamples)
 
 
 def scored(task: Any, dataset: list[Sample], answers: dict[str, Any], path: Path, **names: str) -> dict[str, Any]:

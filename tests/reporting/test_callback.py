@@ -191,7 +191,7 @@ def test_metrics_carry_intervals_baselines_and_provenance(run: Path) -> None:
     valence = metrics["splits"]["test"]["valence"]
     assert valence["labelled"] == 8
     assert valence["metrics"]["pearson"]["majority"] is None  # a constant has no correlation; JSON knows no NaN
-    assert "baselines" not in metrics["splits"]["val"]["emotion"]
+    assert metrics["splits"]["val"]["emotion"]["baselines"] == {}
     assert metrics["seed"] == 7
     assert metrics["split_origin"] == {"val": "cut"}
     assert "dialogues" in metrics["intervals"]
@@ -253,9 +253,8 @@ def test_two_splits_in_one_pass_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_few_resamples_are_refused() -> None:
-    with pytest.raises(ConfigError, match="Too few resamples") as error:
+    with pytest.raises(ConfigError, match="callbacks.record.resamples is out of range"):
         ResultsWriter(resamples=10)
-    assert "callbacks.record.resamples" in str(error.value)
 
 
 def test_wandb_gets_pictures_and_a_capped_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_another_dataset_or_folder_is_no_difference() -> None:
     "node",
     [
         {"a": {"_target_": "os.system", "command": "true"}},
-        {"a": [{"_target_": "hero_lightning.errors.not_yet"}]},
+        {"a": [{"_target_": "hero_lightning.errors.one_of"}]},
         {"_target_": "hero_lightning.models.hero.hero.Hero", "_args_": [1]},
         {"_target_": "hero_lightning.models.hero.hero.Hero", "trust_remote_code": True},
         {"_target_": "builtins.eval"},

@@ -11,17 +11,19 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config.instantiate import factory, make, plain
-from hero_lightning.errors import ConfigError, not_yet
+from hero_lightning.errors import ConfigError, cause, one_of
 from hero_lightning.types import MODALITIES
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from torch import Tensor
 
     from hero_lightning.data.datamodule import EmotionDataModule
     from hero_lightning.features import Modality
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REBUILT = ("model", "llm", "reasoner", "modality", "dataset", "losses", "optimizer")
-"""Parts of a stored config that objects are built from."""
+"""Parts of a stored config that objects are built from; only these are checked before they are built."""
 
 
 def run_folder() -> Path:
@@ -45,7 +47,7 @@ def run_folder() -> Path:
 
 
 def beside(command: str, *overrides: str) -> DictConfig:
-    """Another configuration of this command: its own overrides of paths and options, and these, which win."""
+    """The config of a command with the overrides of `paths` on this command line, then `overrides`."""
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
 
@@ -53,77 +55,110 @@ def beside(command: str, *overrides: str) -> DictConfig:
     return compose(command, [*given, *overrides])
 
 
-def refuse_missing(cfg: DictConfig) -> None:
-    """Says at once that the engine of a chosen option is not in this version, before any clip is looked at."""
-    for node in cfg.values():
-        if isinstance(node, DictConfig) and str(node.get("_target_", "")).endswith(".not_yet"):
-            not_yet(node.what, node.here)
-
-
 def stored_config(cfg: DictConfig) -> DictConfig:
-    """The config with every interpolation resolved and without Hydra's own part: what a run is rebuilt from."""
+    """The config with every interpolation resolved and without Hydra's own part, from which a run is rebuilt."""
     return OmegaConf.create(plain(cfg))
 
 
-def load_run(where: str, paths: Mapping[str, Any]) -> tuple[DictConfig, Path, dict[str, Any]]:
-    """A finished run as data: its resolved config, checkpoint path and checkpoint.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, from which its model is built again.
+
+    Attributes:
+        config: its resolved config with this machine's paths; may be changed before objects are built from it.
+        path: checkpoint file.
+        facts: what the checkpoint holds beside weights: config, dims, identities, tasks, dataset, reasoner.
+        weights: name -> tensor.
+    """
+
+    config: DictConfig
+    path: Path
+    facts: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.path.parent.parent
+
+    def tasks(self) -> dict[str, Task]:
+        """The fitted Tasks of the run, new objects at every call."""
+        from hero_lightning.tasks import Task
+
+        return {name: Task.from_state(state) for name, state in self.facts["tasks"].items()}
+
+    def module(self, modalities: Mapping[str, Modality], tasks: Mapping[str, Task], **options: Any) -> EmotionModule:
+        """The run's model with its weights; arguments as in `module`.
+
+        Raises:
+            CheckpointError: weights of other shapes, or missing ones.
+        """
+        from hero_lightning.training import checkpoint
+
+        def prepare(reasoner: Reasoner) -> None:
+            reasoner.restore(self.facts["reasoner"], self.folder / checkpoint.LM)
+
+        out = module(self.config, modalities, tasks, self.facts["dims"], prepare, **options)
+        checkpoint.restore(out, self.weights, self.path, strict=True)
+        return out
+
+
+def restore(where: str, paths: Mapping[str, Any]) -> FinishedRun:
+    """Reads a finished run.
 
     Args:
         where: run folder or checkpoint file.
         paths: this machine's paths; they replace the run's.
 
     Raises:
-        CheckpointError: no checkpoint, or a config that names anything but the admitted classes.
+        CheckpointError: no checkpoint, or a config that names other classes than those admitted.
     """
     from hero_lightning.training import checkpoint
 
     path = checkpoint.find(where)
     state = checkpoint.load(path)
-    found = plain(OmegaConf.create(state[checkpoint.FACTS]["config"]))
-    checkpoint.check_config({k: found.get(k) for k in REBUILT}, path)
-    return OmegaConf.create(found | {"paths": plain(paths)}), path, state
+    facts = state[checkpoint.FACTS]
+    config = plain(OmegaConf.create(facts["config"]))
+    checkpoint.check_config({k: config.get(k) for k in REBUILT}, path)
+    return FinishedRun(OmegaConf.create(config | {"paths": plain(paths)}), path, facts, state["state_dict"])
 
 
 def modalities(cfg: DictConfig) -> dict[str, Modality]:
     """The modalities a config asks for, in canonical order. Encoders are not built yet."""
     asked = cfg.get("modalities")
-    unknown = [s for s in asked or () if s not in MODALITIES]
-    if unknown:
-        raise ConfigError("Unknown modality.", expected=", ".join(MODALITIES), got=unknown[0], where="modalities")
+    for name in asked or ():
+        one_of("modalities", name, MODALITIES)
     chosen = [
         s for s in MODALITIES if s in cfg.modality and "_target_" in cfg.modality[s] and s in (asked or MODALITIES)
     ]
     missing = [s for s in asked or () if s not in chosen]
     if missing or not chosen:
         raise ConfigError(
-            "A modality is asked for that the config leaves out.",
+            "The config has no such modality.",
             expected="one of " + ", ".join(chosen),
             got=missing or "no modality",
             where="modalities",
             hint=f"modality@modality.{missing[0] if missing else 'text'}={missing[0] if missing else 'text'}",
         )
-    found = {name: _modality(cfg.modality[name], f"modality.{name}") for name in chosen}
-    for name, modality in found.items():
-        modality.remedy = extract_command(name)
-    return found
+    return {name: _modality(name, cfg.modality[name]) for name in chosen}
 
 
 def extract_command(modality: str) -> str:
-    """What extracts a modality's features with the settings of this command line."""
+    """The command that extracts a modality's features with the settings of this command line."""
     from hydra.core.hydra_config import HydraConfig
 
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [
         shlex.quote(o)
         for o in given
-        if re.match(r"\+*(dataset|modes?|modality|modality|detector|sampler|encoder|paths)\b", o)
+        if re.match(r"\+*(dataset|modes?|modality|detector|sampler|encoder|paths)\b", o)
     ]
     return " ".join(["python -m hero_lightning.extract", *kept, f"modalities=[{modality}]"])
 
 
-def _modality(config: DictConfig, where: str) -> Modality:
-    node = plain(config)
-    given: dict[str, Any] = {}
+def _modality(name: str, config: DictConfig) -> Modality:
+    node, where = plain(config), f"modality.{name}"
+    given: dict[str, Any] = {"remedy": extract_command(name)}
     for part in ("encoder", "sampler", "source", "detector"):
         child = node.pop(part, None)
         if child and "_target_" in child:
@@ -132,24 +167,28 @@ def _modality(config: DictConfig, where: str) -> Modality:
     return make(node, where, **given)
 
 
-def dataset(cfg: DictConfig, tasks: Mapping[str, Task] | None = None, **options: Any) -> EmotionDataModule:
-    """The dataset, not looked at yet.
+def tasks(cfg: DictConfig) -> dict[str, Task]:
+    """The Tasks of cfg.dataset, not fitted."""
+    nodes = plain(cfg.dataset).get("tasks") or {}
+    return {
+        name: make({**node, "name": name}, f"dataset.tasks.{name}")
+        for name, node in nodes.items()
+        if node and "_target_" in node
+    }
+
+
+def dataset(cfg: DictConfig, **options: Any) -> EmotionDataModule:
+    """The data module of a config, not indexed yet.
 
     Args:
         cfg: has modality, dataset, paths and seed.
-        tasks: fitted ones (of a checkpoint) instead of the config's.
-        options: constructor arguments that are not the config's.
+        options: constructor arguments that replace those of the config, e.g. fitted `tasks` of a checkpoint.
     """
     if "_target_" not in cfg.dataset:
         raise ConfigError("No dataset is chosen.", expected="dataset=<name>", got="none", where="dataset")
-    node = plain(cfg.dataset)
-    own = {
-        name: make({**child, "name": name}, f"dataset.tasks.{name}")
-        for name, child in (node.pop("tasks", None) or {}).items()
-        if child and "_target_" in child
-    }
-    given = {"modalities": modalities(cfg), "tasks": dict(tasks or own), "features_root": cfg.paths.features, **options}
-    if parts := node.pop("datasets", None):  # a mix: each part is a dataset node, which may change modality for itself
+    node = {k: v for k, v in plain(cfg.dataset).items() if k != "tasks"}
+    given = {"modalities": modalities(cfg), "tasks": tasks(cfg), "features_root": cfg.paths.features, **options}
+    if parts := node.pop("datasets", None):  # a mix: each part is a dataset node with changes to `modality` of its own
         shared = {"paths": plain(cfg.paths), "seed": cfg.seed, "modalities": cfg.get("modalities")}
         changes = {name: child.pop("modality", None) or {} for name, child in parts.items()}
         merged = {n: OmegaConf.merge(cfg.modality, changes[n]) for n in parts}
@@ -205,7 +244,7 @@ def module(
     tasks: Mapping[str, Task],
     dims: Mapping[str, int],
     prepare: Callable[[Reasoner], None],
-    facts: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> EmotionModule:
     """Encoders, model, heads and auxiliary losses.
 
@@ -215,7 +254,7 @@ def module(
         tasks: fitted Tasks.
         dims: modality -> feature width.
         prepare: completes the reasoner, if there is one (`Reasoner.prepare` or `restore`).
-        facts: kept in checkpoints (`EmotionModule`).
+        options: further constructor arguments of EmotionModule.
     """
     from hero_lightning.training.augment import Augmentation
     from hero_lightning.training.module import EmotionModule
@@ -249,7 +288,7 @@ def module(
         train_prefixes=tuple(cfg.stage.train),
         augmentation=Augmentation(**parts),
         seed=cfg.seed,
-        facts=facts,
+        **options,
     )
 
 
@@ -277,9 +316,9 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(
-            "The trainer cannot be set up on this machine.",
-            expected="an accelerator, device count, strategy and precision that fit it",
-            got=str(error).splitlines()[0],
+            "The trainer cannot be set up.",
+            expected="an accelerator, device count, strategy and precision of this machine",
+            got=cause(error),
             where="trainer",
             hint="trainer=cpu, or trainer.accelerator=auto trainer.devices=1",
         ) from error
@@ -291,12 +330,11 @@ def wandb_logger(project: str, name: str, group: str | None, tags: Iterable[str]
 
     from pytorch_lightning.loggers import WandbLogger
 
-    known = "WANDB_API_KEY" in os.environ
     try:
-        known = known or netrc.netrc().authenticators("api.wandb.ai") is not None
+        known = netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
-        known = known or False
-    if not known and "WANDB_MODE" not in os.environ:
+        known = False
+    if not (known or {"WANDB_API_KEY", "WANDB_MODE"} & os.environ.keys()):
         log.info("no W&B key known: logging offline; `wandb sync` uploads later")
         os.environ["WANDB_MODE"] = "offline"
     return WandbLogger(project=project, name=name, group=group, tags=list(tags), save_dir=folder)

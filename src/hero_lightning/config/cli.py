@@ -1,6 +1,7 @@
-"""The edge of every command: where the configuration lies, and how an error is shown.
+"""The edge of every command: where the configuration lies, how many threads compute, and how an error is shown.
 
-Data flow: command line -> Hydra (conf/) -> task(cfg) -> exit code; a HeroError becomes its message, not a traceback.
+Data flow: command line -> Hydra (conf/, experiments/) -> thread limits -> function(cfg) -> exit code; a HeroError
+becomes its message, not a traceback.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from hero_lightning.config.launch import limit_threads
 from hero_lightning.errors import HeroError
 
 log = logging.getLogger(__name__)
@@ -29,8 +34,16 @@ def _folder(name: str) -> Path:
 
 
 CONF = str(_folder("conf"))
-# Read by `hydra.searchpath` in the primary configs: a relative file:// there would mean the working directory.
-os.environ["HERO_EXPERIMENTS"] = str(_folder("experiments"))
+
+
+class ExperimentsSearchPath(SearchPathPlugin):
+    """Lets Hydra find the groups in `experiments/` from any working directory."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("hero_lightning", f"file://{_folder('experiments')}")
+
+
+Plugins.instance().register(ExperimentsSearchPath)
 
 
 def _choice(group: str, *, _root_: DictConfig) -> str:
@@ -44,33 +57,35 @@ def _choice(group: str, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
 
 
-def _quiet() -> None:
-    """Silences what libraries tell a user who can do nothing about it."""
+def silence_libraries() -> None:
+    """Silences messages of libraries that a user of these commands cannot act on."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and an advertisement
-    told = ("LeafSpec", "exists and is not empty", "does not have many workers", "litlogger", "no `val_dataloader`")
-    for message in told:
+    for message in (
+        "LeafSpec", "exists and is not empty", "does not have many workers", "litlogger", "no `val_dataloader`"
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Makes `task(cfg)` a command that reads `conf/<config_name>.yaml`."""
+    """Makes `function(cfg)` a command that reads `conf/<config_name>.yaml`."""
 
-    def wrap(task: Callable[[Any], Any]) -> Callable[[], None]:
+    def wrap(function: Callable[[Any], Any]) -> Callable[[], None]:
         import hydra
 
-        @functools.wraps(task)
+        @functools.wraps(function)
         def shown(cfg: Any) -> Any:
-            _quiet()
+            silence_libraries()
+            limit_threads(OmegaConf.select(cfg, "dataset.num_workers") or cfg.get("num_workers", 0))
             try:
-                return task(cfg)
+                return function(cfg)
             except HeroError as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
                 from hydra.core.hydra_config import HydraConfig
                 from hydra.types import RunMode
 
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # let Hydra count the job as failed and go on
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra counts the job as failed and goes on
                     raise
                 sys.stderr.write(f"\nError: {error}\n")
                 sys.exit(2)

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from hero_lightning.errors import ConfigError, HeroError
+from hero_lightning.errors import ConfigError, HeroError, cause
 
 
 def make(node: Any, where: str, **given: Any) -> Any:
@@ -34,24 +34,23 @@ def factory(node: Any, where: str, given: Collection[str] = ()) -> functools.par
     try:
         found = instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, HeroError):
-            raise cause from None
-        got = str(cause or error).splitlines()[0]
+        if isinstance(error.__cause__, HeroError):
+            raise error.__cause__ from None
+        got = cause(error.__cause__ or error)
         raise ConfigError("A config node cannot be built.", got=got, where=where) from error
     parameters = arguments(found.func)
     known = [p.name for p in parameters]
     needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     unknown = [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [k for k in found.keywords if k not in known]
     missing = sorted(needed - set(found.keywords) - set(given))
-    for problem, names in (("An option is not known here.", unknown), ("An option is missing.", missing)):
+    for problem, names in (("Unknown option.", unknown), ("An option is missing.", missing)):
         if names:
             raise ConfigError(
                 problem,
                 expected=", ".join(k for k in known if k not in given),
                 got=names[0] if names is unknown else "not given",
                 where=f"{where}.{names[0]}",
-                hint=f"look at the arguments of {node['_target_']}",
+                hint=f"see the arguments of {node['_target_']}",
             )
     groups, options = getattr(found.func, "groups", {}), dict(found.keywords)
     for name, kind in groups.items():
@@ -67,7 +66,7 @@ def arguments(target: Any) -> list[inspect.Parameter]:
 
 
 def plain(node: Any) -> dict[str, Any]:
-    """A config node as a dict with every interpolation resolved."""
-    container = OmegaConf.to_container(node, resolve=True)
+    """A config node, or a mapping, as a dict with every interpolation resolved."""
+    container = OmegaConf.to_container(OmegaConf.create(node) if isinstance(node, dict) else node, resolve=True)
     assert isinstance(container, dict)
     return {str(k): v for k, v in container.items()}

@@ -1,6 +1,7 @@
-"""One GPU per job of a local sweep: a lease held by a file lock for the lifetime of the job.
+"""The share of a machine that one job takes: its threads, and one GPU per job of a local sweep.
 
-Data flow: job starts -> first GPU whose lock is free -> CUDA_VISIBLE_DEVICES -> lock released when the job ends.
+Data flow: usable cores / processes -> OMP_NUM_THREADS, before torch is imported; job starts -> first GPU whose lock is
+free -> CUDA_VISIBLE_DEVICES -> lock released when the job ends.
 """
 
 from __future__ import annotations
@@ -63,3 +64,32 @@ def gpu_lease(wanted: bool, folder: Path | None = None) -> Iterator[str | None]:
                     os.environ["CUDA_VISIBLE_DEVICES"] = before
             return
         time.sleep(1.0)
+
+
+def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may use: its affinity mask, or fewer where a container's control group limits its time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = quota_file.read_text().partition(" ") if quota_file.is_file() else ("max", "", "")
+    return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
+
+
+def thread_limits(cores: int, workers: int = 0) -> dict[str, str]:
+    """Environment of a process that computes while `workers` processes decode, one core each.
+
+    A thread that waits for others sleeps after 1000 turns of its loop instead of libgomp's 300 000: on a busy machine
+    the others are not running, and the loop occupies a core that they need (benchmarks/bench_threads.py).
+    """
+    return {"OMP_NUM_THREADS": str(max(1, cores // (1 + workers))), "GOMP_SPINCOUNT": "1000"}
+
+
+def limit_threads(workers: int = 0) -> None:
+    """Applies `thread_limits` before torch is imported; variables that the user has set keep their values.
+
+    Parallel jobs of a sweep come with OMP_NUM_THREADS = cores / jobs, which joblib sets. The number does not depend on
+    the load of the machine: another number changes the order of sums, and so the weights from run to run.
+    """
+    limits = thread_limits(usable_cores(), workers)
+    if "OMP_WAIT_POLICY" in os.environ:
+        del limits["GOMP_SPINCOUNT"]
+    for name, value in limits.items():
+        os.environ.setdefault(name, value)

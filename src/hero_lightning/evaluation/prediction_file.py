@@ -135,7 +135,7 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def answered(
+def predictions(
     samples: Sequence[Sample],
     tasks: Mapping[str, Task],
     rows: Rows,

@@ -1,4 +1,9 @@
-"""Metrics of a split, with intervals, chance and majority baselines."""
+"""Metrics of a split, with intervals, chance and majority baselines.
+
+Data flow: Predictions + labels -> row statistics of the labelled rows -> `report`: metrics, intervals, comparisons.
+
+Shapes: N rows of a split, L labelled ones, S statistics, C outputs of a Task.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ class SplitRecord:
     Attributes:
         samples: N samples by row number.
         predictions: Task name -> N predictions, by row number.
-        explanations: what explains them, by row number.
+        explanations: gate, presence, imputation and importance, by row number.
         linear: the linear head's predictions on the first Task, where a language model answers for it.
         answers: written answers by row number; not of every row.
     """
@@ -38,15 +43,68 @@ class SplitRecord:
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
-def score(task: Task, found: Predictions, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
-    """`report` of one fitted Task on one split, per_class filled, for classes with classes and confusion.
+def report(
+    rows: Tensor,
+    metrics: Metrics,
+    n: int,
+    groups: Groups = None,
+    resamples: int = 1000,
+    *,
+    values: Mapping[str, float] | None = None,
+    chance: Mapping[str, float] | None = None,
+    majority: Mapping[str, float] | None = None,
+    others: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """The report that every table, metrics.json and W&B show, in builtins.
 
-    `groups` are N names of what is drawn together (dialogues); None = every sample on its own.
+    Args:
+        rows: [L, S] statistics of the labelled ones of n rows; without any there is no metric.
+        metrics, groups, resamples: see `intervals`; groups names the L rows.
+        values: the metrics, where there are more than the statistics give; those have no interval.
+        chance, majority: metric -> value of uniform guessing and of the best constant answer, where known.
+        others: name of another system -> its statistics [L, S] of the same rows.
+
+    Returns:
+        n, labelled, metrics (name -> value, low, high, chance, majority), per_class (empty), baselines (name -> metric
+        -> value of the other system, difference = ours - theirs, low, high, p).
+    """
+    out: dict[str, Any] = {"n": n, "labelled": len(rows), "metrics": {}, "per_class": {}, "baselines": {}}
+    if not len(rows):
+        return out
+    bounds = intervals(rows, metrics, groups=groups, resamples=resamples)
+    for name, value in (values or metrics(rows.sum(dim=0))).items():
+        low, high = bounds.get(name, (None, None))
+        lines = {"chance": (chance or {}).get(name), "majority": (majority or {}).get(name)}
+        out["metrics"][name] = {"value": float(value), "low": low, "high": high, **lines}
+    for name, theirs in (others or {}).items():
+        value_of = metrics(theirs.sum(dim=0))
+        paired = paired_bootstrap(rows, theirs, metrics, groups=groups, resamples=resamples)
+        out["baselines"][name] = {k: {"value": float(value_of[k]), **asdict(d)} for k, d in paired.items()}
+    return out
+
+
+def score(
+    task: Task,
+    found: Predictions,
+    groups: Groups = None,
+    resamples: int = 1000,
+    others: Mapping[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    """`report` of one fitted Task on one split, with per_class, and for a class Task with classes and confusion.
+
+    Args:
+        task, found: what is scored.
+        groups: N names of what is drawn together (dialogues); None = every sample on its own.
+        resamples: of the bootstrap.
+        others: name -> predictions [M, C] of another system, row number = place in the split.
     """
     label, mask = found.label, found.label.mask
-    rows = task.statistics(found.prediction[mask], label.value[mask])
-    lines = task.metrics(found.prediction, label), task.chance(label), task.majority(label)
-    out = report(rows, task.metrics_of, len(mask), _pick(groups, mask), resamples, *lines)
+    value = label.value[mask]
+    out = report(
+        task.statistics(found.prediction[mask], value), task.metrics_of, len(mask), _pick(groups, mask), resamples,
+        values=task.metrics(found.prediction, label), chance=task.chance(label), majority=task.majority(label),
+        others={name: task.statistics(p[found.index][mask], value) for name, p in (others or {}).items()},
+    )  # fmt: skip
     if out["labelled"]:
         out["per_class"] = task.per_class(found.prediction, label)
         if confusion := getattr(task, "confusion", None):
@@ -54,49 +112,25 @@ def score(task: Task, found: Predictions, groups: Groups = None, resamples: int 
     return out
 
 
-def report(
-    rows: Tensor,
-    metrics: Metrics,
-    n: int,
-    groups: Groups,
-    resamples: int,
-    values: Mapping[str, Any] | None = None,
-    chance: Mapping[str, Any] | None = None,
-    majority: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """n, labelled, metrics (name -> value, low, high, chance, majority) and an empty per_class, in builtins.
-
-    Args:
-        rows: [L, S] statistics of the labelled ones of n rows; without any there is no figure.
-        metrics, groups, resamples: see `intervals`.
-        values: the metrics, where there are more than the statistics give; those have no interval.
-        chance, majority: figure -> what guessing and the best constant answer get, where known.
-    """
-    out: dict[str, Any] = {"n": n, "labelled": len(rows), "metrics": {}, "per_class": {}}
-    if len(rows):
-        bounds = intervals(rows, metrics, groups=groups, resamples=resamples)
-        for name, value in (values or metrics(rows.sum(dim=0))).items():
-            low, high = bounds.get(name, (None, None))
-            lines = {"chance": (chance or {}).get(name), "majority": (majority or {}).get(name)}
-            out["metrics"][name] = {"value": float(value), "low": low, "high": high, **lines}
-    return out
-
-
 def scores(
-    tasks: Mapping[str, Task], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
+    tasks: Mapping[str, Task],
+    found: Mapping[str, Predictions],
+    groups: Groups = None,
+    resamples: int = 1000,
+    others: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Task -> `score`, and what a dataset makes of two of them."""
-    reports = {name: score(tasks[name], p, groups, resamples) for name, p in found.items()}
+    """Task name -> `score`, and the metric that a dataset makes of two of them; others: Task name -> see `score`."""
+    reports = {n: score(tasks[n], p, groups, resamples, (others or {}).get(n)) for n, p in found.items()}
     return reports | combined(tasks, found, groups, resamples)
 
 
 def combined(
     tasks: Mapping[str, Task], found: Mapping[str, Predictions], groups: Groups = None, resamples: int = 1000
 ) -> dict[str, dict[str, Any]]:
-    """MER2023's figure of MULTI and NOISE, weighted F1 - 0.25 MSE, where a dataset asks for it; else nothing.
+    """MER2023's metric of MULTI and NOISE, weighted F1 - 0.25 MSE, where a dataset asks for it; else nothing.
 
-    The first class Task and the ScoreTask with `metrics: mer2023` go together; only clips that carry both labels
-    count (SEMI has no valence).
+    It joins the first class Task and the ScoreTask with `metrics: mer2023`; only clips that carry both labels count
+    (SEMI has no valence).
     """
     named = [n for n in found if tasks[n].kind == "class"][:1]
     named += [n for n in found if getattr(tasks[n], "metric_set", "") == "mer2023"][:1]
@@ -114,30 +148,16 @@ def combined(
 
     constant = [tasks[n].majority(Label(found[n].label.value, mask)) for n in named]
     majority = {"combined": constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"]} if all(constant) else {}
-    rows, groups = torch.cat(parts, dim=1), _pick(groups, mask)
-    return {" and ".join(named): report(rows, metrics, len(mask), groups, resamples, majority=majority)}
-
-
-def compare(
-    task: Task, found: Predictions, other: Tensor, groups: Groups = None, resamples: int = 1000
-) -> dict[str, dict[str, float]]:
-    """Metrics of another system on the same rows, and how far ours is from it.
-
-    `other` are [M, C] predictions, row number = place in the split. Figure -> value (theirs), difference (ours -
-    theirs), low, high, p.
-    """
-    mask, theirs = found.label.mask, other[found.index]
-    value = found.label.value[mask]
-    ours, rows = (task.statistics(p[mask], value) for p in (found.prediction, theirs))
-    paired = paired_bootstrap(ours, rows, task.metrics_of, groups=_pick(groups, mask), resamples=resamples)
-    metrics = task.metrics(theirs, found.label)
-    return {k: {"value": metrics[k], **asdict(d)} for k, d in paired.items()}
+    rows = torch.cat(parts, dim=1)
+    return {
+        " and ".join(named): report(rows, metrics, len(mask), _pick(groups, mask), resamples, majority=majority)
+    }
 
 
 def written(task: Task, record: SplitRecord, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:
-    """What the written answers of a split are worth; arguments and form as in `score`.
+    """`report` of the written answers of a split; arguments as in `score`.
 
-    Metrics: weighted_f1 and accuracy of the labels in the answers (no label is wrong, never some class), parse_rate
+    Metrics: weighted_f1 and accuracy of the labels in the answers (an answer without a label is wrong), parse_rate
     (answers that are JSON of the schema), agreement of written and scored label; where the dataset knows which
     modalities carry the emotion, names_informative: how often the first modality a rationale names is one of them.
     """
@@ -157,10 +177,10 @@ def written(task: Task, record: SplitRecord, groups: Groups = None, resamples: i
 
     def metrics(sums: Tensor) -> dict[str, Tensor]:
         of_class = classification.metrics(sums[..., :-5], len(names))
-        n, parsed, agrees, told, named = sums[..., -5:].unbind(-1)
+        n, parsed, agrees, with_carriers, named = sums[..., -5:].unbind(-1)
         found = {k: of_class[k] for k in ("weighted_f1", "accuracy")}
         found |= {"parse_rate": parsed / n, "agreement": agrees / n}
-        return found | ({"names_informative": named / told} if known else {})
+        return found | ({"names_informative": named / with_carriers} if known else {})
 
     groups = groups and [groups[row] for row in rows]
     status = dict(Counter(str(a["status"]) for a in record.answers.values()))

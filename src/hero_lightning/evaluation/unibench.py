@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hero_lightning.errors import ConfigError, HeroError
 from hero_lightning.evaluation import scoring
 from hero_lightning.evaluation.prediction_file import Rows, columns_of, plain
 from hero_lightning.metrics import captions, openvocab
-from hero_lightning.metrics.bootstrap import Metrics, paired_bootstrap
+from hero_lightning.metrics.bootstrap import Metrics
 from hero_lightning.metrics.extraction import Extractor
 from hero_lightning.metrics.wheels import Wheels
 from hero_lightning.types import Sample
 
-SAID = ("prediction", "openset", "fileitems", "labels", "name2reason", "reason", "caption", "answer", "text")
-"""What files call their answers, where the configuration does not say."""
+ANSWER_COLUMNS = ("prediction", "openset", "fileitems", "labels", "name2reason", "reason", "caption", "answer", "text")
+"""Names of the column of answers, tried in order where the configuration names none."""
 SIGNS = {"negative": -1, "neutral": 0, "positive": 1}
 NO_ANSWER = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """One of the nine: its dataset with options, split, kind of label and official number of clips."""
+    """One of the nine: dataset with options, split, kind of label (see `score_words`), official number of clips."""
 
     dataset: str
     split: str
@@ -67,24 +68,30 @@ def score_words(
     wheels: Wheels,
     resamples: int,
 ) -> dict[str, Any]:
-    """Report of a split in the form of `run_folder.score`; the primary figure first.
+    """`scoring.report` of a split whose answers are words; the primary metric first.
 
-    `chance` is what the same answers get when dealt to the clips at random, `majority` the best of the constant
+    `chance` is the score of the same answers assigned to the clips at random, `majority` the best of the constant
     answers, which `baselines` compares one by one.
 
     Args:
         samples: the split; clips without the label are left out.
         kind: hit (one class per clip), sentiment (a score) or open (a label set).
-        rows: what `read_rows` gave; a clip without a row has no answer, which is wrong.
-        columns: `said` = the column of the answers: a list, a class name, a sign, or free text.
+        label: key of the label in Sample.labels.
+        rows: of `read_rows`; a clip without a row has no answer, which is wrong.
+        columns: `answer` = the column of the answers: a list, a class name, a sign, or free text.
+        extract: labels in free text.
+        wheels: emotion wheels.
+        resamples: of the bootstrap.
     """
     samples = [s for s in samples if s.labels.get(label) is not None]
-    column = _column(rows, [columns.get("said"), f"{label}_prediction", label, *SAID])
+    column = _column(rows, [columns.get("answer"), f"{label}_prediction", label, *ANSWER_COLUMNS])
     answers = [plain(rows.get(s.id, {}).get(column)) for s in samples]
     signed = [_sign(a) if kind == "sentiment" else None for a in answers]
     texts = [i for i, a in enumerate(answers) if isinstance(a, str) and a and signed[i] is None]
     found = dict(zip(texts, extract([answers[i] for i in texts]) if texts else [], strict=True))
-    said = [found.get(i, list(map(str, a)) if isinstance(a, list | tuple | set) else []) for i, a in enumerate(answers)]
+    labels = [
+        found.get(i, list(map(str, a)) if isinstance(a, list | tuple | set) else []) for i, a in enumerate(answers)
+    ]
     if kind == "sentiment":
         scored = [i for i, s in enumerate(samples) if float(s.labels[label]) != 0]
         true = [float(samples[i].labels[label]) for i in scored]
@@ -92,8 +99,8 @@ def score_words(
             if a is None or a == "":
                 signed[i] = NO_ANSWER
             elif signed[i] is None:
-                word = _sign(said[i][0]) if len(said[i]) == 1 else None
-                signed[i] = wheels.polarity(said[i]) if word is None else word
+                word = _sign(labels[i][0]) if len(labels[i]) == 1 else None
+                signed[i] = wheels.polarity(labels[i]) if word is None else word
         constants = {"always negative": [-1] * len(true), "always positive": [1] * len(true)}
         return report(
             lambda row: openvocab.sentiment_statistics(row, true),
@@ -106,11 +113,11 @@ def score_words(
     out = report(
         lambda row: openvocab.statistics(row, sets, wheels),
         lambda sums: openvocab.metrics(sums, kind),
-        said,
+        labels,
         {f"always {', '.join(words)}": [list(words)] * len(sets) for words in openvocab.CONSTANTS[kind]},
         resamples,
     )
-    return {**out, "counted": openvocab.counted(openvocab.statistics(said, sets, wheels).sum(dim=0))}
+    return {**out, "counted": openvocab.counted(openvocab.statistics(labels, sets, wheels).sum(dim=0))}
 
 
 def score_captions(
@@ -120,50 +127,48 @@ def score_captions(
     embed: Callable[[Sequence[str]], Tensor] | None,
     resamples: int,
 ) -> dict[str, dict[str, Any]]:
-    """Reports by kind of description (caption, rationale) the dataset has; arguments as in `score_words`."""
+    """Reports by kind of description (caption, rationale) that the dataset has; arguments as in `score_words`."""
     out = {}
     for kind in ("caption", "rationale"):
         own = [s for s in samples if s.descriptions.get(kind)]
         if own:
-            column = _column(rows, [columns.get(kind), kind, columns.get("said"), *SAID])
+            column = _column(rows, [columns.get(kind), kind, columns.get("answer"), *ANSWER_COLUMNS])
             true = [s.descriptions[kind] for s in own]
-            said = [str(rows.get(s.id, {}).get(column) or "") for s in own]
+            texts = [str(rows.get(s.id, {}).get(column) or "") for s in own]
             measure = lambda row, true=true: captions.statistics(row, true, embed)  # noqa: E731
-            out[kind] = report(measure, captions.metrics, said, {}, resamples)
+            out[kind] = report(measure, captions.metrics, texts, {}, resamples)
     if not out:
-        raise ConfigError(
-            "The split has no descriptions.", expected="a dataset with captions or rationales", where="task"
-        )
+        expected = "a dataset with captions or rationales"
+        raise ConfigError("The split has no descriptions.", expected=expected, where="dataset")
     return out
 
 
 def report(
     measure: Callable[[Any], Tensor],
     metrics: Metrics,
-    said: Sequence[Any],
+    answers: Sequence[Any],
     constants: Mapping[str, Any],
     resamples: int,
 ) -> dict[str, Any]:
-    """Metrics with intervals, chance and constant answers; see `score_words`.
+    """`scoring.report` of answers, with chance and constant answers; see `score_words`.
 
     Args:
         measure: N answers -> statistics [N, S].
-        constants: name -> N answers that never look at the clip.
+        metrics, resamples: see `scoring.report`.
+        answers: N answers.
+        constants: name -> N answers that do not depend on the clip.
     """
-    if not said:
-        return {"n": 0, "labelled": 0, "metrics": {}, "per_class": {}, "baselines": {}}
-    rows = measure(said)
-    order = np.random.default_rng(0).permutation(len(said))
-    dealt = _floats(metrics(measure([said[i] for i in order]).sum(dim=0)))
+    if not answers:
+        return scoring.report(torch.empty(0, 0), metrics, 0)
+    order = np.random.default_rng(0).permutation(len(answers))
+    dealt = _floats(metrics(measure([answers[i] for i in order]).sum(dim=0)))
     others = {name: measure(row) for name, row in constants.items()}
-    flat = {name: _floats(metrics(row.sum(dim=0))) for name, row in others.items()}
-    best = {k: max((f[k] for f in flat.values()), default=math.nan) for k in dealt}
-    out = scoring.report(rows, metrics, len(said), None, resamples, chance=dealt, majority=best)
-    out["baselines"] = {}
-    for name, row in others.items():
-        paired = paired_bootstrap(rows, row, metrics, resamples=resamples)
-        out["baselines"][name] = {k: {"value": flat[name][k], **asdict(d)} for k, d in paired.items()}
-    return out
+    values = [_floats(metrics(rows.sum(dim=0))) for rows in others.values()]
+    best = {k: max((v[k] for v in values), default=math.nan) for k in dealt}
+    own = measure(answers)
+    return scoring.report(
+        own, metrics, len(own), resamples=resamples, chance=dealt, majority=best, others=others
+    )
 
 
 def _floats(found: Mapping[str, Tensor]) -> dict[str, float]:
@@ -171,14 +176,14 @@ def _floats(found: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """Scores what is there of the nine test sets.
+    """Scores those of the nine test sets that have a prediction file.
 
     Args:
         score: a test set and its prediction file -> report.
-        folder: holds <dataset>.csv, .jsonl, .json or .npz.
+        folder: with <dataset>.csv, .jsonl, .json or .npz.
 
     Returns:
-        sets (name -> report), missing (name -> reason), mean of the primary metrics, and whether all nine are in it.
+        sets (name -> report), missing (name -> reason), mean of the primary metrics, complete (whether all nine are in the mean).
 
     Raises:
         ConfigError: no set could be scored.
@@ -205,9 +210,8 @@ def _column(rows: Rows, names: Sequence[str | None]) -> str:
     have = columns_of(rows)
     found = next((n for n in names if n in have), None)
     if found is None:
-        raise ConfigError(
-            "The file has no answers.", expected=" or ".join(SAID), got=have, where="columns", hint="columns.said=NAME"
-        )
+        expected, hint = " or ".join(ANSWER_COLUMNS), "columns='{answer: NAME}'"
+        raise ConfigError("The file has no answers.", expected=expected, got=have, where="columns", hint=hint)
     return found
 
 

@@ -65,11 +65,11 @@ class Modality:
         size: shorter side of the decoded pictures in pixels; None = as stored.
         fallback: mode preextracted only: clips without stored features are decoded and encoded on the fly.
         detector: face modality only: where faces come from besides known boxes; None = crops from files.
+        remedy: the command that extracts missing features, for messages; None = the plain one.
 
     Attributes:
         encoder: without weights: serves `preprocess`.
         store: set by `bind`; None for encoders that learn.
-        remedy: the command that extracts missing features, for messages.
     """
 
     def __init__(
@@ -86,10 +86,11 @@ class Modality:
         size: int | None = None,
         fallback: bool = False,
         detector: FaceCropper | None = None,
+        remedy: str | None = None,
     ) -> None:
         self.name, self.mode, self.factory, self.sampler, self.source = name, mode, encoder, sampler, source
         self.max_len, self.cache, self.context_turns, self.rate, self.size = max_len, cache, context_turns, rate, size
-        self.fallback, self.remedy = fallback, f"{EXTRACT} modalities=[{name}]"
+        self.fallback, self.remedy = fallback, remedy or f"{EXTRACT} modalities=[{name}]"
         self.detector = detector or FaceCropper()
         self.dataset = ""
         self.store: Store | None = None

@@ -1,4 +1,4 @@
-"""ResultsWriter: what a run leaves behind beside its checkpoint.
+"""ResultsWriter: the files of a run beside its checkpoints.
 
 Data flow: validation or test pass -> rows of all ranks -> SplitRecord -> (rank 0) predictions.csv, metrics.json,
 pictures, W&B, closing table.
@@ -9,6 +9,7 @@ Shapes: N samples of a split, C outputs of a Task, E experts.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from hero_lightning.errors import ConfigError, DataError
+from hero_lightning.errors import DataError, in_range
 from hero_lightning.evaluation import scoring
 from hero_lightning.evaluation.scoring import SplitRecord
 from hero_lightning.reporting import plots, run_folder, tables
@@ -30,19 +31,21 @@ class ResultsWriter(pl.Callback):
 
     predictions.csv and metrics.json hold all splits; pictures are confusion_<split>_<task>.png, gates_<split>.png,
     gates_by_channel_<split>.png (datasets that know the informative channels) and curves.png. Where a language model
-    answers, its written answers go to answers.jsonl and the linear head becomes a line to beat.
+    answers, its written answers go to answers.jsonl and the linear head is compared as a baseline.
 
     Args:
-        by_dialogue: draw whole dialogues instead of samples; intervals become wider and honest about context.
+        resamples: of the bootstrap, at least 100.
+        by_dialogue: draw whole dialogues instead of samples: wider intervals, which allow for turns of one dialogue
+            that depend on each other.
         wandb_rows: most rows of the predictions table sent to W&B.
+
+    Attributes:
+        records, reports: split -> what was gathered, and its report by Task name.
     """
 
     def __init__(self, resamples: int = 1000, by_dialogue: bool = False, wandb_rows: int = 500) -> None:
         self.resamples, self.by_dialogue, self.wandb_rows = resamples, by_dialogue, wandb_rows
-        if resamples < 100:
-            raise ConfigError(
-                "Too few resamples.", expected=">= 100", got=resamples, where="callbacks.record.resamples"
-            )
+        in_range("callbacks.record.resamples", resamples, "[100, inf)")
         self.best: SplitRecord | None = None
         self.best_score = float("-inf")
         self.records: dict[str, SplitRecord] = {}
@@ -51,11 +54,11 @@ class ResultsWriter(pl.Callback):
         self._unshown: dict[str, dict[str, dict[str, Any]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best validation figure, so that a resumed run does not record a worse epoch."""
+        """The best validation score, so that a resumed run does not record a worse epoch."""
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes it up again."""
+        """Restores the best validation score."""
         self.best_score = state["best_score"]
 
     def on_validation_batch_end(
@@ -67,7 +70,7 @@ class ResultsWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Remembers which sample stands in which row."""
+        """Remembers the sample of every row."""
         for row, sample in zip(batch.index.tolist(), batch.samples, strict=True):
             if self._seen.setdefault(row, sample).id != sample.id:
                 raise DataError(
@@ -131,26 +134,27 @@ class ResultsWriter(pl.Callback):
         explanations = module.explanations.compute()
         return SplitRecord(samples[0].split, samples, predictions, explanations, linear, dict(sorted(answers.items())))
 
+    def score(
+        self, tasks: Mapping[str, Task], record: SplitRecord, others: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, dict[str, Any]]:
+        """Reports of a split by Task name; others: Task name -> name -> predictions [N, C] of another system."""
+        dialogues = [s.dialogue if s.dialogue is not None else s.id for s in record.samples]
+        groups = dialogues if self.by_dialogue else None
+        reports = scoring.scores(tasks, record.predictions, groups, self.resamples, others)
+        if record.answers:
+            main = next(iter(tasks))
+            reports[f"{main}_written"] = scoring.written(tasks[main], record, groups, self.resamples)
+        return reports
+
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, record: SplitRecord) -> None:
         if not trainer.is_global_zero:
             return
         module, folder, split = cast(EmotionModule, pl_module), _folder(trainer), record.split
         folder.mkdir(parents=True, exist_ok=True)
-        dialogues = [s.dialogue if s.dialogue is not None else s.id for s in record.samples]
-        groups = dialogues if self.by_dialogue else None
-        reports = scoring.scores(module.tasks, record.predictions, groups, self.resamples)
-        main, task = next(iter(module.tasks.items()))
-        others = dict(module.baselines) if split == "test" else {}
-        if record.linear is not None:
-            others = {"linear head": record.linear.prediction, **others}
-        if others and reports[main]["labelled"]:
-            reports[main]["baselines"] = {
-                name: scoring.compare(task, record.predictions[main], other, groups, self.resamples)
-                for name, other in others.items()
-            }
-        if record.answers:
-            reports[f"{main}_written"] = scoring.written(task, record, groups, self.resamples)
-        self.records[split], self.reports[split] = record, reports
+        linear = {} if record.linear is None else {"linear head": record.linear.prediction}
+        others = linear | (module.baselines if split == "test" else {})
+        self.records[split] = record
+        self.reports[split] = self._unshown[split] = self.score(module.tasks, record, {next(iter(module.tasks)): others})
         run_folder.write_predictions(folder / "predictions.csv", self.records.values(), module.tasks)
         answers = [answer for r in self.records.values() for answer in r.answers.values()]
         if answers:
@@ -158,20 +162,14 @@ class ResultsWriter(pl.Callback):
             (folder / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
         parameters = list(pl_module.parameters())
-        drawn = "whole dialogues" if self.by_dialogue else "single samples"
-        facts = {
-            "seed": module.seed,
-            "weights": Path(best).name if best else None,
-            "parameters": sum(p.numel() for p in parameters),
-            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-            "intervals": f"95 % percentile bootstrap, {self.resamples} resamples of {drawn}",
-            **run_folder.index_facts(folder),
-            **run_folder.provenance(),
-        }
-        run_folder.write_json(folder / "metrics.json", {**facts, "splits": self.reports})
-        pictures = self._draw(folder, module, record)
-        self._send(trainer, module, record, pictures)
-        self._unshown[split] = reports
+        run_folder.write_metrics(
+            folder, self.reports, self.resamples, "whole dialogues" if self.by_dialogue else "single samples",
+            seed=module.seed,
+            weights=Path(best).name if best else None,
+            parameters=sum(p.numel() for p in parameters),
+            trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        )  # fmt: skip
+        self._send(trainer, module, record, self._draw(folder, module, record))
 
     def _draw(self, folder: Path, module: EmotionModule, record: SplitRecord) -> dict[str, Path]:
         """Pictures of a split by name."""

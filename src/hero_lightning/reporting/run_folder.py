@@ -1,4 +1,4 @@
-"""The files and tables a run leaves behind: predictions.csv, metrics.json, the index and the closing table.
+"""Files of a run folder: predictions.csv, metrics.json, test_uses.txt.
 
 Data flow: SplitRecord per split -> predictions.csv (a line per sample) and, with intervals and baselines, metrics.json.
 
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -27,13 +27,10 @@ from hero_lightning.features.files import write_atomic, write_csv
 from hero_lightning.reasoning.evidence import EvidenceItem
 from hero_lightning.tasks import Task
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "transformers", "numpy", "av")
-"""Whose versions can change a result."""
+"""Packages whose version can change a result; metrics.json names it."""
 
 
 def answer_row(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +70,7 @@ def write_predictions(path: Path, records: Iterable[SplitRecord], tasks: Mapping
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON that every reader takes: numbers that are none become null."""
+    """Writes standard JSON: nan and infinities become null."""
     write_atomic(path, (json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -85,8 +82,23 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def write_metrics(
+    folder: Path, reports: Mapping[str, Any], resamples: int, drawn: str = "single samples", **facts: Any
+) -> None:
+    """Writes metrics.json.
+
+    Args:
+        folder: run folder; what its index.json says of the dataset is copied.
+        reports: split -> Task name -> `scoring.report`.
+        resamples, drawn: of the bootstrap: how many, and of what.
+        facts: further entries.
+    """
+    facts["intervals"] = f"95 % percentile bootstrap, {resamples} resamples of {drawn}"
+    write_json(folder / "metrics.json", {**facts, **index_facts(folder), **provenance(), "splits": reports})
+
+
 def index_facts(folder: Path) -> dict[str, Any]:
-    """What a result must carry of index.json: dataset, counts, where the splits come from, notes; empty without one."""
+    """Dataset, counts, origin of the splits and notes from index.json; empty without that file."""
     path = folder / "index.json"
     index = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {k: index[k] for k in ("dataset", "counts", "split_origin", "notes") if k in index}
@@ -127,7 +139,7 @@ def _commit() -> str | None:
 
 
 def note_test(folder: Path) -> int:
-    """Notes in a finished run's folder that its test split is scored once more; returns how often it was."""
+    """Adds a line to test_uses.txt of a finished run, whose test split is scored again; returns the number of lines."""
     path = folder / "test_uses.txt"
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{datetime.now().isoformat(timespec='seconds')} {' '.join(sys.argv)}\n")

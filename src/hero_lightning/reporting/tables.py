@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from hero_lightning.data.availability import DatasetIndex
 
 WIDTH = 132
-"""Columns of the tables where no terminal says how many there are."""
+"""Width of the tables where standard output is no terminal."""
 
 
 def show_index(index: DatasetIndex) -> None:
-    """Shows samples per split, how every modality is had, and the notes a result must carry."""
+    """Shows samples per split, where every modality comes from, and the notes of the index."""
     splits = _table(f"dataset {index.dataset}", ("split", "samples", "where it comes from"), numbers=(1,))
     for split, samples in index.samples.items():
         splits.add_row(split, str(len(samples)), index.split_origin.get(split, ""))
@@ -30,11 +30,11 @@ def show_index(index: DatasetIndex) -> None:
 
 
 def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Shows the closing table of split -> Task name -> what `score` gave, with `baselines`: name -> `compare`'s."""
-    head = ("split", "task", "figure", "value", "95 % interval", "chance", "majority")
+    """Shows the results; reports: split -> Task name -> `scoring.report`."""
+    head = ("split", "task", "metric", "value", "95 % interval", "chance", "majority")
     table = _table(title, head, numbers=(3, 4, 5, 6))
-    head = ("split", "against", "figure", "theirs", "ours by", "95 % interval", "p")
-    versus = _table("against simpler systems, same rows", head, numbers=(3, 4, 5, 6))
+    head = ("split", "baseline", "metric", "theirs", "difference", "95 % interval", "p")
+    baselines = _table("baselines on the same rows", head, numbers=(3, 4, 5, 6))
     for split, by_task in reports.items():
         for task, report in by_task.items():
             place = (f"{split} ({report['labelled']})", task)
@@ -43,16 +43,15 @@ def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any
                     *place, name, _number(f["value"]), _bounds(f), _number(f["chance"]), _number(f["majority"])
                 )
                 place = ("", "")
-            for other, metrics in report.get("baselines", {}).items():
+            for other, metrics in report["baselines"].items():
                 name, f = next(iter(metrics.items()))
                 difference = f"{f['difference']:+.4f}"
-                versus.add_row(split, other, name, _number(f["value"]), difference, _bounds(f), f"{f['p']:.3f}")
-    _show(table, *([versus] if versus.rows else []))
+                baselines.add_row(split, other, name, _number(f["value"]), difference, _bounds(f), f"{f['p']:.3f}")
+    _show(table, *([baselines] if baselines.rows else []))
 
 
-def _bounds(figure: Mapping[str, float | None]) -> str:
-    """The interval, nothing where there is none."""
-    return f"{_number(figure['low'])} .. {_number(figure['high'])}" if _number(figure["low"]) else ""
+def _bounds(metric: Mapping[str, float | None]) -> str:
+    return f"{_number(metric['low'])} .. {_number(metric['high'])}" if _number(metric["low"]) else ""
 
 
 def _number(value: float | None) -> str:
@@ -73,7 +72,7 @@ def _table(title: str, columns: Sequence[str], numbers: Sequence[int]) -> Table:
 def _show(*parts: Table | str) -> None:
     from rich.console import Console
 
-    # A log file or pipe has no width of its own; rich would take 80 columns and cut the metrics.
+    # Without a terminal rich would assume 80 columns and cut the metrics.
     console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False)  # "[frame]" is no markup
     for part in parts:
         console.print(part)

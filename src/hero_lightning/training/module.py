@@ -54,6 +54,7 @@ class EmotionModule(pl.LightningModule):
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an uninterrupted one bit for bit.
         facts: kept in every checkpoint with classes, widths and identities (the resolved config).
+        drop: modalities withheld from the model.
     """
 
     strict_loading = False  # frozen encoders are not in the checkpoint
@@ -70,6 +71,7 @@ class EmotionModule(pl.LightningModule):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
+        drop: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({n: ModalityEncoder(m, model.dims[n]) for n, m in modalities.items()})
@@ -88,7 +90,7 @@ class EmotionModule(pl.LightningModule):
         self.explanations = ExplanationTable()
         self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
         self.baselines: dict[str, Tensor] = {}
-        self.drop: tuple[str, ...] = ()
+        self.drop = drop
 
     def encode(self, batch: Batch) -> dict[str, Features]:
         """Features of the modalities a batch has; those in `drop` are withheld."""
