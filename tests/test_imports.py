@@ -40,7 +40,7 @@ MAY_IMPORT["reporting"] = set(MAY_IMPORT) - {"config"}
 MAY_IMPORT |= {command: set(MAY_IMPORT) for command in sorted(COMMANDS)}
 FORBIDDEN = {"torchvision", "torchaudio", "timm", "pandas", "sklearn"}
 MAX_FILE, MAX_FUNCTION = 400, 64
-BROAD_EXCEPT: dict[str, int] = {}
+BROAD_EXCEPT = {"src/hero_lightning/hub.py": 1}  # is the hub reachable? The HTTP library differs between versions of it
 """File, relative to the repository -> number of handlers of Exception that it may have."""
 BANNED_NAMES = {"told", "said", "beside", "thinks", "asks", "has", "mend", "walled", "past"}
 CITATION = re.compile(r"(?<![\w-])(?:spec|anchors)/[\w<.*/-]+|\b(?:design|layout)\.md")

@@ -92,9 +92,9 @@ def compare(cfg: Any) -> None:
         made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, found[j.path]
     texts, report = [], {}
     for table in dict.fromkeys(table for table, _ in rows):
-        text, told = _table(cfg, table, made)
+        text, lines = _table(cfg, table, made)
         texts.append(text)
-        report[table] = {**told, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
+        report[table] = {**lines, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
     run_folder.write_json(folder / "table.json", {"tables": report, "settings": settings, **run_folder.provenance()})
     log.info("%s\n%s", "\n".join(texts), folder / "table.md")
@@ -114,7 +114,7 @@ def _rows(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[tuple[str, st
         node = protocol["tables"][table]
         for model in (m for m in node.get("models", protocol["models"]) if m in (cfg.only_models or [m])):
             overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
-            yield (table, model), build.beside("train", *QUIET, *overrides)
+            yield (table, model), build.compose_again("train", *QUIET, *overrides)
 
 
 def _job(
@@ -133,9 +133,9 @@ def _job(
     for key, value in changes.items():
         if OmegaConf.select(config, key) is not None:
             OmegaConf.update(config, key, value)
-    told: Any = OmegaConf.to_container(config, resolve=False)
-    told.pop("paths")  # moved data is the same data
-    stamp = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    content.pop("paths")  # moved data is the same data
+    stamp = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     file = f"{'test' if final else 'tune'}-{name}-fold{place[0]}-seed{place[1]}-{stamp}.json"
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     return Job(row, place, final, resolved, folder / row[1] / file)  # tables share equal fits
@@ -311,8 +311,8 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
         facts["late"] = comparison.add_late(found, gather(name, False), node.late.name, outside)
     for theirs, file in (cfg.external or {}).items():
         found[theirs] = {job.place: _foreign(job, Path(file)) for job, _ in made.values()}
-    beside = {t: gather(t) for t in node.get("beside") or () if (t, True) in tables}
-    lines = comparison.rows(tasks[0], found, cfg.against, cfg.resamples, beside)
+    others = {t: gather(t) for t in node.get("compare_with") or () if (t, True) in tables}
+    lines = comparison.rows(tasks[0], found, cfg.against, cfg.resamples, others)
     plain = comparison.constants(tasks, next(iter(found.values())))
     splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
     text = [

@@ -1,7 +1,7 @@
 """Any dataset as a feature folder or as shards, and the check of such a folder: `python -m hero_lightning.convert`.
 
-Data flow: dataset (what its modalities lack is computed and stored) -> out/features, labels.json, classes.json, splits.json
-| out/*.tar; check=DIR -> faults.csv.
+Data flow: dataset -> missing features computed and stored -> out/features, labels.json, classes.json, splits.json, or
+out/*.tar; check=DIR -> faults.csv.
 """
 
 from __future__ import annotations

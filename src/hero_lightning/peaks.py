@@ -112,8 +112,8 @@ class _Clips:
             found = self.finder.find(sample)
             write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
         except PROBLEMS as error:
-            said = f"{error.problem} {error.details['where'] or ''}" if isinstance(error, DataError) else str(error)
-            return sample.id, "failed", said.strip()
+            message = f"{error.problem} {error.details['where'] or ''}" if isinstance(error, DataError) else str(error)
+            return sample.id, "failed", message.strip()
         return sample.id, found["method"], ""
 
 

@@ -15,7 +15,7 @@ from tests.helpers import feature_dataset, run
         (("dataset=meld",), ("folder is missing", "expected", "train_sent_emo.csv", "hint", "paths.data")),
         (("mode@modality.audio=nothing",), ("Could not find 'mode/nothing'", "realtime")),
         (("optimizer.lrr=1",), ("Key 'lrr' is not in struct",)),
-        (("optimizer.lr=-1", "dataset=folder", "dataset.root=ROOT"), ("must be positive", "optimizer.lr", "-1")),
+        (("optimizer.lr=-1", "dataset=folder", "dataset.root=ROOT"), ("out of range", "optimizer.lr", "-1")),
         (("trainer=gpu", "dataset=folder", "dataset.root=ROOT"), ("trainer cannot be set up", "hint", "trainer=cpu")),
     ],
     ids=["missing data", "unknown option", "unknown key", "wrong value", "no gpu"],

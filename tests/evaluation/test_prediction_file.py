@@ -352,6 +352,6 @@ def test_unibench_scores_what_is_there_and_names_the_rest(tmp_path: Path) -> Non
 
 def test_unibench_knows_the_nine_sets() -> None:
     assert len(unibench.SUITE) == 9
-    assert sum(s.clips for s in unibench.SUITE.values()) == 12799  # spec/hybrid_pipeline.md 5.2
+    assert sum(s.clips for s in unibench.SUITE.values()) == 12799  # clips of the nine test sets of MER-UniBench
     kinds = [s.kind for s in unibench.SUITE.values()]
     assert (kinds.count("hit"), kinds.count("sentiment"), kinds.count("open")) == (4, 4, 1)

@@ -46,7 +46,7 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def beside(command: str, *overrides: str) -> DictConfig:
+def compose_again(command: str, *overrides: str) -> DictConfig:
     """The config of a command with the overrides of `paths` on this command line, then `overrides`."""
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
@@ -149,9 +149,7 @@ def extract_command(modality: str) -> str:
 
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [
-        shlex.quote(o)
-        for o in given
-        if re.match(r"\+*(dataset|modes?|modality|detector|sampler|encoder|paths)\b", o)
+        shlex.quote(o) for o in given if re.match(r"\+*(dataset|modes?|modality|detector|sampler|encoder|paths)\b", o)
     ]
     return " ".join(["python -m hero_lightning.extract", *kept, f"modalities=[{modality}]"])
 

@@ -74,10 +74,12 @@ def gather(results: Mapping[tuple[str, int, int], Any], task: Task, split: str =
     """Stored results by model, fold and seed -> model -> its answers on a split."""
     out: dict[str, Fits] = {}
     for (model, *place), result in results.items():
-        told = result[split]
-        prediction = torch.tensor(told["prediction"], dtype=torch.float32).reshape(-1, task.outputs)
+        answers = result[split]
+        prediction = torch.tensor(answers["prediction"], dtype=torch.float32).reshape(-1, task.outputs)
         fold, seed = place
-        out.setdefault(model, {})[fold, seed] = Answers.sorted(told["ids"], torch.tensor(told["truth"]), prediction)
+        out.setdefault(model, {})[fold, seed] = Answers.sorted(
+            answers["ids"], torch.tensor(answers["truth"]), prediction
+        )
     return out
 
 
@@ -151,7 +153,7 @@ def rows(
     found: Mapping[str, Fits],
     against: Sequence[str],
     resamples: int,
-    beside: Mapping[str, Mapping[str, Fits]] | None = None,
+    elsewhere: Mapping[str, Mapping[str, Fits]] | None = None,
 ) -> list[dict[str, Any]]:
     """The lines of a table.
 
@@ -160,7 +162,7 @@ def rows(
         found: model -> its answers on test, by fold and seed.
         against: models every other one is compared with.
         resamples: of the bootstrap.
-        beside: other tables of the same clips; a model is compared with itself there.
+        elsewhere: other tables of the same clips; a model is compared with itself there.
 
     Returns:
         Per model: model, fits, values, spread (nan of one fit), interval; and minus: reference -> figure -> difference,
@@ -170,13 +172,13 @@ def rows(
         DataError: models that answered for other clips.
     """
     folds = sorted({fold for fits in found.values() for fold, _ in fits})
-    tables = {"": found, **(beside or {})}  # the table at hand has no name
+    tables = {"": found, **(elsewhere or {})}  # the table at hand has no name
     fits = {(name, table): models[name] for table, models in tables.items() for name in found if name in models}
     parts = {key: _statistics(task, made, folds) for key, made in fits.items()}
     ids = {key: [(f, made[p].ids) for p in sorted(made) for f in p[:1]] for key, made in fits.items()}
     known = dict(next(iter(ids.values())))
-    for key, told in ids.items():
-        if any(known[fold] != own for fold, own in told):
+    for key, found_ids in ids.items():
+        if any(known[fold] != own for fold, own in found_ids):
             hint = "delete the results of one of them"
             got = " on ".join(filter(None, key))
             raise DataError("Two models answered for other clips.", expected=next(iter(ids))[0], got=got, hint=hint)

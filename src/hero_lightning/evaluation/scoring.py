@@ -149,9 +149,7 @@ def combined(
     constant = [tasks[n].majority(Label(found[n].label.value, mask)) for n in named]
     majority = {"combined": constant[0]["weighted_f1"] - 0.25 * constant[1]["mse"]} if all(constant) else {}
     rows = torch.cat(parts, dim=1)
-    return {
-        " and ".join(named): report(rows, metrics, len(mask), _pick(groups, mask), resamples, majority=majority)
-    }
+    return {" and ".join(named): report(rows, metrics, len(mask), _pick(groups, mask), resamples, majority=majority)}
 
 
 def written(task: Task, record: SplitRecord, groups: Groups = None, resamples: int = 1000) -> dict[str, Any]:

@@ -166,9 +166,7 @@ def report(
     values = [_floats(metrics(rows.sum(dim=0))) for rows in others.values()]
     best = {k: max((v[k] for v in values), default=math.nan) for k in dealt}
     own = measure(answers)
-    return scoring.report(
-        own, metrics, len(own), resamples=resamples, chance=dealt, majority=best, others=others
-    )
+    return scoring.report(own, metrics, len(own), resamples=resamples, chance=dealt, majority=best, others=others)
 
 
 def _floats(found: Mapping[str, Tensor]) -> dict[str, float]:
@@ -183,7 +181,8 @@ def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) ->
         folder: with <dataset>.csv, .jsonl, .json or .npz.
 
     Returns:
-        sets (name -> report), missing (name -> reason), mean of the primary metrics, complete (whether all nine are in the mean).
+        sets (name -> report), missing (name -> reason), mean of the primary metrics, complete (whether all nine are in
+            the mean).
 
     Raises:
         ConfigError: no set could be scored.

@@ -154,7 +154,8 @@ class ResultsWriter(pl.Callback):
         linear = {} if record.linear is None else {"linear head": record.linear.prediction}
         others = linear | (module.baselines if split == "test" else {})
         self.records[split] = record
-        self.reports[split] = self._unshown[split] = self.score(module.tasks, record, {next(iter(module.tasks)): others})
+        by_task = {next(iter(module.tasks)): others}
+        self.reports[split] = self._unshown[split] = self.score(module.tasks, record, by_task)
         run_folder.write_predictions(folder / "predictions.csv", self.records.values(), module.tasks)
         answers = [answer for r in self.records.values() for answer in r.answers.values()]
         if answers:
