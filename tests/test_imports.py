@@ -16,7 +16,7 @@ import hero_lightning
 
 PACKAGE = Path(hero_lightning.__file__).parent
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "check", "peaks", "compare"}
+COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "check", "report", "peaks", "compare"}
 # package or module -> what it may import besides itself; lowest first
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),

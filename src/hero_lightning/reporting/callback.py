@@ -166,6 +166,7 @@ class ResultsWriter(pl.Callback):
         run_folder.write_metrics(
             folder, self.reports, self.resamples, "whole dialogues" if self.by_dialogue else "single samples",
             seed=module.seed,
+            tasks={name: task.state() for name, task in module.tasks.items()},
             weights=Path(best).name if best else None,
             parameters=sum(p.numel() for p in parameters),
             trainable=sum(p.numel() for p in parameters if p.requires_grad),
