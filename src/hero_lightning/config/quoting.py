@@ -32,7 +32,7 @@ TEXT_KEYS = frozenset(
     )
 )
 """Keys that hold text, names or paths."""
-TEXT_KEY = re.compile(r"paths\.\w+|(?:[\w.]+\.)?(?:root|name|file|path|folder|videos|clips|feature_root|ann_path)")
+TEXT_KEY = re.compile(r"paths\.\w+|(?:[\w.]+\.)?(?:root|name|file|path|folder|videos|feature_root|ann_path)")
 """Keys below another one that do."""
 KEPT = re.compile(r"null|\$\{.*\}|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 """Values that mean what Hydra makes of them: nothing, an interpolation, text that is quoted already."""
