@@ -7,9 +7,7 @@ Data flow: synthetic clips of 5 s (H.264 + AAC) -> frame, face, audio and text e
 language model that scores 9 labels after prompts of 300 positions and generates answers -> ms per clip and stage,
 samples/s with decoding in workers; modes that see the same frames must predict the same labels. Base: CLIP ViT-L/14 (8
 frames, 8 faces), HuBERT-large, Hero of width 768, a 7B language model, bf16. Needs torch, transformers, safetensors and
-numpy; without PyAV, frames and sound are read from arrays, and the result says so.
-
-Shapes: B clips of a batch, N clips, K labels, O context tokens.
+numpy; without PyAV, arrays are read, and the result says so. Shapes: B clips of a batch, K labels, O context tokens.
 """
 
 from __future__ import annotations
@@ -298,8 +296,8 @@ def extract(rows: Rows, modules: Mapping[str, ModalityEncoder], device: str) -> 
         for name, batch in moved(rows.collate(part), device).items():
             out = modules[name](batch)
             for b, sample in enumerate(rows.samples[start : start + 16]):
-                time_stamps = None if out.time is None else out.time[b, out.mask[b]].cpu()
-                features[name][sample.id] = StoredFeatures(out.x[b, out.mask[b]].float().cpu(), time_stamps)
+                time = None if out.time is None else out.time[b, out.mask[b]].cpu()
+                features[name][sample.id] = StoredFeatures(out.x[b, out.mask[b]].float().cpu(), time)
     for name, modality in rows.modalities.items():
         assert modality.store is not None
         for file, ids in modality.store.plan(rows.samples, "float32", len(rows)).items():
@@ -321,10 +319,9 @@ def build(args: Any, size: Size, root: Path) -> tuple[dict[str, Pipeline], dict[
     realtime = modalities_of("realtime emotion_peak", factories, root / "features")
     modules = {name: ModalityEncoder(modality).to(device).eval() for name, modality in realtime.items()}
     extract(Rows(realtime, samples), modules, device)
-    dims, options = {n: m.dim for n, m in modules.items()}, ExpertOptions()
-    hero = Hero(dims, {"emotion": len(LABELS)}, shape=base.Shape(**size.hero), options=options).to(device).eval()
-    # A single process on a CPU shared with others is timed by its own CPU time.
-    cpu_time = device == "cpu" and args.workers == 0
+    dims, shape = {n: m.dim for n, m in modules.items()}, base.Shape(**size.hero)
+    hero = Hero(dims, {"emotion": len(LABELS)}, shape=shape, options=ExpertOptions()).to(device).eval()
+    cpu_time = device == "cpu" and args.workers == 0  # others may share the CPU
     now = time.process_time if cpu_time else time.perf_counter
     rows = {mode: Rows(modalities_of(mode, factories, root / "features"), samples) for mode in MODES}
     pipelines = {mode: Pipeline(rows[mode], modules, hero, head, prompts, size, device, now) for mode in MODES}
@@ -332,8 +329,8 @@ def build(args: Any, size: Size, root: Path) -> tuple[dict[str, Pipeline], dict[
         "clips": f"{len(samples)} of {SECONDS} s, {size.frame[0]}x{size.frame[1]}, {FPS} fps",
         "decoder": "H.264 + AAC by PyAV" if HAS_AV else "arrays: no PyAV on this machine",
         "prompt": size.shape.prompt, "labels": len(LABELS), "new_tokens": size.shape.new_tokens, "batch": size.batch,
-        "workers": args.workers, "dtype": str(dtype), "parameters_lm": sum(p.numel() for p in lm.parameters()),
-        "clock": "processor" if cpu_time else "wall",
+        "workers": args.workers, "dtype": str(dtype), "clock": "processor" if cpu_time else "wall",
+        "parameters_lm": sum(p.numel() for p in lm.parameters()),
     }  # fmt: skip
 
 

@@ -258,7 +258,7 @@ class Source:
     def __init__(self, name: str, value: float) -> None:
         self.known, self.value = name, value
 
-    def has(self, sample):
+    def contains(self, sample):
         return sample.id == self.known
 
     def read(self, sample):

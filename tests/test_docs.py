@@ -25,13 +25,33 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "experiments" / "RESULTS.md"]
 CONFIGS = sorted([*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml")])
 COMMAND = re.compile(r"python3? (-m )?(hero_lightning|benchmarks|docs)[./]\w")
+# Options that docs/extending.md tells to write.
+GUIDE = {
+    "dataset=calls": "dataset=table",
+    "encoder=zero_crossings": "encoder=logmel",
+    "baseline=mean_pool": "baseline=late",
+    "loss@losses.confidence_penalty=confidence_penalty": "loss@losses.confidence_penalty=entropy",
+}
 # Placeholders that would not compose; the others (RUN, DIR, FILE, ...) are values like any other.
-PLACEHOLDERS = {"$DATA": "data", "$MODELS": "models", "dataset=NAME": "dataset=demo", "dataset=mine": "dataset=table"}
+PLACEHOLDERS = {
+    "$DATA": "data",
+    "$MODELS": "models",
+    "dataset=NAME": "dataset=demo",
+    "dataset=mine": "dataset=table",
+    **GUIDE,
+}
 NAMED = re.compile(
     r"(?<![\w/<>.])((?:docs|conf|experiments|benchmarks|tests|src)/[\w/.]+\.(?:md|py|yaml|json|svg|png))"
 )
 # Files of the reader's own that a guide tells to write.
-TO_WRITE = {"conf/dataset/mine.yaml", "conf/local/mine.yaml"}
+TO_WRITE = {
+    "conf/dataset/mine.yaml", "conf/local/mine.yaml", "experiments/baseline/mean_pool.yaml",
+    "src/hero_lightning/models/baselines/mean_pool.py",
+    *("src/hero_lightning/datasets/calls.py", "conf/dataset/calls.yaml", "tests/datasets/test_calls.py"),
+    *("src/hero_lightning/encoders/zero_crossings.py", "conf/encoder/zero_crossings.yaml"),
+    *("src/hero_lightning/training/confidence_penalty.py", "conf/loss/confidence_penalty.yaml"),
+    "tests/encoders/test_zero_crossings.py",
+}  # fmt: skip
 # Keys that no config group changes.
 ROOT_KEYS = {"paths.data", "seed", "modalities", "run", "video", "out", "init_from", "probes", "id", "split", "name"}
 

@@ -32,7 +32,7 @@ def test_one_of() -> None:
     ("value", "interval", "fits"),
     [
         (0, "[0, 1)", True), (1, "[0, 1)", False), (0, "(0, 1]", False), (1, "(0, 1]", True),
-        (1e9, "[1, inf)", True), (float("nan"), "[0, 1]", False),
+        (1e9, "[1, inf)", True), (float("nan"), "[0, 1]", False), ("0.5", "[0, 1]", False),
     ],
 )  # fmt: skip
 def test_in_range(value: float, interval: str, fits: bool) -> None:

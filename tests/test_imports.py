@@ -16,7 +16,7 @@ import hero_lightning
 
 PACKAGE = Path(hero_lightning.__file__).parent
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "check", "peaks", "compare"}
+COMMANDS = {"train", "evaluate", "predict", "extract", "convert", "check", "report", "peaks", "compare"}
 # package or module -> what it may import besides itself; lowest first
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -40,7 +40,7 @@ MAY_IMPORT["reporting"] = set(MAY_IMPORT) - {"config"}
 MAY_IMPORT |= {command: set(MAY_IMPORT) for command in sorted(COMMANDS)}
 FORBIDDEN = {"torchvision", "torchaudio", "timm", "pandas", "sklearn"}
 MAX_FILE, MAX_FUNCTION = 400, 64
-BROAD_EXCEPT: dict[str, int] = {}
+BROAD_EXCEPT = {"src/hero_lightning/hub.py": 1}  # is the hub reachable? The HTTP library differs between versions of it
 """File, relative to the repository -> number of handlers of Exception that it may have."""
 BANNED_NAMES = {"told", "said", "beside", "thinks", "asks", "has", "mend", "walled", "past"}
 CITATION = re.compile(r"(?<![\w-])(?:spec|anchors)/[\w<.*/-]+|\b(?:design|layout)\.md")

@@ -106,7 +106,7 @@ def _rows(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[tuple[str, st
         node = protocol["tables"][table]
         for model in (m for m in node.get("models", protocol["models"]) if m in (cfg.only_models or [m])):
             overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
-            yield (table, model), build.compose("train", *QUIET, *overrides)
+            yield (table, model), build.compose_again("train", *QUIET, *overrides)
 
 
 def _job(

@@ -7,6 +7,7 @@ message without a traceback unless HYDRA_FULL_ERROR=1.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 
 
 class HeroError(Exception):
@@ -86,9 +87,10 @@ def in_range(where: str, value: float, interval: str, error: type[HeroError] = C
         ConfigError (or `error`): it does not.
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    if not (above and below):
+    fits = isinstance(value, Real)
+    fits = fits and (value >= low if interval[0] == "[" else value > low)
+    fits = fits and (value <= high if interval[-1] == "]" else value < high)
+    if not fits:
         raise error(f"{where} is out of range.", expected=f"a number in {interval}", got=value, where=where)
 
 

@@ -135,7 +135,7 @@ def score_predictions(cfg: Any) -> None:
     if cfg.suite:
 
         def one(test: Any, file: Path) -> dict[str, Any]:
-            datamodule = build.dataset(build.compose("evaluate", f"dataset={test.dataset}", *test.options))
+            datamodule = build.dataset(build.compose_again("evaluate", f"dataset={test.dataset}", *test.options))
             return words(datamodule, file, test.split, test.kind, test.label)
 
         facts = unibench.run_suite(one, path)

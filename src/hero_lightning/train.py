@@ -53,7 +53,7 @@ def train(cfg: Any) -> float | None:
         reasoner.prepare(((s, m) for b in batches for s, m in zip(b.samples, b.measures, strict=True)), lm)
 
     facts = {"config": OmegaConf.to_yaml(config), "dataset": str(datamodule.name)}
-    module = build.module(cfg, datamodule.modalities, datamodule.tasks, datamodule.dims, prepare, facts)
+    module = build.module(cfg, datamodule.modalities, datamodule.tasks, datamodule.dims, prepare, facts=facts)
     if cfg.init_from:
         source = checkpoint.find(cfg.init_from)
         state = checkpoint.load(source)

@@ -23,7 +23,7 @@ GROUPS = {
     "evidence_decoder": 3, "dataset_defaults": 1, "detector": 4, "asr": 2, "mixup": 2, "command": 1,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 11}
-PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "check", "peaks", "compare")
+PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "check", "report", "peaks", "compare")
 # groups whose options are composed one by one: those of another command, and baselines, which replace the model
 ALONE = {"asr": "predict", "protocol": "compare", "baseline": "train"}
 # where a group sits, if not under its own name

@@ -58,7 +58,7 @@ def test_workers_and_batch_size_change_nothing(tmp_path, samples, workers):
     fill(two, list(reversed(samples)), batch_size=3, part_size=4, workers=workers)
     for name in one:
         for s in samples:
-            if one[name].store.has(s):
+            if one[name].store.contains(s):
                 torch.testing.assert_close(one[name].stored(s).x, two[name].stored(s).x, atol=1e-5, rtol=1e-5)
         assert one[name].store.manifest == two[name].store.manifest
 
@@ -79,8 +79,8 @@ def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path, samples, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         fill(killed, samples, batch_size=2, part_size=2)
     monkeypatch.setattr(extraction, "read_clip", real)
-    assert killed["frame"].store.has(samples[3])
-    assert not killed["frame"].store.has(samples[4])
+    assert killed["frame"].store.contains(samples[3])
+    assert not killed["frame"].store.contains(samples[4])
     fill(killed, samples, batch_size=2, part_size=2)
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
@@ -164,7 +164,7 @@ def test_what_the_own_source_has_is_not_computed(tmp_path, samples):
     write_npydict(tmp_path / "c0.npy", {"bert": torch.randn(4, 128).numpy()})
     modalities = bound(tmp_path / "f", text=make("text", source=NpyDict(tmp_path, "bert")))
     assert fill(modalities, samples).written == {"text": 4}
-    assert not modalities["text"].store.has(samples[0])
+    assert not modalities["text"].store.contains(samples[0])
 
 
 def test_bfloat16_store(tmp_path, samples):
@@ -199,7 +199,7 @@ def test_float16_store_and_what_does_not_fit_into_it(tmp_path, samples):
     with pytest.raises(FeatureError, match="too large for float16") as info:
         fill(large, samples, dtype="float16")
     assert "dtype=bfloat16" in info.value.details["hint"]
-    assert not large["text"].store.has(samples[0])
+    assert not large["text"].store.contains(samples[0])
     assert fill(large, samples, dtype="bfloat16", force=True).written == {"text": 5}
 
 
@@ -286,7 +286,7 @@ def test_force_begins_anew(tmp_path, samples):
     fill(modalities, samples)
     before = tree(tmp_path)
     assert fill(modalities, samples[:2], force=True).written == {"text": 2}
-    assert not modalities["text"].store.has(samples[2])
+    assert not modalities["text"].store.contains(samples[2])
     fill(modalities, samples, force=True)
     assert tree(tmp_path) == before
 
@@ -308,7 +308,7 @@ def test_a_full_disk_stops_clearly_and_loses_nothing(tmp_path, samples, monkeypa
     with pytest.raises(DataError, match="No space left on device") as info:
         fill(full, samples, batch_size=2, part_size=2)
     assert "finished files are kept" in info.value.details["hint"]
-    assert [full["frame"].store.has(s) for s in samples] == [True, True, False, False, False, False]
+    assert [full["frame"].store.contains(s) for s in samples] == [True, True, False, False, False, False]
     names = {p.name for p in full["frame"].store.folder.iterdir()}
     assert names == {"manifest.json", ".lock", "part-00000.safetensors"}
     fill(full, samples, batch_size=2, part_size=2)

@@ -52,7 +52,7 @@ def fresh_reader(root: Path, samples: list[Sample]) -> int:
                 assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118
     for modality in modalities(root).values():
         for sample in samples:
-            if modality.store.has(sample):
+            if modality.store.contains(sample):
                 assert len(modality.store.read(sample).x) == modality.store.length(sample)
                 seen += 1
     return seen

@@ -129,8 +129,8 @@ def test_a_deleted_part_is_made_again(tmp_path):
     before = tree(store.folder)
     (store.folder / "part-00001.safetensors").unlink()
     store = Store.at(tmp_path, identity())
-    assert not store.has(sample("c"))
-    assert store.has(sample("a"))
+    assert not store.contains(sample("c"))
+    assert store.contains(sample("a"))
     assert list(store.plan(clips("abcde").values(), "float32", 2)) == ["part-00001.safetensors"]
     filled(tmp_path)
     assert tree(store.folder) == before
@@ -155,11 +155,11 @@ def test_a_damaged_part_is_named(tmp_path):
 
 def test_a_writer_elsewhere_is_noticed(tmp_path):
     reader = Store.at(tmp_path, identity())
-    assert not reader.has(sample("a"))
+    assert not reader.contains(sample("a"))
     filled(tmp_path)
-    assert reader.has(sample("a"))
+    assert reader.contains(sample("a"))
     filled(tmp_path, ids="f")
-    assert reader.has(sample("f"))
+    assert reader.contains(sample("f"))
 
 
 def test_it_travels_without_handles(tmp_path):
@@ -173,11 +173,11 @@ def test_it_travels_without_handles(tmp_path):
 def test_another_identity_is_refused_and_the_difference_named(tmp_path):
     store = filled(tmp_path)
     with pytest.raises(FeatureError) as info:
-        Store(store.folder, identity(size=32)).has(sample("a"))
+        Store(store.folder, identity(size=32)).contains(sample("a"))
     assert "encoder.size=32" in info.value.details["expected"]
     assert "encoder.size=64" in info.value.details["got"]
     assert "version" not in str(info.value)
-    assert Store(store.folder).has(sample("a"))  # named by its folder, it is what it is
+    assert Store(store.folder).contains(sample("a"))  # named by its folder, it is what it is
 
 
 def test_another_format_is_refused(tmp_path):
@@ -185,7 +185,7 @@ def test_another_format_is_refused(tmp_path):
     path = store.folder / "manifest.json"
     path.write_text(path.read_text().replace('"format": 3', '"format": 2'))
     with pytest.raises(FeatureError, match="another format"):
-        Store(store.folder).has(sample("a"))
+        Store(store.folder).contains(sample("a"))
 
 
 @pytest.mark.parametrize(("content", "said"), [("{", "is not JSON"), ("[]", "format None"), ("{}", "format None")])
@@ -193,7 +193,7 @@ def test_a_damaged_manifest_is_named(tmp_path, content, said):
     store = filled(tmp_path)
     (store.folder / "manifest.json").write_text(content)
     with pytest.raises(FeatureError, match=said) as info:
-        Store(store.folder).has(sample("a"))
+        Store(store.folder).contains(sample("a"))
     assert "manifest.json" in str(info.value)
 
 
@@ -212,7 +212,7 @@ def test_a_part_that_nobody_entered_counts(tmp_path):
     store.write("part-00001.safetensors", rows, {}, clips("cd"), {"c": "peak"})
     again = Store.at(tmp_path, identity())  # the writer was killed before it could enter the part
     assert again.status(sample("c")).reason == "store, peak"
-    assert not again.has(sample("a"))
+    assert not again.contains(sample("a"))
     assert again.manifest["rate"] == 4.0
     assert list(again.plan(clips("abcd").values(), "float32", 2)) == ["part-00000.safetensors"]
 
@@ -261,10 +261,10 @@ def test_features_of_clips_that_are_not_at_hand_count(tmp_path):
     (file,) = store.plan([clip], "float32", 2)
     store.write(file, {"a": ready(1)}, {}, {"a": clip})
     film.write_bytes(b"another film")
-    assert not store.has(clip)
+    assert not store.contains(clip)
     film.unlink()
-    assert store.has(clip)
-    assert store.has(Sample("a", "train"))
+    assert store.contains(clip)
+    assert store.contains(Sample("a", "train"))
 
 
 def test_features_of_another_text_do_not_count(tmp_path):
@@ -272,13 +272,13 @@ def test_features_of_another_text_do_not_count(tmp_path):
     store = Store.at(tmp_path, identity(), SourceFingerprint("text"))
     (file,) = store.plan([old], "float32", 2)
     store.write(file, {"a": ready(1)}, {}, {"a": old})
-    assert store.has(old)
+    assert store.contains(old)
     assert store.status(new).reason == "extracted from another file or text"
     (file,) = plan = store.plan([new], "float32", 2)
     assert plan == {"part-00001.safetensors": ["a"]}
     store.write(file, {}, {"a": {"stage": "encode", "error": "no"}}, {"a": new})
     assert store.status(new).mode == "broken"
-    assert not store.has(new)
+    assert not store.contains(new)
     (file,) = store.plan([old], "float32", 2)
     store.write(file, {"a": ready(3)}, {}, {"a": old})
     assert torch.equal(store.read(old).x, ready(3).x)

@@ -70,7 +70,7 @@ def test_options_of_a_group_are_given_flat() -> None:
     assert model.width == 32
     assert model.experts["audio"].norm is not None
     assert {"dropout", "queries", "stat_pooling", "pair"} <= {p.name for p in arguments(Hero)}
-    for change, words in (({"widht": 3}, r"(?s)not known.*width.*model\.widht"), ({"width": 30}, r"model\.width")):
+    for change, words in (({"widht": 3}, r"(?s)Unknown option.*width.*model\.widht"), ({"width": 30}, r"model\.width")):
         with pytest.raises(ConfigError, match=words):
             make(node | change, "model", **given)
 

@@ -253,7 +253,7 @@ def test_two_splits_in_one_pass_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_few_resamples_are_refused() -> None:
-    with pytest.raises(ConfigError, match="callbacks.record.resamples is out of range"):
+    with pytest.raises(ConfigError, match=r"callbacks\.record\.resamples is out of range"):
         ResultsWriter(resamples=10)
 
 

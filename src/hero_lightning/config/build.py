@@ -46,7 +46,7 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def compose(command: str, *overrides: str) -> DictConfig:
+def compose_again(command: str, *overrides: str) -> DictConfig:
     """The config of a command with the overrides of `paths` on this command line, then `overrides`."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -242,8 +242,7 @@ def module(
     tasks: Mapping[str, Task],
     dims: Mapping[str, int],
     prepare: Callable[[Reasoner], None],
-    facts: Mapping[str, Any] | None = None,
-    drop: tuple[str, ...] = (),
+    **options: Any,
 ) -> EmotionModule:
     """Encoders, model, heads and auxiliary losses.
 
@@ -253,7 +252,7 @@ def module(
         tasks: fitted Tasks.
         dims: modality -> feature width.
         prepare: completes the reasoner, if there is one (`Reasoner.prepare` or `restore`).
-        facts, drop: see `EmotionModule`.
+        options: further constructor arguments of EmotionModule.
     """
     from hero_lightning.training.augment import Augmentation
     from hero_lightning.training.module import EmotionModule
@@ -287,8 +286,7 @@ def module(
         train_prefixes=tuple(cfg.stage.train),
         augmentation=Augmentation(**parts),
         seed=cfg.seed,
-        facts=facts,
-        drop=drop,
+        **options,
     )
 
 

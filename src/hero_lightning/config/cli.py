@@ -21,6 +21,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config.launch import limit_threads
+from hero_lightning.config.quoting import quoted
 from hero_lightning.errors import HeroError
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,17 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
                 sys.stderr.write(f"\nError: {error}\n")
                 sys.exit(2)
 
-        return hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(shown)
+        main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(shown)
+
+        @functools.wraps(function)
+        def main_with_text() -> None:
+            try:
+                sys.argv[1:] = quoted(sys.argv[1:])
+            except HeroError as error:
+                sys.stderr.write(f"\nError: {error}\n")
+                sys.exit(2)
+            main()
+
+        return main_with_text
 
     return wrap

@@ -85,7 +85,7 @@ def external_logits(sources: Sequence[FeatureSource], ids: Sequence[str]) -> Ten
     """Logits [N, C] of clips, each from the first source that has it; DataError where none does."""
     out = []
     for sample in (Sample(i, "") for i in ids):
-        source = next((s for s in sources if s.has(sample)), None)
+        source = next((s for s in sources if s.contains(sample)), None)
         if source is None:
             raise DataError("A clip has no external logits.", expected="a row", got=sample.id, where="late.sources")
         out.append(source.read(sample).x[0])

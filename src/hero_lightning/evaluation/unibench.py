@@ -181,8 +181,8 @@ def run_suite(score: Callable[[TestSet, Path], dict[str, Any]], folder: Path) ->
         folder: with <dataset>.csv, .jsonl, .json or .npz.
 
     Returns:
-        sets (name -> report), missing (name -> reason), mean of the primary metrics, complete (whether all nine
-        are in the mean).
+        sets (name -> report), missing (name -> reason), mean of the primary metrics, complete (whether all nine are in
+            the mean).
 
     Raises:
         ConfigError: no set could be scored.

@@ -165,13 +165,13 @@ def _plan(
         if force:
             modality.store.clear()
         source = modality.source if modality.mode == "auto" else None
-        wanted = [s for s in samples if source is None or not source.has(s)]
+        wanted = [s for s in samples if source is None or not source.contains(s)]
         for file, ids in modality.store.plan(wanted, dtype, part_size, retry, share).items():
             group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}))
             group.parts[name], group.rows[name], group.faults[name], group.reasons[name] = file, {}, {}, {}
         summary.written[name] = summary.absent[name] = 0
         summary.failed[name] = {}
-        summary.kept[name] = sum(modality.store.has(s) for s in wanted)
+        summary.kept[name] = sum(modality.store.contains(s) for s in wanted)
     return list(groups.values())
 
 

@@ -287,7 +287,7 @@ class Modality:
         """Reads this clip's stored features. FeatureError if there are none."""
         sources = self.sources()
         for source in sources:
-            if len(sources) == 1 or source.has(sample):
+            if len(sources) == 1 or source.contains(sample):
                 ready = source.read(sample)
                 if ready.time is None and self.rate:
                     ready.time = (torch.arange(ready.x.shape[0]) + 0.5) / self.rate  # middles of the steps

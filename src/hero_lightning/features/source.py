@@ -38,7 +38,7 @@ class FeatureSource(Protocol):
         """preextracted, absent or broken, with the reason. Never raises for a damaged file."""
         ...
 
-    def has(self, sample: Sample) -> bool:
+    def contains(self, sample: Sample) -> bool:
         """Whether `read` will succeed."""
         ...
 

@@ -172,7 +172,7 @@ class Store:
 
     def status(self, sample: Sample) -> Availability:
         """By the manifest alone; no part is opened."""
-        if self.has(sample):
+        if self.contains(sample):
             part, row = self._index[sample.id]
             reason = part["reasons"][row]
             return Availability("preextracted", f"store, {reason}" if reason else "store")
@@ -195,7 +195,7 @@ class Store:
         now = self.fingerprint(sample)
         return entry if now is None or now == entry[0]["stamps"][entry[1]] else None
 
-    def has(self, sample: Sample) -> bool:
+    def contains(self, sample: Sample) -> bool:
         entry = self._entry(sample)
         return entry is not None and entry[0]["steps"][entry[1]] > 0
 
@@ -288,7 +288,7 @@ class Store:
         if manifest["dtype"] != dtype:
             log.warning("%s keeps its dtype %s (requested: %s)", self.folder, manifest["dtype"], dtype)
         given = {s.id: s for s in samples}
-        settled = {id for id, s in given.items() if self.has(s) or (self.fault(s) and not retry)}
+        settled = {id for id, s in given.items() if self.contains(s) or (self.fault(s) and not retry)}
         # A planned part with clips that are not given cannot be written: its clips are divided again.
         parts = [p for p in manifest["parts"] if p["steps"] is not None or given.keys() >= set(p["ids"])]
         planned = {id for p in parts if p["steps"] is None for id in p["ids"]}

@@ -154,9 +154,8 @@ class ResultsWriter(pl.Callback):
         linear = {} if record.linear is None else {"linear head": record.linear.prediction}
         others = linear | (module.baselines if split == "test" else {})
         self.records[split] = record
-        self.reports[split] = self._unshown[split] = self.score(
-            module.tasks, record, {next(iter(module.tasks)): others}
-        )
+        by_task = {next(iter(module.tasks)): others}
+        self.reports[split] = self._unshown[split] = self.score(module.tasks, record, by_task)
         run_folder.write_predictions(folder / "predictions.csv", self.records.values(), module.tasks)
         answers = [answer for r in self.records.values() for answer in r.answers.values()]
         if answers:
@@ -167,6 +166,7 @@ class ResultsWriter(pl.Callback):
         run_folder.write_metrics(
             folder, self.reports, self.resamples, "whole dialogues" if self.by_dialogue else "single samples",
             seed=module.seed,
+            tasks={name: task.state() for name, task in module.tasks.items()},
             weights=Path(best).name if best else None,
             parameters=sum(p.numel() for p in parameters),
             trainable=sum(p.numel() for p in parameters if p.requires_grad),

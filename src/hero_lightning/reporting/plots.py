@@ -91,6 +91,32 @@ def time_attention(attention: Mapping[str, tuple[Tensor, Tensor]], path: Path, t
     return _save(figure, path)
 
 
+def metric_by_row(
+    rows: Sequence[str], values: Sequence[float], intervals: Sequence[tuple[float, float]], path: Path, title: str
+) -> Path:
+    """A point with its 95 % interval per row of a table, first row on top.
+
+    Args:
+        rows: R names.
+        values: R means over runs.
+        intervals: R pairs (low, high).
+    """
+    figure, (axes,) = _figure(7.0, 0.4 * len(rows) + 1.4)
+    places = list(range(len(rows)))
+    low = [v - max(0.0, v - a) for v, (a, _) in zip(values, intervals, strict=True)]
+    high = [v + max(0.0, b - v) for v, (_, b) in zip(values, intervals, strict=True)]
+    axes.hlines(places, low, high, color=COLOURS[0], linewidth=2)
+    axes.plot(values, places, "o", color=COLOURS[0])
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(
+            f"{value:.3f}", (value, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set(yticks=places, yticklabels=list(rows), title=title, xlabel="mean over runs, 95 % interval")
+    axes.set_ylim(len(rows) - 0.4, -0.8)
+    axes.grid(axis="x", alpha=0.3)
+    return _save(figure, path)
+
+
 def training_curves(log: Path, path: Path, metrics: Sequence[str], title: str) -> Path:
     """Losses by step and validation metrics by epoch, from the CSV logger's file.
 

@@ -50,6 +50,19 @@ def show_results(title: str, reports: Mapping[str, Mapping[str, Mapping[str, Any
     _show(table, *([baselines] if baselines.rows else []))
 
 
+def show_comparison(title: str, lines: Sequence[Mapping[str, Any]], metric: str, reference: str | None) -> None:
+    """Shows one metric of every row of `comparison.rows`, and its difference from the reference."""
+    head = ("row", "runs", metric, "std", "95 % interval", *(("difference", "95 % interval") if reference else ()))
+    table = _table(title, head, numbers=range(1, len(head)))
+    for line in lines:
+        low, high = line["interval"][metric]
+        row = [line["model"], str(line["fits"]), _number(line["values"][metric]), _number(line["spread"][metric])]
+        d = line["minus"].get(reference, {}).get(metric)
+        versus = ([f"{d['difference']:+.4f}", _bounds(d)] if d else ["", ""]) if reference else []
+        table.add_row(*row, _bounds({"low": low, "high": high}), *versus)
+    _show(table, *([f"differences are from {reference}"] if reference else []))
+
+
 def _bounds(metric: Mapping[str, float | None]) -> str:
     return f"{_number(metric['low'])} .. {_number(metric['high'])}" if _number(metric["low"]) else ""
 

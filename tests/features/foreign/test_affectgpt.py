@@ -31,8 +31,8 @@ def test_npy_dict_is_read_back(stored, samples, tmp_path):
     for name, key in {"frame": "clip", "audio": "hubert", "text": "bert"}.items():
         source = NpyDict(tmp_path / "npy", key)
         for s in samples:
-            assert source.has(s) == stored[name].store.has(s)
-            if source.has(s):
+            assert source.contains(s) == stored[name].store.contains(s)
+            if source.contains(s):
                 row, want = source.read(s), stored[name].store.read(s)
                 assert torch.equal(row.x, want.x)
                 assert (row.time is None) == (want.time is None)
@@ -62,10 +62,10 @@ def test_features_of_other_settings_are_refused_or_thrown_away(stored, samples, 
     assert "force=true" in info.value.details["hint"]
     export({"frame": other}, samples[:2], out, layout, "mer2023", force=True)
     source = NpyDict(out, "clip") if layout == "npydict" else AffectGptFolder(out, "mer2023", place.split("/")[1])
-    assert [source.has(s) for s in samples] == [True, True, False, False, False, False]
+    assert [source.contains(s) for s in samples] == [True, True, False, False, False, False]
     assert source.read(samples[0]).x.shape[1] == other.dim
     if layout == "npydict":
-        assert NpyDict(out, "bert").has(samples[4])
+        assert NpyDict(out, "bert").contains(samples[4])
 
 
 def test_files_of_somebody_else_are_not_overwritten(stored, samples, tmp_path):

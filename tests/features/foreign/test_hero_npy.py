@@ -185,7 +185,7 @@ def test_a_file_of_the_sample_goes_before_the_root(tmp_path):
     own = tmp_path / "elsewhere" / "x.npy"
     write_npydict(own, {"clip": floats(2, 3)})
     source = NpyDict(tmp_path / "nothing", "clip")
-    assert source.has(Sample("a", "train", files={"features": own}))
+    assert source.contains(Sample("a", "train", files={"features": own}))
 
 
 def test_a_plain_array_holds_no_dict(tmp_path):
@@ -224,7 +224,7 @@ def test_one_load_serves_all_keys(tmp_path, monkeypatch):
     real = hero_npy.load_features
     monkeypatch.setattr(hero_npy, "load_features", lambda path: loads.append(path) or real(path))
     sources = [NpyDict(tmp_path, key) for key in ("clip", "bert", "hubert")]
-    assert all(s.has(S) for s in sources)
+    assert all(s.contains(S) for s in sources)
     assert len(loads) == 1
     assert [s.read(S).x.shape[1] for s in sources] == [3, 4, 5]
     assert len(loads) == 2

@@ -8,7 +8,6 @@ Shapes: T pictures, C action unit columns.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import multiprocessing
@@ -32,6 +31,7 @@ from hero_lightning.datasets.demo.truth import CARRIERS, Clip, draw
 from hero_lightning.datasets.demo.voice import RATE, speak
 from hero_lightning.datasets.demo.words import describe, utterance
 from hero_lightning.errors import DataError
+from hero_lightning.features.files import write_csv
 from hero_lightning.media.action_units import AU_COLUMNS, INTENSITIES, PRESENCES
 from hero_lightning.media.peaks import find_peaks
 from hero_lightning.media.types import ActionUnits
@@ -100,12 +100,11 @@ def _write(root: Path, seed: int, clips: int, workers: int | None) -> None:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             results = pool.map(job, drawn, chunksize=8)
             boxes = list(track(results, "demo dataset", total=clips, transient=True, disable=not sys.stderr.isatty()))
-    rows: list[Sequence[object]] = [COLUMNS]
+    rows: list[Sequence[object]] = []
     for c, box in zip(drawn, boxes, strict=True):
         text, face = "" if "text" in c.missing else c.text, ("",) * 4 if "face" in c.missing else box
         rows.append((c.id, c.split, f"S{c.speaker:02d}", c.dialogue, c.turn, c.emotion, c.valence, text, *face))
-    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+    write_csv(root / "labels.csv", COLUMNS, rows)
     _dump(root / "descriptions.json", {clip.id: describe(clip) for clip in drawn})
     _dump(root / "truth.json", {clip.id: truth(clip) for clip in drawn})
 

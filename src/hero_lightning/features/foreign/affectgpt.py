@@ -118,7 +118,9 @@ def export(
         for sample in samples:
             new: dict[str, Any] = {"transcript": sample.text} if as_dict and sample.text else {}
             for name, modality in modalities.items():
-                source = next((f for f in (modality.source, modality.store) if f is not None and f.has(sample)), None)
+                source = next(
+                    (f for f in (modality.source, modality.store) if f is not None and f.contains(sample)), None
+                )
                 if folders[name] != folder or source is None:
                     continue
                 row, key = source.read(sample), keys[name]

@@ -106,7 +106,7 @@ class ArraySource(ABC):
             return Availability("broken", f"width {found[1]}, expected {self._width}: {self.describe(sample)}")
         return Availability("preextracted", "features")
 
-    def has(self, sample: Sample) -> bool:
+    def contains(self, sample: Sample) -> bool:
         return self.status(sample).mode == "preextracted"
 
     def length(self, sample: Sample) -> int | None:

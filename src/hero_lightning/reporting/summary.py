@@ -1,0 +1,126 @@
+"""The table of a sweep as markdown, LaTeX, csv, JSON and pictures.
+
+Data flow: lines of `comparison.rows` -> header and cells -> table.md, table.tex, table.csv, table.json, <metric>.png.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hero_lightning.evaluation.runs import holm
+from hero_lightning.features.files import write_atomic, write_csv
+from hero_lightning.reporting import plots, run_folder
+
+Cells = list[list[str]]
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
+"""Characters that mean something to LaTeX -> how they are printed."""
+
+
+def adjusted(lines: Sequence[Mapping[str, Any]], reference: str, metric: str) -> dict[str, float]:
+    """Row -> p-value of its difference from the reference in a metric, adjusted over all rows by Holm's method."""
+    names = [line["model"] for line in lines if reference in line["minus"]]
+    p = [line["minus"][reference][metric]["p"] for line in lines if reference in line["minus"]]
+    return dict(zip(names, holm(p), strict=True)) if p else {}
+
+
+def cells(
+    lines: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str],
+    reference: str | None,
+    constants: Mapping[str, Mapping[str, float]],
+) -> Cells:
+    """Header and body of the table.
+
+    Args:
+        lines: of `comparison.rows`; single runs are never listed, only means over runs.
+        metrics: columns; the first one is compared with the reference.
+        reference: row that the others are compared with, or None.
+        constants: chance and majority -> metric -> value, shown first.
+    """  # fmt: skip
+    first = metrics[0]
+    head = ["", "runs", *metrics, *([f"{first} minus {reference}", "p (Holm)"] if reference else [])]
+    p = adjusted(lines, reference, first) if reference else {}
+    body = [
+        [name, "", *(_number(of.get(m)) for m in metrics), *([""] * (len(head) - 2 - len(metrics)))]
+        for name, of in constants.items()
+    ]
+    for line in lines:
+        row = [line["model"], str(line["fits"])]
+        for m in metrics:
+            spread = line["spread"][m]
+            low, high = line["interval"][m]
+            row.append(
+                _number(line["values"][m])
+                + ("" if math.isnan(spread) else f" ± {_number(spread)}")
+                + f" [{_number(low)}, {_number(high)}]"
+            )
+        if reference:
+            d = line["minus"].get(reference, {}).get(first)
+            row += (
+                [f"{d['difference']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]", f"{p[line['model']]:.3f}"]
+                if d
+                else ["", ""]
+            )
+        body.append(row)
+    return [head, *body]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def markdown(table: Cells) -> str:
+    """A pipe table."""
+    head, *body = ([c.replace("|", "\\|") for c in row] for row in table)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)) + "\n"
+
+
+def latex(table: Cells) -> str:
+    """A tabular of the package booktabs."""
+    rows = [
+        " & ".join("".join(LATEX.get(c, "$\\pm$" if c == "±" else c) for c in cell) for cell in row) for row in table
+    ]
+    columns = "l" + "r" * (len(table[0]) - 1)
+    body = [f"{row} \\\\" for row in rows]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            body[0],
+            "\\midrule",
+            *body[1:],
+            "\\bottomrule",
+            "\\end{tabular}",
+            "",
+        ]
+    )
+
+
+def write(
+    folder: Path, table: Cells, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], note: str
+) -> list[Path]:
+    """Writes the table in every form, and a picture per metric; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "table.md": f"{note}\n\n{markdown(table)}",
+        "table.tex": f"% {note}\n{latex(table)}",
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
+    run_folder.write_json(folder / "table.json", {**facts, "rows": list(lines)})
+    write_csv(folder / "table.csv", table[0], table[1:])
+    names = [line["model"] for line in lines]
+    pictures = [
+        plots.metric_by_row(
+            names,
+            [line["values"][m] for line in lines],
+            [line["interval"][m] for line in lines],
+            folder / f"{m}.png",
+            m.replace("_", " "),
+        )
+        for m in facts["metrics"]
+    ]
+    return [*(folder / name for name in (*texts, "table.csv", "table.json")), *pictures]
