@@ -79,7 +79,7 @@ def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def thread_limits(cores: int, workers: int = 0) -> dict[str, str]:
     """Environment of a process that computes while `workers` processes decode: half of the cores they leave.
 
-    A second thread per two cores gains 10 to 20 % on an idle machine and loses 20 to 35 % on a busy one
+    On two cores a second thread gained 14 to 24 % on an idle machine, and lost up to half of the rate on a busy one
     (benchmarks/bench_threads.py). A thread that waits for others sleeps after 1000 turns of its loop instead of
     libgomp's 300 000: on a busy machine the others are not running, and the loop occupies a core that they need.
     """
