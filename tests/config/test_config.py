@@ -132,6 +132,13 @@ def test_command_line_wins_over_modes() -> None:
     assert cfg.modality.frame.sampler._target_.endswith("EmotionPeak")
 
 
+def test_debug_ablation_and_command_line_override_the_primary() -> None:
+    cfg = composed("debug=fast", "ablation=fusion")
+    assert (cfg.probes, cfg.name) == (False, "ablation-fusion")
+    cfg = composed("debug=fast", "ablation=fusion", "probes=true", "name=mine")
+    assert (cfg.probes, cfg.name) == (True, "mine")
+
+
 def test_a_modality_set_to_none_has_no_task() -> None:
     assert "_target_" not in composed("modality@modality.audio=none").modality.audio
 

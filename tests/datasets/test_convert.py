@@ -256,5 +256,5 @@ def test_the_command(tmp_path, caplog):
     assert "s1: there is no feature file" in caplog.text
     assert "s1,there is no feature file" in (tmp_path / "run" / "faults.csv").read_text()
     for bad in ([], ["out=x", "check=x"], ["out=x", "form=zip"]):
-        with pytest.raises(ConfigError, match=r"Say what|Unknown form"):
+        with pytest.raises(ConfigError, match=r"Either out or check|Unknown form"):
             convert(in_process("convert", tmp_path / "run", *bad))

@@ -259,7 +259,7 @@ def test_an_answer_says_all_a_report_needs(made: Reasoner, monkeypatch: pytest.M
     assert first["answer"]["rationale"] == "The face (FE-01)."
     assert sum(first["gate"].values()) == pytest.approx(1, abs=1e-3)
     assert [e["modality"] for e in first["evidence"] if e["source"] == "absent"] == ["audio"]
-    assert "The written answer says glad; the scores say upset." in render(first)
+    assert "The written answer names glad, the scores name upset." in render(first)
 
 
 def test_a_written_label_is_read_by_the_words_of_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
