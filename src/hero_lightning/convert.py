@@ -32,7 +32,9 @@ def convert(cfg: Any) -> int:
 
     if (cfg.out is None) == (cfg.check is None):
         expected, got = "one of out=DIR and check=DIR", "none" if cfg.out is None else "both"
-        raise ConfigError("Either out or check must be given, and not both.", expected=expected, got=got, where="convert")
+        raise ConfigError(
+            "Either out or check must be given, and not both.", expected=expected, got=got, where="convert"
+        )
     one_of("form", cfg.form, ("folder", "shards"))
     if cfg.check is not None:
         faults = check_folder(Path(cfg.check))
