@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"errors", "types", "media", "metrics", "tasks", "encoders", "features", "data"},
     "reasoning": {"errors", "types"},
     "models": {"errors", "types", "hub", "reasoning"},
-    "training": {"errors", "types", "metrics", "tasks", "features", "reasoning", "models"},
+    "training": {"errors", "types", "media", "metrics", "tasks", "encoders", "features", "reasoning", "models"},
 }
 MAY_IMPORT["config"] = set(MAY_IMPORT)
 MAY_IMPORT["evaluation"] = set(MAY_IMPORT) - {"config"}

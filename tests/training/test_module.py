@@ -33,8 +33,17 @@ def curve(folder: Path) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
 
 
-def test_same_seed_same_run_and_resume_is_bit_for_bit(dataset: Path, tmp_path: Path) -> None:
-    long = ["trainer.max_epochs=4", "callbacks.stop=null", "mixup=clips"]
+EVERY_LOSS = [
+    *(f"+loss@losses.{n}={n}" for n in ("itc", "multi_pair", "stmil", "distillation", "imputation", "entropy")),
+    "losses.distillation.decay=0.9",
+    "losses.itc.learnable=true",
+    "modality_dropout.start=0.3",
+]
+
+
+@pytest.mark.parametrize("options", [["mixup=clips"], EVERY_LOSS], ids=["mixup", "losses"])
+def test_same_seed_same_run_and_resume_is_bit_for_bit(dataset: Path, tmp_path: Path, options: list[str]) -> None:
+    long = ["trainer.max_epochs=4", "callbacks.stop=null", *options]
     base = ["dataset=folder", f"dataset.root={dataset}", *SMALL, *long]
     keep = ["callbacks.checkpoint.filename='{epoch}'", "+callbacks.checkpoint.save_top_k=-1"]
     train_in_process(tmp_path / "whole", *base, *keep)

@@ -262,7 +262,6 @@ def module(
     outputs = {name: task.outputs for name, task in tasks.items()}
     node = {k: v for k, v in plain(cfg.model).items() if v != {}}  # a group set to none leaves {} behind
     model: FusionModel = make(node, "model", dims=dict(dims), outputs=outputs, auxiliary_heads=heads)
-    losses = {name: loss for name, loss in losses.items() if set(loss.requires) <= set(model.auxiliary_heads)}
     llm = reasoner(cfg, next(iter(tasks.values())), model)
     parts = {key: make(cfg[key], key) for key in ("modality_dropout", "mixup") if cfg.get(key)}
     unmixable = [
@@ -276,6 +275,7 @@ def module(
         raise ConfigError(problem, expected=expected, got=got, where="mixup", hint="mixup=none")
     if llm is not None:
         prepare(llm)
+    losses = {name: loss for name, loss in losses.items() if loss.build(model, llm)}
     return EmotionModule(
         model=model,
         modalities={name: modalities[name] for name in dims},

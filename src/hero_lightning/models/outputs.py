@@ -61,6 +61,8 @@ class Outputs:
         sequences: modality -> projected sequence [B, T, d] and mask [B, T], the input of synergy.
         times: modality -> [B, T] seconds of the sequence's steps, where known.
         time_attention: modality -> [B, T], only on request: weight of each time step; sums to 1 where present.
+        full: in training, for the losses that read it: the outputs of the same clips with no modality withheld, without
+            gradients; None where nothing is withheld.
     """
 
     logits: dict[str, Tensor]
@@ -76,6 +78,7 @@ class Outputs:
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     times: dict[str, Tensor] = field(default_factory=dict)
     time_attention: dict[str, Tensor] = field(default_factory=dict)
+    full: Outputs | None = None
 
     @property
     def context(self) -> Tensor:

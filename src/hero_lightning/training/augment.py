@@ -115,6 +115,10 @@ class Augmentation:
     modality_dropout: ModalityDropout | None = None
     mixup: Mixup | None = None
 
+    def withholds(self, epoch: int) -> bool:
+        """Whether modalities may be withheld in this epoch."""
+        return self.modality_dropout is not None and self.modality_dropout.probability(epoch) > 0
+
     def __call__(
         self, features: dict[str, Features], batch: Batch, epoch: int
     ) -> tuple[dict[str, Features], Batch, float]:

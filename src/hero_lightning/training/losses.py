@@ -1,7 +1,7 @@
 """Auxiliary losses: named loss terms in addition to those of the Tasks.
 
 Data flow: Outputs + Batch (+ the model, which computes further logits or labels) -> scalar; the training step sums
-weight * loss.
+weight * loss. Losses with networks of their own stand in contrastive.py, disentangle.py and distillation.py.
 
 Shapes: B rows, E experts, C outputs of a Task.
 """
@@ -9,43 +9,65 @@ Shapes: B rows, E experts, C outputs of a Task.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hero_lightning.errors import in_range
 from hero_lightning.models.base import FusionModel
+from hero_lightning.models.llm.reasoner import Reasoner
 from hero_lightning.models.outputs import SYNERGY, Outputs
+from hero_lightning.training.teacher import Teacher
 from hero_lightning.types import Batch, Label
 
 
-class AuxiliaryLoss:
-    """One loss term.
+class AuxiliaryLoss(nn.Module):
+    """One loss term. It may own parameters, which learn with those of the model.
 
     Args:
-        weight: its factor in the sum; 0 skips the computation.
+        weight: its factor in the sum; a loss of weight 0 is not built.
 
     Attributes:
         requires: auxiliary heads of the model that it reads.
         mixable: whether it can be computed on mixed clips (`Mixup`).
+        teacher: the network whose outputs it reads as `Outputs.full`: those of the same clips with no modality
+            withheld; None = it reads none.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     mixable: ClassVar[bool] = True
+    teacher: Teacher | None = None
 
     def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
         in_range(f"losses.{type(self).__name__}.weight", weight, "[0, inf)")
         self.weight = float(weight)
 
-    def __call__(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
+    def build(self, model: FusionModel, reasoner: Reasoner | None) -> bool:
+        """Creates its own parameters for a model; False if the model has nothing that it reads."""
+        return set(self.requires) <= set(model.auxiliary_heads)
+
+    def state(self) -> dict[str, Any]:
+        """What it has learnt beside its parameters, as tensors and builtins, for a run that is resumed."""
+        return {}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from the `state` of a checkpoint."""
+
+    def forward(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """The unweighted loss; zero without any work where the weight is 0."""
         return self.loss(outputs, batch, model) if self.weight else outputs.context.new_zeros(())
 
     def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """The loss of a batch; exactly zero, yet connected to the graph, where no row contributes."""
         raise TypeError(f"{type(self).__name__} does not define loss")
+
+
+def zero(outputs: Outputs) -> Tensor:
+    """A zero that is connected to the graph."""
+    return outputs.context.sum() * 0.0
 
 
 def _observed(outputs: Outputs) -> Tensor:
@@ -55,7 +77,7 @@ def _observed(outputs: Outputs) -> Tensor:
 
 def _mean(terms: Sequence[Tensor], outputs: Outputs) -> Tensor:
     """Mean over Tasks, or a zero that is connected to the graph."""
-    return torch.stack(list(terms)).mean() if terms else outputs.context.sum() * 0.0
+    return torch.stack(list(terms)).mean() if terms else zero(outputs)
 
 
 class Sync(AuxiliaryLoss):
@@ -83,7 +105,7 @@ class Sync(AuxiliaryLoss):
     def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Binary cross-entropy over as many matches as mismatches; zero without a synergy expert."""
         if outputs.sync_logit is None:
-            return outputs.context.sum() * 0.0
+            return zero(outputs)
         (_, sound), (_, movement) = (outputs.sequences[s] for s in model.pair)
         both = sound.any(dim=1) & movement.any(dim=1)
         conflict = torch.tensor([bool(s.truth.get("conflict")) for s in batch.samples], device=both.device)
@@ -227,7 +249,7 @@ class GateEntropy(AuxiliaryLoss):
     def loss(self, outputs: Outputs, batch: Batch, model: FusionModel) -> Tensor:
         """Mean shortfall over the rows; 0 where one expert or none is available."""
         if outputs.gate is None:
-            return outputs.context.sum() * 0.0
+            return zero(outputs)
         gate = outputs.gate.float()
         available = outputs.present if outputs.imputed is None else outputs.present | outputs.imputed
         n = available.sum(dim=1)

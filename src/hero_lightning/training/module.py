@@ -49,7 +49,8 @@ class EmotionModule(pl.LightningModule):
         auxiliary_losses: further loss terms by name.
         optimizer: builds optimizer and schedule.
         reasoner: a prepared language model; it, not the linear head, then answers for the first Task.
-        train_prefixes: parameters whose names start with one of them learn; the others are frozen.
+        train_prefixes: parameters whose names start with one of them learn, and those of auxiliary losses; the others
+            are frozen.
         augmentation: modality dropout and mixup in training.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an uninterrupted one bit for bit.
@@ -76,13 +77,16 @@ class EmotionModule(pl.LightningModule):
         super().__init__()
         self.encoders = nn.ModuleDict({n: ModalityEncoder(m, model.dims[n]) for n, m in modalities.items()})
         self.model, self.reasoner = model, reasoner
-        self.tasks, self.auxiliary_losses = dict(tasks), dict(auxiliary_losses)
+        self.tasks = dict(tasks)
+        self.auxiliary_losses: Mapping[str, AuxiliaryLoss] = nn.ModuleDict(auxiliary_losses)  # type: ignore[assignment]
+        teachers = [loss.teacher for loss in auxiliary_losses.values() if loss.teacher is not None]
+        self.teacher = max(teachers, key=lambda teacher: teacher.decay, default=None)
         self.optimizer, self.seed, self.augmentation = optimizer, seed, augmentation or Augmentation()
         self.main = next(iter(self.tasks.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
         self.facts = {**describe(modalities, self.tasks, model.dims), **known, **(facts or {})}
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and name.startswith(train_prefixes))
+            parameter.requires_grad_(parameter.requires_grad and name.startswith((*train_prefixes, "auxiliary_losses")))
         self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.tasks}
         self.linear = PredictionTable()  # the linear head, where a language model answers
         self.written = PredictionTable()  # its written answers; a row of zeros has no label
@@ -124,8 +128,11 @@ class EmotionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted loss of a batch."""
-        features, partners, share = self.augmentation(self.encode(batch), batch, self.current_epoch)
-        outputs = self.model(features, items=(batch.group, batch.order))
+        encoded, items = self.encode(batch), (batch.group, batch.order)
+        features, partners, share = self.augmentation(encoded, batch, self.current_epoch)
+        outputs = self.model(features, items=items)
+        if self.teacher is not None and self.augmentation.withholds(self.current_epoch):
+            outputs.full = self.teacher(self.model, encoded, items)
         terms = self.losses(outputs, batch)
         if share < 1:
             terms = between(terms, self.losses(outputs, partners), share)
@@ -229,3 +236,10 @@ class EmotionModule(pl.LightningModule):
         """Keeps what training can change, and the facts."""
         state["state_dict"] = checkpoint.trainable_state(self, state["state_dict"])
         state[checkpoint.FACTS] = self.facts
+        state["auxiliary_losses"] = {name: loss.state() for name, loss in self.auxiliary_losses.items()}
+
+    def on_load_checkpoint(self, state: dict[str, Any]) -> None:
+        """Goes on with what losses have learnt beside their parameters."""
+        for name, kept in state.get("auxiliary_losses", {}).items():
+            if name in self.auxiliary_losses:
+                self.auxiliary_losses[name].resume(kept)

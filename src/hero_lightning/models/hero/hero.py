@@ -45,7 +45,7 @@ class Hero(FusionModel):
         imputation: infer the summaries of missing experts.
     """
 
-    offers = frozenset({"sync", "unimodal"})
+    offers = frozenset({"sync", "unimodal", "imputation"})
     groups: ClassVar[Mapping[str, type]] = {"shape": Shape, "options": ExpertOptions}
 
     def __init__(
@@ -74,7 +74,8 @@ class Hero(FusionModel):
         self.experts = nn.ModuleDict({s: Expert(s, d, shape, options) for s, d in self.dims.items()})
         self.synergy = Synergy(shape) if paired else None
         self.moments = 0 if self.synergy is None else self.synergy.steps
-        self.auxiliary_heads = frozenset(h for h in auxiliary_heads if paired or h != "sync")
+        lacking = {head for head, there in (("sync", paired), ("imputation", imputation)) if not there}
+        self.auxiliary_heads = frozenset(auxiliary_heads) - lacking
         sync = nn.Sequential(nn.Linear(self.width, self.width), nn.GELU(), nn.Linear(self.width, 1))
         self.sync = sync if "sync" in self.auxiliary_heads else None
         self.imputation = EvidenceImputation(shape, len(self.names)) if imputation else None

@@ -21,7 +21,7 @@ from hero_lightning.models.llm.evidence_decoder import EvidenceDecoder
 from hero_lightning.models.llm.head import LLMHead
 from hero_lightning.models.llm.splice import prompt_ids
 from hero_lightning.models.outputs import Outputs
-from hero_lightning.reasoning.answer_targets import AnswerWriter
+from hero_lightning.reasoning.answer_targets import AnswerWriter, TargetAnswer
 from hero_lightning.reasoning.answers import parse
 from hero_lightning.reasoning.evidence import (
     EXPERTS,
@@ -283,6 +283,16 @@ class Reasoner(nn.Module):
         prompts = [self._ask(r, "label")[0] for r in readings]
         candidates = [self.answers.scoring_answer(c) for c in self.classes]
         return self.llm.score([r.context for r in readings], prompts, candidates)
+
+    def label_scores(self, outputs: Outputs, batch: Batch, rows: Sequence[int]) -> Tensor:
+        """Log-probability of every class as the label answer of R rows, [R, K], with gradients; slower than `score`."""
+        texts = [self.answers.scoring_answer(c) for c in self.classes]
+        answers = [TargetAnswer(text, ((0, len(text), 1.0),), "label") for text in texts]
+        readings = self.read(outputs, batch, rows)
+        asked = [(k, r, self._ask(r, "label")[0]) for k, r in enumerate(readings) for _ in answers]
+        clips, contexts, prompts = [k for k, _, _ in asked], [r.context for _, r, _ in asked], [p for _, _, p in asked]
+        total, _ = self.llm.row_losses(contexts, prompts, answers * len(readings), clips)
+        return -total.reshape(len(readings), len(answers))
 
     def answer(
         self, outputs: Outputs, batch: Batch, probability: Tensor | None = None, rows: Sequence[int] | None = None
