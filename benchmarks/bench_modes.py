@@ -34,7 +34,7 @@ from tests.tiny_encoders import TinyAudio, TinyFrames, TinyText
 from torch.utils.data import DataLoader
 
 from hero_lightning.encoders.handcrafted import HashedWords
-from hero_lightning.features import Modality, ModalityEncoder, read_clip
+from hero_lightning.features import Modality, ModalityEncoder, ModalityOptions, read_clip
 from hero_lightning.media.frame_samplers import EmotionPeak, Uniform
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 from hero_lightning.models import base
@@ -130,18 +130,18 @@ def made_clips(folder: Path, size: Size, distinct: int = 8) -> list[Sample]:
         info = folder / f"{n}_au_info.json"
         info.write_text(json.dumps({"total_frames": SECONDS * FPS, "fps": FPS, "peak_frames": [around]}))
         media = Media(folder / (f"{k}.mp4" if HAS_AV else f"{k}.npy"))
-        text = "stop it I did not mean to say that " * 2
-        boxes = {"face": (0.3, 0.2, 0.7, 0.8)}
-        out.append(Sample(f"clip_{n:04d}", "test", media, files={"au_info": info}, boxes=boxes, text=text))
+        given = {"boxes": {"face": (0.3, 0.2, 0.7, 0.8)}, "text": "stop it I did not mean to say that " * 2}
+        out.append(Sample(f"clip_{n:04d}", "test", media, files={"au_info": info}, **given))
     return out
 
 
 def modalities_of(mode: str, factories: Mapping[str, Any], root: Path) -> dict[str, Modality]:
     """The modalities of a mode, bound to the stores written by `extract`."""
     sampler, frame_mode, other_mode = MODES[mode]
+    long = ModalityOptions(max_len=512)
     samplers = {"frame": EmotionPeak(8) if sampler == "peak" else Uniform(8), "face": Uniform(8)}
     modalities = {
-        name: Modality(name, frame_mode if name == "frame" else other_mode, factory, samplers.get(name), max_len=512)
+        name: Modality(name, frame_mode if name == "frame" else other_mode, factory, samplers.get(name), options=long)
         for name, factory in factories.items()
     }
     for modality in modalities.values():

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hero_lightning.features import Modality, ModalityOptions
 
 WIDTHS = {"clip": 12, "video_mae": 10, "hubert": 14, "bert": 16, "au": 35}
 
@@ -35,6 +38,12 @@ def feature_dataset(
         records.append({"video_id": f"c{i:03d}", "emotion": classes[label], "split": split})
     (root / "labels.json").write_text(json.dumps(records))
     return root
+
+
+def make_modality(name: str, mode: str = "auto", encoder: Any = None, **options: Any) -> Modality:
+    """A Modality from flat options, as in a config."""
+    own = {f.name: options.pop(f.name) for f in fields(ModalityOptions) if f.name in options}
+    return Modality(name, mode, encoder, options=ModalityOptions(**own), **options)
 
 
 def in_process(command: str, folder: Path, *overrides: str) -> Any:

@@ -39,7 +39,7 @@ MAY_IMPORT["evaluation"] = set(MAY_IMPORT) - {"config"}
 MAY_IMPORT["reporting"] = set(MAY_IMPORT) - {"config"}
 MAY_IMPORT |= {command: set(MAY_IMPORT) for command in sorted(COMMANDS)}
 FORBIDDEN = {"torchvision", "torchaudio", "timm", "pandas", "sklearn"}
-MAX_FILE, MAX_FUNCTION = 400, 64
+MAX_FILE, MAX_FUNCTION, MAX_ARGUMENTS = 400, 64, 10
 BROAD_EXCEPT = {"src/hero_lightning/hub.py": 1}  # is the hub reachable? The HTTP library differs between versions of it
 """File, relative to the repository -> number of handlers of Exception that it may have."""
 BANNED_NAMES = {"told", "said", "beside", "thinks", "asks", "has", "mend", "walled", "past"}
@@ -95,6 +95,9 @@ def faults(source: str, in_package: bool = True, broad_except: int = 0) -> Itera
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION:
                 yield f"{node.name} has {length} lines"
+            arguments = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs) - 1  # without self
+            if in_package and node.name == "__init__" and arguments > MAX_ARGUMENTS:
+                yield f"line {node.lineno}: a constructor of {arguments} arguments"
         name = next((getattr(node, a) for a in ("id", "arg", "name", "attr") if hasattr(node, a)), None)
         if in_package and str(name).strip("_") in BANNED_NAMES:
             yield f"line {getattr(node, 'lineno', 0)}: name {name}"
@@ -170,6 +173,7 @@ def test_citations_name_files_of_the_repository(top: str) -> None:
         ("class A:\n    async def f(self):\n" + "        x = 1\n" * 64, "f has 65 lines"),
         ("print(1)", "contains print("),
         ("try:\n    x = 1\nexcept:\n    pass", "catches Exception"),
+        (f"def __init__(self, {', '.join('abcdefghijk')}):\n    pass", "line 1: a constructor of 11 arguments"),
         ("try:\n    x = 1\nexcept (OSError, Exception) as error:\n    pass", "catches Exception"),
         ("said = 1", "line 1: name said"),
         ("def _mend(): pass", "line 1: name _mend"),

@@ -16,6 +16,7 @@ from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
 from hero_lightning.features.modality import Modality
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
+from tests.helpers import make_modality
 
 EMOTIONS = ("happy", "neutral", "sad")
 WIDTHS = {"hubert": 6, "clip": 5}
@@ -33,7 +34,7 @@ class ListDataset(EmotionDataModule):
 
 
 def words(mode="realtime", **options):
-    return Modality("text", mode, partial(HashedWords, dim=8), **options)
+    return make_modality("text", mode, partial(HashedWords, dim=8), **options)
 
 
 def dataset(given, tmp_path=Path("none"), **options):

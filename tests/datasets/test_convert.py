@@ -23,7 +23,7 @@ from hero_lightning.types import Media, Sample, Turn
 from tests.datasets.small_datasets import dataset, features, folder, words
 from tests.datasets.small_datasets import write_folder as made_folder
 from tests.datasets.test_meld import meld, write_csv
-from tests.helpers import in_process
+from tests.helpers import in_process, make_modality
 
 FULL = Sample(
     "Ses01F.impro/01 F000",
@@ -105,7 +105,7 @@ def test_demo_and_back(tmp_path):
         "face": Modality("face", "auto", FrameHog, sampler=Uniform(2)),
         "audio": Modality("audio", "auto", LogMelProsody),
         "au": Modality("au", "auto", AuValues),
-        "text": Modality("text", "auto", HashedWords, context_turns=1),
+        "text": make_modality("text", "auto", HashedWords, context_turns=1),
     }
     tasks = {"emotion": ClassTask("emotion"), "valence": ScoreTask("valence", -1, 1)}
     options = {"features_root": tmp_path / "stores", "modalities": modalities, "tasks": tasks}

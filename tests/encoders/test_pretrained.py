@@ -28,6 +28,7 @@ from hero_lightning.media.action_units import AU_COLUMNS
 from hero_lightning.media.frame_samplers import Consecutive, Uniform
 from hero_lightning.media.types import ActionUnits, Frames, Waveform
 from hero_lightning.types import Media, Sample
+from tests.helpers import make_modality
 from tests.media_helpers import tone, write_au_csv, write_clip
 
 # option -> family, class, options, modality
@@ -114,8 +115,8 @@ def test_realtime_equals_stored(folders, samples, tmp_path, option):
     family, kind, options, name = OPTIONS[option]
     encoder = partial(kind, str(folders[family]), **options)
     sampler = {"frame": Uniform(4), "face": Uniform(3), "motion": Consecutive(16, clips=2)}.get(name)
-    auto = Modality(name, "auto", encoder, sampler=sampler, max_len=40)
-    live = Modality(name, "realtime", encoder, sampler=sampler, max_len=40)
+    auto = make_modality(name, "auto", encoder, sampler=sampler, max_len=40)
+    live = make_modality(name, "realtime", encoder, sampler=sampler, max_len=40)
     auto.bind(tmp_path, "demo")
     assert auto.dim == auto.encoder.dim  # from the config: nothing is loaded
     assert auto.encoder.network is None

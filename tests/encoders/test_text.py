@@ -20,6 +20,7 @@ from hero_lightning.features.read import read_clip
 from hero_lightning.hub import Lora, fingerprint
 from hero_lightning.media.types import Utterance
 from hero_lightning.types import Sample, Turn
+from tests.helpers import make_modality
 
 logging.disable_progress_bar()
 
@@ -160,8 +161,8 @@ def test_a_learning_network_in_a_batch_without_words(folder):
 def test_realtime_equals_stored(folder, tmp_path):
     samples = [Sample(f"s{k}", "train", text="so happy " * (k + 1), turns=CONTEXT[:k], speaker="Ann") for k in range(3)]
     encoder = partial(TextEncoder, str(folder), pooling="turns")
-    auto = Modality("text", "auto", encoder, context_turns=2, max_len=9)
-    live = Modality("text", "realtime", encoder, context_turns=2, max_len=9)
+    auto = make_modality("text", "auto", encoder, context_turns=2, max_len=9)
+    live = make_modality("text", "realtime", encoder, context_turns=2, max_len=9)
     auto.bind(tmp_path, "demo")
     assert fill({"text": auto}, samples, workers=1).written == {"text": 3}
     out = []

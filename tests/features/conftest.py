@@ -12,6 +12,7 @@ from hero_lightning.encoders.handcrafted import AuValues, FrameDifference, Frame
 from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import Fps, Uniform
 from hero_lightning.types import Media, Sample, Turn
+from tests.helpers import make_modality
 from tests.media_helpers import tone, write_au_csv, write_clip
 
 ALL = ("frame", "face", "motion", "audio", "au", "text")
@@ -54,7 +55,7 @@ def make(name: str, mode: str = "auto", **options) -> Modality:
     }[name]
     if name == "text":
         options.setdefault("context_turns", 2)
-    return Modality(name, mode, **({"encoder": encoder, "sampler": sampler} | options))
+    return make_modality(name, mode, **({"encoder": encoder, "sampler": sampler} | options))
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hero_lightning.encoders.handcrafted import FrameHog, HashedWords, LogMelPro
 from hero_lightning.errors import ConfigError, FeatureError
 from hero_lightning.features.extraction import fill
 from hero_lightning.features.foreign.hero_npy import NpyDict, write_npydict
-from hero_lightning.features.modality import Modality
 from hero_lightning.media.frame_samplers import HeadTail, Uniform
 from hero_lightning.types import EncoderInput, Media, Sample, StoredFeatures
 from tests.features.conftest import make
+from tests.helpers import make_modality
 from tests.tiny_encoders import TinyText
 
 
@@ -51,7 +51,7 @@ from tests.tiny_encoders import TinyText
 )
 def test_wrong_settings_are_refused_with_the_remedy(options, said):
     with pytest.raises(ConfigError, match=said):
-        Modality(**options)
+        make_modality(**options)
 
 
 def test_identity_changes_with_what_decides_the_features_and_with_nothing_else(tmp_path):

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from hero_lightning.errors import ConfigError, MediaError
-from hero_lightning.features import Modality
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.face import (
     HAAR_WARNING,
@@ -30,6 +29,7 @@ from hero_lightning.media.face import (
 from hero_lightning.media.frame_samplers import Uniform
 from hero_lightning.media.types import Frames
 from hero_lightning.types import Media, Sample
+from tests.helpers import make_modality
 from tests.media_helpers import write_au_csv, write_clip
 from tests.tiny_encoders import TinyFrames
 
@@ -146,7 +146,7 @@ def test_boxes_of_a_pyfeat_table(tmp_path: Path) -> None:
 
 def test_boxes_in_pixels_need_whole_pictures() -> None:
     with pytest.raises(ConfigError, match="pixels of the video") as caught:
-        Modality("face", "realtime", TinyFrames, Uniform(4), size=64, detector=TableFaces())
+        make_modality("face", "realtime", TinyFrames, sampler=Uniform(4), size=64, detector=TableFaces())
     assert "modality.face.size=null" in str(caught.value)
 
 

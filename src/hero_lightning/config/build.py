@@ -276,18 +276,20 @@ def module(
     if llm is not None:
         prepare(llm)
     losses = {name: loss for name, loss in losses.items() if loss.build(model, llm)}
-    return EmotionModule(
+    out = EmotionModule(
         model=model,
         modalities={name: modalities[name] for name in dims},
         tasks=tasks,
         auxiliary_losses=losses,
         optimizer=make(cfg.optimizer, "optimizer"),
         reasoner=llm,
-        train_prefixes=tuple(cfg.stage.train),
         augmentation=Augmentation(**parts),
         seed=cfg.seed,
         **options,
     )
+    for name, parameter in out.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith((*cfg.stage.train, "auxiliary_losses")))
+    return out
 
 
 def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:

@@ -33,10 +33,8 @@ class MixedModality(Modality):
     def __init__(self, parts: Mapping[str, Modality]) -> None:
         first = next((p for p in parts.values() if p.factory is not None), next(iter(parts.values())))
         mode = first.mode if len({p.mode for p in parts.values()}) == 1 else "auto"
-        super().__init__(
-            first.name, mode, first.factory, first.sampler, first.source, first.max_len, first.cache,
-            first.context_turns, first.rate, first.size, first.fallback and mode == "preextracted", first.detector,
-        )  # fmt: skip
+        options = replace(first.options, fallback=first.options.fallback and mode == "preextracted")
+        super().__init__(first.name, mode, first.factory, first.sampler, first.source, first.detector, options=options)
         self.parts = dict(parts)
 
     def _own(self, sample: Sample) -> tuple[Modality, Sample]:

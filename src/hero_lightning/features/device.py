@@ -75,10 +75,10 @@ class ModalityEncoder(nn.Module):
 
     def _limited(self, features: Features) -> Features:
         """Limits rows to max_len steps by the same rule as stored rows (Modality.kept)."""
-        if features.x.shape[1] <= self.modality.max_len:
+        if features.x.shape[1] <= self.modality.options.max_len:
             return features
         lengths = features.mask.sum(dim=1).tolist()
-        limit = self.modality.max_len
+        limit = self.modality.options.max_len
         index = torch.zeros(len(lengths), limit, dtype=torch.long)  # [W, t] steps that are kept
         for row, length in enumerate(lengths):
             kept = self.modality.kept(length)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,6 +50,27 @@ TAKES = {"frame": "frames", "face": "frames", "motion": "frames", "audio": "audi
 """Raw material of each modality, see Encoder.takes."""
 
 
+@dataclass(frozen=True)
+class ModalityOptions:
+    """How a modality is read.
+
+    Attributes:
+        max_len: longest sequence T in a batch; longer ones are thinned evenly (text: truncated).
+        cache: whether mode auto writes computed features to the Store before training.
+        context_turns: text modality only: number of previous turns of the dialogue.
+        rate: steps per second of stored features without time stamps.
+        size: shorter side of the decoded pictures in pixels; None = as stored.
+        fallback: mode preextracted only: clips without stored features are decoded and encoded on the fly.
+    """
+
+    max_len: int = 64
+    cache: bool = True
+    context_turns: int = 0
+    rate: float | None = None
+    size: int | None = None
+    fallback: bool = False
+
+
 class Modality:
     """One named input of a clip and where its features come from. The arguments are the keys of its config node.
 
@@ -58,19 +80,16 @@ class Modality:
         encoder: zero-argument factory of an Encoder (a partial of its class).
         sampler: chooses the times of a video to decode; required by picture modalities.
         source: where stored features are read; None = the Store below the features root.
-        max_len: longest sequence T in a batch; longer ones are thinned evenly (text: truncated).
-        cache: whether mode auto writes computed features to the Store before training.
-        context_turns: text modality only: number of previous turns of the dialogue.
-        rate: steps per second of stored features without time stamps.
-        size: shorter side of the decoded pictures in pixels; None = as stored.
-        fallback: mode preextracted only: clips without stored features are decoded and encoded on the fly.
         detector: face modality only: where faces come from besides known boxes; None = crops from files.
         remedy: the command that extracts missing features, for messages; None = without the run's settings.
+        options: how it is read; a config has its fields among the other keys.
 
     Attributes:
         encoder: without weights: serves `preprocess`.
         store: set by `bind`; None for encoders that learn.
     """
+
+    groups: ClassVar[Mapping[str, type]] = {"options": ModalityOptions}
 
     def __init__(
         self,
@@ -79,18 +98,12 @@ class Modality:
         encoder: Callable[[], Encoder] | None = None,
         sampler: FrameSampler | None = None,
         source: FeatureSource | None = None,
-        max_len: int = 64,
-        cache: bool = True,
-        context_turns: int = 0,
-        rate: float | None = None,
-        size: int | None = None,
-        fallback: bool = False,
         detector: FaceCropper | None = None,
         remedy: str | None = None,
+        options: ModalityOptions | None = None,
     ) -> None:
         self.name, self.mode, self.factory, self.sampler, self.source = name, mode, encoder, sampler, source
-        self.max_len, self.cache, self.context_turns, self.rate, self.size = max_len, cache, context_turns, rate, size
-        self.fallback, self.remedy = fallback, remedy or f"{EXTRACT} modalities=[{name}]"
+        self.options, self.remedy = options or ModalityOptions(), remedy or f"{EXTRACT} modalities=[{name}]"
         self.detector = detector or FaceCropper()
         self.dataset = ""
         self.store: Store | None = None
@@ -106,9 +119,9 @@ class Modality:
         one_of("modality", name, MODALITIES)
         one_of(f"modality.{name}.mode", mode, MODES)
         for key, floor in (("max_len", 1), ("context_turns", 0), ("size", 1), ("rate", 0)):
-            if (value := getattr(self, key)) is not None:
+            if (value := getattr(self.options, key)) is not None:
                 in_range(f"modality.{name}.{key}", value, f"[{floor}, inf)")
-        if self.fallback and mode != "preextracted":
+        if self.options.fallback and mode != "preextracted":
             raise self._wrong("Only stored features have a fallback.", "mode preextracted", mode, "fallback")
         if self.factory is None and (self.computes or self.source is None):
             expected = "an encoder" if self.computes else "a source, or the encoder that the store was made with"
@@ -117,9 +130,9 @@ class Modality:
         if self.factory is not None and name in PICTURES and self.sampler is None:
             hint = f"sampler@modality.{name}.sampler=uniform"
             raise self._wrong(f"Modality {name} needs a sampler.", "a sampler", "none", "sampler", hint)
-        if self.size and isinstance(self.detector, TableFaces):
+        if self.options.size and isinstance(self.detector, TableFaces):
             problem, hint = "Boxes of an AU table are in pixels of the video.", f"modality.{name}.size=null"
-            raise self._wrong(problem, "pictures at their stored size", self.size, "size", hint)
+            raise self._wrong(problem, "pictures at their stored size", self.options.size, "size", hint)
         if self.computes and name == "face":
             self.detector.check()
 
@@ -146,7 +159,7 @@ class Modality:
             self.sampler = self.sampler.with_peaks(root / PEAKS)
         if self.encoder is not None and not self.encoder.trainable:
             peaks = self.sampler.peaks_folder if self.sampler is not None else None
-            fingerprint = SourceFingerprint(self.name, self.context_turns, peaks)
+            fingerprint = SourceFingerprint(self.name, self.options.context_turns, peaks)
             self.store = Store.at(root / self.name, self.identity(), fingerprint, self.remedy)
 
     def identity(self) -> dict[str, Any]:
@@ -155,16 +168,16 @@ class Modality:
             assert self.source is not None
             return {"dataset": self.dataset, "modality": self.name, "source": self.source.identity()}
         pictures, own = self.name in PICTURES, {"dataset": self.dataset, "modality": self.name}
-        options = {"size": self.size, **self.detector.identity()} if pictures else {}
+        options = {"size": self.options.size, **self.detector.identity()} if pictures else {}
         if self.name == "text":
-            options = {"context_turns": self.context_turns}
+            options = {"context_turns": self.options.context_turns}
         sampler = self.sampler.identity() if pictures and self.sampler is not None else {}
         return {**own, "encoder": self.encoder.identity(), "sampler": sampler, "options": options}
 
     @property
     def computes(self) -> bool:
         """Whether features may be computed on the fly."""
-        return self.mode != "preextracted" or self.fallback
+        return self.mode != "preextracted" or self.options.fallback
 
     @property
     def storable(self) -> bool:
@@ -176,7 +189,7 @@ class Modality:
     @property
     def cacheable(self) -> bool:
         """Whether the cache pass before training computes and stores missing features."""
-        return self.mode == "auto" and self.cache and self.storable
+        return self.mode == "auto" and self.options.cache and self.storable
 
     @property
     def dim(self) -> int:
@@ -228,7 +241,7 @@ class Modality:
             if self.store is None:
                 expected, where = "bind(features_root, dataset) before use", f"modality.{self.name}"
                 raise FeatureError(f"Modality {self.name} has no features root.", expected=expected, where=where)
-            if not self.fallback:
+            if not self.options.fallback:
                 self.store.require()
         found = [source.status(sample) for source in self.sources()]
         if stored := next((f for f in found if f.mode == "preextracted"), None):
@@ -240,7 +253,7 @@ class Modality:
         if self.store is not None and self.store.fault(sample) is not None:
             return found[-1]  # computing it has failed before
         media = self.media_availability(sample)
-        if media.mode == "realtime" and (broken is not None or self.fallback):
+        if media.mode == "realtime" and (broken is not None or self.options.fallback):
             why = f"stored feature {broken.reason}" if broken is not None else found[-1].reason
             return Availability("realtime", ", ".join(filter(None, (media.reason, why))))
         return media
@@ -277,10 +290,10 @@ class Modality:
         """Steps T of this clip in a batch, or None where only decoding would tell; for bucketing."""
         for source in self.sources():
             if (steps := source.length(sample)) is not None:
-                return min(steps, self.max_len)
+                return min(steps, self.options.max_len)
         if self.name == "text" and sample.text:
-            turns = sample.turns[-self.context_turns :] if self.context_turns else ()
-            return min(sum(len(t.split()) for t in (sample.text, *(u.text for u in turns))), self.max_len)
+            turns = sample.turns[-self.options.context_turns :] if self.options.context_turns else ()
+            return min(sum(len(t.split()) for t in (sample.text, *(u.text for u in turns))), self.options.max_len)
         return None
 
     def stored(self, sample: Sample) -> StoredFeatures:
@@ -289,8 +302,8 @@ class Modality:
         for source in sources:
             if len(sources) == 1 or source.contains(sample):
                 ready = source.read(sample)
-                if ready.time is None and self.rate:
-                    ready.time = (torch.arange(ready.x.shape[0]) + 0.5) / self.rate  # middles of the steps
+                if ready.time is None and self.options.rate:
+                    ready.time = (torch.arange(ready.x.shape[0]) + 0.5) / self.options.rate  # middles of the steps
                 return ready
         raise FeatureError(
             f"Sample {sample.id} has no stored features of modality {self.name}.",
@@ -322,11 +335,11 @@ class Modality:
         Time series are thinned evenly, first and last step included. Text is truncated at its end; with context at its
         start, where the oldest turn is.
         """
-        if length <= self.max_len:
+        if length <= self.options.max_len:
             return torch.arange(length)
         if self.name != "text":
-            return torch.linspace(0, length - 1, self.max_len).round().long()
-        return torch.arange(self.max_len) + (length - self.max_len if self.context_turns else 0)
+            return torch.linspace(0, length - 1, self.options.max_len).round().long()
+        return torch.arange(self.options.max_len) + (length - self.options.max_len if self.options.context_turns else 0)
 
     def encoder_module(self) -> Encoder | None:
         """A loaded encoder, or None if features are only read."""

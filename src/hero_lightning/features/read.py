@@ -76,7 +76,7 @@ def _materials(modalities: Mapping[str, Modality], sample: Sample, epoch: int, s
             return clips[media]
 
         if "text" in modalities:
-            turns = modalities["text"].context_turns
+            turns = modalities["text"].options.context_turns
             out["text"] = Utterance(sample.text or "", sample.speaker, sample.turns[-turns:] if turns else ())
         if "au" in modalities:
             out["au"] = read_au_table(sample.files["au"], lambda: clip(_media(sample.video, sample)).info.fps)
@@ -91,7 +91,9 @@ def _materials(modalities: Mapping[str, Modality], sample: Sample, epoch: int, s
         if audio is not None:
             wanted.setdefault(audio, {})
         for media, times in wanted.items():
-            frames, sound = clip(media).read(times, media == audio, {name: modalities[name].size for name in times})
+            frames, sound = clip(media).read(
+                times, media == audio, {name: modalities[name].options.size for name in times}
+            )
             out |= frames if sound is None else {**frames, "audio": sound}
     if "face" in out:
         out["face"] = modalities["face"].detector.crops(out["face"], sample)

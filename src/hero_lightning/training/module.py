@@ -49,8 +49,6 @@ class EmotionModule(pl.LightningModule):
         auxiliary_losses: further loss terms by name.
         optimizer: builds optimizer and schedule.
         reasoner: a prepared language model; it, not the linear head, then answers for the first Task.
-        train_prefixes: parameters whose names start with one of them learn, and those of auxiliary losses; the others
-            are frozen.
         augmentation: modality dropout and mixup in training.
         seed: with rank, epoch and batch number it decides every random draw of a step, so that a resumed run
             repeats an uninterrupted one bit for bit.
@@ -68,7 +66,6 @@ class EmotionModule(pl.LightningModule):
         auxiliary_losses: Mapping[str, AuxiliaryLoss],
         optimizer: AdamWWithCosine,
         reasoner: Reasoner | None = None,
-        train_prefixes: tuple[str, ...] = ("encoders", "model", "reasoner"),
         augmentation: Augmentation | None = None,
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
@@ -85,8 +82,6 @@ class EmotionModule(pl.LightningModule):
         self.main = next(iter(self.tasks.values()))
         known = {} if reasoner is None else {"reasoner": reasoner.state()}
         self.facts = {**describe(modalities, self.tasks, model.dims), **known, **(facts or {})}
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and name.startswith((*train_prefixes, "auxiliary_losses")))
         self.predictions: dict[str, PredictionTable] = {n: PredictionTable() for n in self.tasks}
         self.linear = PredictionTable()  # the linear head, where a language model answers
         self.written = PredictionTable()  # its written answers; a row of zeros has no label
