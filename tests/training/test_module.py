@@ -97,6 +97,13 @@ def test_only_what_a_stage_names_changes(dataset: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(before[k], after[k]) for k in after)
 
 
+def test_a_run_that_fills_the_store_equals_one_that_finds_it_full(tmp_path: Path) -> None:
+    folders = [f"paths.data={tmp_path}/data", f"paths.features={tmp_path}/features", "dataset.clips=24"]
+    for name in ("fills", "finds"):
+        train_in_process(tmp_path / name, *folders, *SMALL, "trainer.max_epochs=1")
+    assert curve(tmp_path / "fills") == curve(tmp_path / "finds")
+
+
 def test_golden_curve_of_the_demo_config(tmp_path: Path) -> None:
     """A refactoring keeps it; a numeric change writes it anew in the same commit, with a reason.
 

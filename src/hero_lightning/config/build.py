@@ -207,11 +207,13 @@ def reasoner(cfg: DictConfig, main: Task, model: FusionModel) -> Reasoner | None
     """The language model of a config that has one, not loaded yet.
 
     Args:
-        cfg: perhaps has llm and reasoner.
+        cfg: perhaps has llm, reasoner and backbone.
         main: the Task that it answers for.
         model: the model whose context it reads.
     """
     node, llm = cfg.get("reasoner") or {}, cfg.get("llm") or {}
+    if cfg.get("backbone") and "_target_" not in node:  # it sets a language model for the models that read one
+        llm = {}
     if ("_target_" in node) != ("_target_" in llm):
         raise ConfigError(
             "`llm` and `model` do not fit.",
@@ -254,6 +256,8 @@ def module(
         prepare: completes the reasoner, if there is one (`Reasoner.prepare` or `restore`).
         options: further constructor arguments of EmotionModule.
     """
+    import torch
+
     from hero_lightning.training.augment import Augmentation
     from hero_lightning.training.module import EmotionModule
 
@@ -261,6 +265,8 @@ def module(
     heads = {head for loss in losses.values() for head in loss.requires}
     outputs = {name: task.outputs for name, task in tasks.items()}
     node = {k: v for k, v in plain(cfg.model).items() if v != {}}  # a group set to none leaves {} behind
+    # Filling the feature store draws random numbers: a run that fills it and one that finds it full start alike.
+    torch.manual_seed(cfg.seed)
     model: FusionModel = make(node, "model", dims=dict(dims), outputs=outputs, auxiliary_heads=heads)
     llm = reasoner(cfg, next(iter(tasks.values())), model)
     parts = {key: make(cfg[key], key) for key in ("modality_dropout", "mixup") if cfg.get(key)}
