@@ -36,7 +36,7 @@ def train(cfg: Any) -> float | None:
     from hero_lightning.config import build
     from hero_lightning.evaluation.probes import modality_probes
     from hero_lightning.reporting import tables
-    from hero_lightning.training import checkpoint
+    from hero_lightning.training import checkpoint, transfer
 
     folder = build.run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -55,11 +55,7 @@ def train(cfg: Any) -> float | None:
     facts = {"config": OmegaConf.to_yaml(config), "dataset": str(datamodule.name)}
     module = build.module(cfg, datamodule.modalities, datamodule.tasks, datamodule.dims, prepare, facts=facts)
     if cfg.init_from:
-        source = checkpoint.find(cfg.init_from)
-        state = checkpoint.load(source)
-        checkpoint.restore(module, state["state_dict"], source, strict=False)
-        for change in checkpoint.changed_modalities(state[checkpoint.FACTS], module.facts):
-            log.warning("init_from: modality %s had another %s: %s, now %s", *change)
+        transfer.initialise(module, cfg.init_from)
     trainer = build.trainer(cfg, folder)
     resume = checkpoint.find(cfg.resume, prefer="last") if cfg.resume else None
     if resume is not None:
@@ -69,7 +65,7 @@ def train(cfg: Any) -> float | None:
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if best:
-        checkpoint.restore(module, checkpoint.load(Path(best))["state_dict"], Path(best), strict=True)
+        checkpoint.restore(module, checkpoint.load(Path(best))["state_dict"], Path(best))
     if cfg.test and cfg.probes:
         module.baselines.update(modality_probes(module, datamodule))
     for split in datamodule.test_splits if cfg.test else ():

@@ -39,13 +39,12 @@ def test_restore_checks_shapes_and_names() -> None:
     here = Path("x.ckpt")
     state = checkpoint.trainable_state(Halves(), Halves().state_dict())
     module = Halves()
-    checkpoint.restore(module, state, here, strict=True)
+    checkpoint.restore(module, state, here)
     assert torch.equal(module.learns.weight, state["learns.weight"])
     with pytest.raises(CheckpointError, match=r"(?s)another shape.*learns.weight \(2, 4\).*x.ckpt"):
-        checkpoint.restore(Halves(4), state, here, strict=True)
+        checkpoint.restore(Halves(4), state, here)
     with pytest.raises(CheckpointError, match="1 trainable weights are not in the checkpoint"):
-        checkpoint.restore(Halves(), {"learns.weight": state["learns.weight"]}, here, strict=True)
-    checkpoint.restore(Halves(), {"learns.weight": state["learns.weight"]}, here, strict=False)
+        checkpoint.restore(Halves(), {"learns.weight": state["learns.weight"]}, here)
 
 
 @pytest.mark.parametrize(

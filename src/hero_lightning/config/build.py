@@ -99,7 +99,7 @@ class FinishedRun:
             reasoner.restore(self.facts["reasoner"], self.folder / checkpoint.LM)
 
         out = module(self.config, modalities, tasks, self.facts["dims"], prepare, **options)
-        checkpoint.restore(out, self.weights, self.path, strict=True)
+        checkpoint.restore(out, self.weights, self.path)
         return out
 
 

@@ -8,7 +8,7 @@ Shapes: B rows, E experts, D feature width, d width, C outputs of a Task.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -147,6 +147,14 @@ class FusionModel(nn.Module):
                 found = Features(given.x.new_zeros(len(given.x), 1, dim), given.mask.new_zeros(len(given.x), 1))
             out[name] = found
         return out
+
+    def named_axes(self) -> Mapping[str, Mapping[int, Sequence[str]]]:
+        """Parameter -> axis -> names of its equal blocks, for weights that start another run.
+
+        Any submodule may define it. Rows of task heads need no declaration. Axis -1: one block, which is valid for
+        exactly these names.
+        """
+        return {}
 
     def match(self, outputs: Outputs, donors: Tensor, shift: Tensor) -> Tensor:
         """Match logits [B] of recombined pairs, for the loss `Sync`; a model that offers `sync` defines it.

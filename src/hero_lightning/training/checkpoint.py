@@ -103,17 +103,16 @@ def trainable_state(module: nn.Module, state: Mapping[str, Any]) -> dict[str, An
     return {k: v for k, v in state.items() if k in kept or (k not in frozen and k.rsplit(".", 1)[0] not in still)}
 
 
-def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *, strict: bool) -> None:
-    """Copies weights into `module`.
+def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Copies the weights of a run into its model; see `transfer` for those of another run.
 
     Args:
         module: what receives them.
         state: name -> tensor of a checkpoint.
         where: the checkpoint, for messages.
-        strict: every trainable parameter must be there; else missing ones are logged (a later stage adds parts).
 
     Raises:
-        CheckpointError: other shapes, or missing weights under `strict`.
+        CheckpointError: other shapes, or missing trainable weights.
     """
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     wrong = [(k, tuple(own[k].shape), tuple(v.shape)) for k, v in state.items() if k in own and own[k].shape != v.shape]
@@ -127,7 +126,7 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
             hint="use the size, modalities and dataset of the run that wrote it",
         )
     missing = [n for n, p in module.named_parameters() if p.requires_grad and n not in state]
-    if missing and strict:
+    if missing:
         raise CheckpointError(
             f"{len(missing)} trainable weights are not in the checkpoint.",
             expected=missing[:3],
@@ -135,9 +134,6 @@ def restore(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path, *
             where=where,
             hint="use the modalities and auxiliary losses of the run that wrote it",
         )
-    surplus = [k for k in state if k not in own]
-    if missing or surplus:
-        log.info("%s: new weights %s (%d), unused %s (%d)", where, missing[:3], len(missing), surplus[:3], len(surplus))
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 

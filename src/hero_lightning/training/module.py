@@ -23,7 +23,7 @@ from hero_lightning.models.base import FusionModel
 from hero_lightning.models.llm.reasoner import Reasoner
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.tasks import Task
-from hero_lightning.training import checkpoint
+from hero_lightning.training import checkpoint, transfer
 from hero_lightning.training.augment import Augmentation, between
 from hero_lightning.training.losses import AuxiliaryLoss
 from hero_lightning.training.optimizers import AdamWWithCosine
@@ -230,7 +230,7 @@ class EmotionModule(pl.LightningModule):
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
         """Keeps what training can change, and the facts."""
         state["state_dict"] = checkpoint.trainable_state(self, state["state_dict"])
-        state[checkpoint.FACTS] = self.facts
+        state[checkpoint.FACTS] = {**self.facts, transfer.AXES: transfer.named_axes(self)}
         state["auxiliary_losses"] = {name: loss.state() for name, loss in self.auxiliary_losses.items()}
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:

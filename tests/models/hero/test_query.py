@@ -111,7 +111,7 @@ def test_concat_keeps_the_slots():
 
 def imputation():
     torch.manual_seed(0)
-    return EvidenceImputation(SHAPE, experts=4).eval()
+    return EvidenceImputation(SHAPE, experts="abcd").eval()
 
 
 def test_imputation_is_per_sample():

@@ -10,7 +10,7 @@ the papers. Each baseline is a dataclass whose fields are its options; layers ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,8 @@ Items = tuple[Tensor, Tensor] | None
 """Item [B] of every row and its place [B] in it; see `FusionModel.forward`."""
 Logits = dict[str, Tensor]
 """Task -> logits."""
+Named = dict[str, Mapping[int, Sequence[str]]]
+"""See `FusionModel.named_axes`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -114,6 +116,10 @@ class EarlyFusion(Baseline):
             self.hidden.extend([nn.Linear(size, self.width), nn.ReLU(), nn.Dropout(self.dropout)])
             size = self.width
 
+    def named_axes(self) -> Named:
+        first = ["hidden.1.weight"] if self.layers else [f"heads.{t}.weight" for t in self.outputs]
+        return {name: {-1: self.modalities} for name in first}
+
     def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
         seen = [torch.where(m.any(dim=1, keepdim=True), statistics(x, m), 0.0) for x, m in steps.values()]
         pooled = self.hidden(torch.cat([*seen, present.to(seen[0].dtype)], dim=1))
@@ -143,6 +149,9 @@ class Pooled(Baseline):
         self.project = nn.ModuleDict({s: nn.Sequential(*layer) for s, layer in layers.items()})
         self.missing = nn.Parameter(torch.randn(len(self.dims), self.width) * 0.02)
 
+    def named_axes(self) -> Named:
+        return {"missing": {0: self.modalities}}
+
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         """Vectors [B, E, d] of the modalities, present [B, E] -> Mixed."""
         raise TypeError(f"{type(self).__name__} does not define _mix")
@@ -167,6 +176,10 @@ class UtteranceAttention(Pooled):
         hidden = nn.Sequential(nn.Linear(n * self.width, self.width), nn.ReLU(), self.drop)
         self.score = nn.Sequential(hidden, nn.Linear(self.width, n))
 
+    def named_axes(self) -> Named:
+        to, of = {0: self.modalities}, {1: self.modalities}
+        return super().named_axes() | {"score.0.0.weight": of, "score.1.weight": to, "score.1.bias": to}
+
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         weights = shares(self.score(x.flatten(1)), present)
         return (weights[..., None] * x).sum(dim=1), weights
@@ -177,13 +190,17 @@ class GatedFusion(Pooled):
 
     def _build(self) -> None:
         super()._build()
-        self.value = nn.ModuleList(nn.Linear(self.width, self.width) for _ in self.dims)
+        self.value = nn.ModuleDict({s: nn.Linear(self.width, self.width) for s in self.dims})
         self.gate = nn.Linear(len(self.dims) * self.width, len(self.dims) * self.width)
+
+    def named_axes(self) -> Named:
+        gate: Named = {"gate.weight": {0: self.modalities, 1: self.modalities}, "gate.bias": {0: self.modalities}}
+        return super().named_axes() | gate
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         gates = self.gate(x.flatten(1)).sigmoid().unflatten(1, (len(self.dims), self.width))
         gates = gates * present[..., None].to(gates.dtype)
-        values = torch.stack([f(x[:, i]).tanh() for i, f in enumerate(self.value)], dim=1)
+        values = torch.stack([f(x[:, i]).tanh() for i, f in enumerate(self.value.values())], dim=1)
         weights = gates.mean(dim=2)
         return (gates * values).sum(dim=1), weights / weights.sum(dim=1, keepdim=True).clamp(min=EPS)
 
@@ -197,14 +214,14 @@ class LowRankFusion(Pooled):
     def _build(self) -> None:
         super()._build()
         size = self.rank * self.width
-        self.factors = nn.ModuleList(nn.Linear(self.width, size) for _ in self.dims)  # the bias is the appended 1
-        for factor in self.factors:
+        self.factors = nn.ModuleDict({s: nn.Linear(self.width, size) for s in self.dims})  # the bias is the appended 1
+        for factor in self.factors.values():
             assert isinstance(factor, nn.Linear)
             nn.init.ones_(factor.bias)  # a product of E small numbers would start at zero
         self.blend = nn.Linear(self.rank, 1)
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
-        product = torch.stack([f(x[:, i]) for i, f in enumerate(self.factors)], dim=1)  # [B, E, rank * d]
+        product = torch.stack([f(x[:, i]) for i, f in enumerate(self.factors.values())], dim=1)  # [B, E, rank * d]
         product = torch.where(present[..., None], product, 1.0).prod(dim=1)
         return self.blend(product.unflatten(1, (-1, self.width)).transpose(1, 2)).squeeze(2), None
 
@@ -216,9 +233,12 @@ class LateFusion(Pooled):
 
     def _build(self) -> None:
         super()._build()
-        self.alone = own_heads(self.outputs, len(self.dims), self.width)
+        self.alone = own_heads(self.outputs, self.modalities, self.width)
         self.heads = nn.ModuleDict()
         self.trust = nn.Parameter(torch.zeros(len(self.dims)))
+
+    def named_axes(self) -> Named:
+        return super().named_axes() | {"trust": {0: self.modalities}}
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         return x.flatten(1), shares(self.trust.expand(len(x), -1), present)
@@ -235,15 +255,15 @@ def shares(scores: Tensor, present: Tensor) -> Tensor:
     return torch.where(present, low.softmax(dim=1), 0.0).to(scores.dtype)
 
 
-def own_heads(outputs: Mapping[str, int], modalities: int, width: int) -> nn.ModuleDict:
+def own_heads(outputs: Mapping[str, int], modalities: Sequence[str], width: int) -> nn.ModuleDict:
     """Task -> a linear head per modality."""
-    return nn.ModuleDict({t: nn.ModuleList(nn.Linear(width, n) for _ in range(modalities)) for t, n in outputs.items()})
+    return nn.ModuleDict({t: nn.ModuleDict({s: nn.Linear(width, n) for s in modalities}) for t, n in outputs.items()})
 
 
 def apart(heads: nn.ModuleDict, x: Tensor) -> dict[str, Tensor]:
     """Vectors [B, E, d] -> Task -> logits [B, E, C], each modality through its own head."""
     out = {}
     for t, own in heads.items():
-        assert isinstance(own, nn.ModuleList)
-        out[t] = torch.stack([head(x[:, i]) for i, head in enumerate(own)], dim=1)
+        assert isinstance(own, nn.ModuleDict)
+        out[t] = torch.stack([head(x[:, i]) for i, head in enumerate(own.values())], dim=1)
     return out

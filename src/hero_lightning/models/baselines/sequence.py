@@ -16,7 +16,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hero_lightning.errors import ConfigError
 from hero_lightning.models.base import Shape
-from hero_lightning.models.baselines.pooled import Baseline, Items, Logits, Mixed, Pooled, Steps, apart, own_heads
+from hero_lightning.models.baselines.pooled import (
+    Baseline,
+    Items,
+    Logits,
+    Mixed,
+    Named,
+    Pooled,
+    Steps,
+    apart,
+    own_heads,
+)
 from hero_lightning.models.layers import EPS, Block, Positions, masked_mean
 from hero_lightning.models.outputs import Outputs
 
@@ -43,9 +53,13 @@ class MultiTask(Pooled):
         super()._build()
         n, width = len(self.dims), self.width
         self.merge = nn.Sequential(nn.Linear(n * width, width), nn.ReLU(), self.drop)
-        self.alone = own_heads(self.outputs, n, width) if "unimodal" in self.auxiliary_heads else nn.ModuleDict()
+        self.alone = own_heads(self.outputs if "unimodal" in self.auxiliary_heads else {}, self.modalities, width)
         self.register_buffer("centres", torch.zeros(n + 1, 2, width))
         self.register_buffer("known", torch.zeros(2, dtype=torch.bool))
+
+    def named_axes(self) -> Named:
+        own: Named = {"merge.0.weight": {1: self.modalities}, "centres": {0: (*self.modalities, "all")}}
+        return super().named_axes() | own
 
     def _mix(self, x: Tensor, present: Tensor) -> Mixed:
         return self.merge(x.flatten(1)), None
@@ -116,6 +130,12 @@ class MulT(Baseline):
         self.within = nn.ModuleDict({s: Block(shape, ("self",)) for s in self.modalities})
         self.drop = nn.Dropout(self.dropout)
 
+    def named_axes(self) -> Named:
+        read = {s: [other for other in self.modalities if other != s] or [s] for s in self.modalities}
+        named: Named = {f"merge.{s}.weight": {1: others} for s, others in read.items()}
+        named |= {f"heads.{t}.weight": {1: self.modalities} for t in self.outputs}
+        return named | {"missing": {0: self.modalities}}
+
     def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
         seen: Steps = {}
         for i, (s, (x, mask)) in enumerate(steps.items()):
@@ -162,6 +182,9 @@ class DialogueGRU(Pooled):
         self.merge = nn.Sequential(nn.Linear(len(self.dims) * width, width), nn.ReLU(), self.drop)
         size = width // 2 if self.bidirectional else width
         self.gru = nn.GRU(width, size, batch_first=True, bidirectional=self.bidirectional)
+
+    def named_axes(self) -> Named:
+        return super().named_axes() | {"merge.0.weight": {1: self.modalities}}
 
     def _fuse(self, steps: Steps, present: Tensor, items: Items) -> tuple[Tensor, Tensor, None]:
         x = self._vectors(steps, present)

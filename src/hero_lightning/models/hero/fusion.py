@@ -8,6 +8,7 @@ Three classes with one interface: EvidenceIntegration (HERO's layer), ConcatFusi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -121,9 +122,13 @@ class ConcatFusion(Fusion):
         self, shape: Shape, experts: tuple[str, ...], source: Source = "qformer", include_synergy: bool = True
     ) -> None:
         super().__init__(shape.width, source, include_synergy)
-        wide, width = len(experts) * shape.width, shape.width
+        self.experts, wide, width = experts, len(experts) * shape.width, shape.width
         norm = nn.LayerNorm(width, eps=EPS)
         self.merge = nn.Sequential(nn.Linear(wide, width), nn.GELU(), nn.Dropout(shape.dropout), norm)
+
+    def named_axes(self) -> Mapping[str, Mapping[int, Sequence[str]]]:
+        """See `FusionModel.named_axes`."""
+        return {"merge.0.weight": {1: self.experts}}
 
     def forward(self, evidence: Evidence) -> Fused:
         """Evidence of a batch -> its token bank as context."""

@@ -78,7 +78,7 @@ class Hero(FusionModel):
         self.auxiliary_heads = frozenset(auxiliary_heads) - lacking
         sync = nn.Sequential(nn.Linear(self.width, self.width), nn.GELU(), nn.Linear(self.width, 1))
         self.sync = sync if "sync" in self.auxiliary_heads else None
-        self.imputation = EvidenceImputation(shape, len(self.names)) if imputation else None
+        self.imputation = EvidenceImputation(shape, self.names) if imputation else None
         self.fusion = fusion(shape, self.names)
         self.heads = _heads(outputs, self.fusion.pooled)
         self.unimodal_heads = _heads(outputs, self.width) if "unimodal" in self.auxiliary_heads else None

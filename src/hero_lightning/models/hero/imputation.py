@@ -9,6 +9,7 @@ Shapes: B rows, E experts, d width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +26,14 @@ class EvidenceImputation(nn.Module):
 
     Args:
         shape: width d, heads, dropout of the blocks and the output layer.
-        experts: E.
+        experts: names of the E experts.
         layers: transformer blocks.
     """
 
-    def __init__(self, shape: Shape, experts: int, layers: int = 2) -> None:
+    def __init__(self, shape: Shape, experts: Sequence[str], layers: int = 2) -> None:
         super().__init__()
-        width = shape.width
-        self.slots = nn.Parameter(torch.randn(1, experts, width) * 0.02)
+        self.experts, width = tuple(experts), shape.width
+        self.slots = nn.Parameter(torch.randn(1, len(experts), width) * 0.02)
         self.layers = nn.ModuleList(Block(shape, ("self",)) for _ in range(layers))
         self.infer = nn.Sequential(
             nn.Linear(width, width),
@@ -43,6 +44,10 @@ class EvidenceImputation(nn.Module):
             nn.LayerNorm(width, eps=EPS),
         )
         self.sure = nn.Sequential(nn.Linear(width, max(width // 4, 1)), nn.GELU(), nn.Linear(max(width // 4, 1), 1))
+
+    def named_axes(self) -> Mapping[str, Mapping[int, Sequence[str]]]:
+        """See `FusionModel.named_axes`."""
+        return {"slots": {1: self.experts}}
 
     def forward(self, summaries: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Summaries and `present` -> inferred summaries [B, E, d] and their confidence [B, E] in (0, 1)."""

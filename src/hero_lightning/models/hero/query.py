@@ -8,6 +8,7 @@ Shapes: B rows, E experts, d width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -55,7 +56,7 @@ class AdaptiveQuery(nn.Module):
             raise ConfigError(
                 "The gate cannot be built.", expected=expected, got=strategy, where="model.fusion.strategy"
             )
-        self.strategy, self.top_k, width = strategy, top_k, shape.width
+        self.strategy, self.top_k, self.experts, width = strategy, top_k, experts, shape.width
         self.audio = experts.index("audio") if strategy == "audio" else 0
         self.null = nn.Parameter(torch.randn(width) * 0.02)
         if strategy == "concat":
@@ -74,6 +75,10 @@ class AdaptiveQuery(nn.Module):
             self.temperature = temperature
             start = torch.tensor(math.log(temperature))
             self.log_temperature = nn.Parameter(start) if learnable_temperature else None
+
+    def named_axes(self) -> Mapping[str, Mapping[int, Sequence[str]]]:
+        """See `FusionModel.named_axes`."""
+        return {"merge.0.weight": {1: self.experts}} if self.strategy == "concat" else {}
 
     def forward(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
         """Evidence -> global query [B, d] and gate weights [B, E]: sum 1, 0 on what is not available."""

@@ -125,6 +125,15 @@ class EvidenceDecoder(nn.Module):
         # T5 does not scale its inputs: its embeddings are initialised with standard deviation 1.
         nn.init.normal_(self.task.weight)
 
+    def named_axes(self) -> Mapping[str, Mapping[int, Sequence[str]]]:
+        """See `FusionModel.named_axes`: the vocabulary is that of the dataset."""
+        if self.t5 is None:
+            return {}
+        rows = {n: len(p) for n, p in self.t5.named_parameters(prefix="t5", remove_duplicate=False)}
+        words = [f"t5.{n}.weight" for n in ("shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head")]
+        tokens = {n: self.tokenizer.convert_ids_to_tokens(range(rows[n])) for n in words if n in rows}
+        return {"task.weight": {0: self.modalities}, **{n: {0: own} for n, own in tokens.items()}}
+
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Mean cross entropy of the tokens of every description whose modality is present; scalar.
 
