@@ -227,6 +227,8 @@ def command_of(command: str, config: DictConfig, folder: Path, resume: bool = Fa
     sources = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
     folders = [part for path in sources for part in ("--config-dir", path)]
     place = text(str(folder))
+    if place == f"'{folder}'":  # double quotes, since the shell needs single ones around them
+        place = f'"{folder}"'
     again = [f"resume={place}"] if resume else []
     return ["-m", f"hero_lightning.{command}", *folders, *task, *own, *again, f"hydra.run.dir={place}"]
 
@@ -252,15 +254,29 @@ def run_job(command: str, cfg: Any) -> float | None:
         log.info("%s: %s", folder.name, "continuing" if begun else "starting")
         echo = hydra.launcher["_target_"].endswith("BasicLauncher")  # jobs side by side would mix their lines
         code, tail = _run([sys.executable, *arguments], folder / "console.log", echo, lock)
-        ended = recorded(folder)
-        if code == 0 and ended.get("status") == "done":
-            score = "" if ended["score"] is None else f" score {ended['score']:.4f},"
-            log.info("%s: done,%s %.0f s", folder.name, score, ended["seconds"])
-            return ended["score"]
-        error = _error(code, tail)
-        record(folder, status="failed", error=error, command=shlex.join(["python", *arguments]))
-        log.error("%s: failed: %s\n  log: %s", folder.name, error, folder / "console.log")
+        if code or recorded(folder).get("status") != "done":
+            fail(folder, _error(code, tail), hydra)
+            return None
+        return show_end(folder)
+
+
+def show_end(folder: Path) -> float | None:
+    """Logs how a job ended; returns its score."""
+    end = recorded(folder)
+    if end.get("status") != "done":
+        log.error("%s: failed: %s", folder.name, end.get("error"))
         return None
+    score = "" if end["score"] is None else f" score {end['score']:.4f},"
+    log.info("%s: done,%s %.0f s", folder.name, score, end["seconds"])
+    return end["score"]
+
+
+def fail(folder: Path, error: str, config: DictConfig) -> None:
+    """Records and logs that a job failed; `config` is Hydra's own of the job."""
+    again = shlex.join(["python", *command_of(config.job.config_name, config, folder)])
+    record(folder, status="failed", error=error, command=again)
+    console = folder / "console.log"
+    log.error("%s: failed: %s%s", folder.name, error, f"\n  log: {console}" if console.is_file() else "")
 
 
 @contextmanager
