@@ -13,11 +13,13 @@ import logging
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import open_dict
 
@@ -42,8 +44,7 @@ class HeroSlurmLauncher(SlurmLauncher):
         given = {k: v for k, v in self.params.items() if v is not None}
         retries = given.pop("max_num_timeout")
         executor = submitit.AutoExecutor(given.pop("submitit_folder"), cluster="slurm", slurm_max_num_timeout=retries)
-        general = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name")
-        general = (*general, "stderr_to_stdout")
+        general = {f.name for f in fields(BaseQueueConf)}  # submitit's names for every kind of cluster
         executor.update_parameters(**{k if k in general else f"slurm_{k}": v for k, v in given.items()})
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         states = [Singleton.get_state()] * len(numbers)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import itertools
 import json
 import logging
@@ -33,7 +34,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from hero_lightning.config.launch import gpus
+from hero_lightning.config.launch import gpus, leasable
 from hero_lightning.config.quoting import text
 from hero_lightning.errors import ConfigError, HeroError
 
@@ -45,7 +46,7 @@ PLAN = "sweep.json"
 """File of a sweep's folder: the overrides that started it."""
 LONGEST = 120
 """Characters of a job folder's name; file systems admit 255, some with encryption 143."""
-BOOKKEEPING = re.compile(r"(skip_done|launcher|hydra/launcher|hydra\.launcher\..*)=")
+BOOKKEEPING = re.compile(r"\+*(skip_done|launcher|hydra/launcher|hydra\.launcher\..*)=")
 """Overrides that do not change what a sweep computes."""
 
 
@@ -107,9 +108,11 @@ class Folders(Callback):
 
     Attributes:
         sweep: folder of the sweep that this process started.
+        split: the split that its report is about.
     """
 
     sweep: ClassVar[Path | None] = None
+    split: ClassVar[str] = "test"
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before a single run."""
@@ -124,7 +127,7 @@ class Folders(Callback):
         except HeroError as error:
             exit_with(error)
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        Folders.sweep = folder
+        Folders.sweep, Folders.split = folder, "test" if config.get("test", True) else "val"
         constant = ",".join(f"'{key}'" for key in _keys(config, swept=False))
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.extend(
@@ -149,11 +152,11 @@ def _keys(config: DictConfig, swept: bool) -> list[str]:
 
 def _check_launcher(config: DictConfig) -> None:
     if config.get("gpu_lease"):
-        found = gpus()
-        if not found:
-            expected, hint = "a GPU that nvidia-smi or CUDA_VISIBLE_DEVICES lists", "launcher=joblib"
-            raise ConfigError("launcher=gpus finds no GPU.", expected=expected, got="none", where="launcher", hint=hint)
+        found = leasable()
         log.info("leasing %d GPUs, one for each job: %s", len(found), ", ".join(found))
+    if "Optuna" in config.hydra.sweeper["_target_"] and importlib.util.find_spec("optuna") is None:
+        hint = "pip install 'hero-lightning[optuna]'"
+        raise ConfigError("sweeper=optuna needs the package optuna.", where="sweeper", hint=hint)
     if "Slurm" in config.hydra.launcher["_target_"] and not shutil.which("sbatch"):
         raise ConfigError("launcher=slurm needs Slurm: there is no sbatch on this machine.", hint="launcher=joblib")
 
@@ -223,14 +226,17 @@ def command_of(command: str, config: DictConfig, folder: Path, resume: bool = Fa
     """
     left_out = re.compile(r"hydra([./])(mode|sweep|sweeper|launcher|run|job\.config)\b")
     own = [o for o in config.overrides.hydra if not left_out.match(o)]
-    task = [o for o in config.overrides.task if not o.startswith("skip_done=")]
+    task = [o for o in config.overrides.task if not o.lstrip("+").startswith("skip_done=")]
     sources = [s.path for s in config.runtime.config_sources if s.provider == "command-line"]
     folders = [part for path in sources for part in ("--config-dir", path)]
-    place = text(str(folder))
-    if place == f"'{folder}'":  # double quotes, since the shell needs single ones around them
-        place = f'"{folder}"'
-    again = [f"resume={place}"] if resume else []
-    return ["-m", f"hero_lightning.{command}", *folders, *task, *own, *again, f"hydra.run.dir={place}"]
+    again = [f"resume={_place(folder)}"] if resume else []
+    return ["-m", f"hero_lightning.{command}", *folders, *task, *own, *again, f"hydra.run.dir={_place(folder)}"]
+
+
+def _place(folder: Path) -> str:
+    """A folder as the value of an override; in double quotes, since the shell needs single ones around them."""
+    value = text(str(folder))
+    return f'"{folder}"' if value == f"'{folder}'" else value
 
 
 def run_job(command: str, cfg: Any) -> float | None:
@@ -242,7 +248,7 @@ def run_job(command: str, cfg: Any) -> float | None:
     Returns:
         The score of the run, None of a failed one.
     """
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     with _locked(folder) as lock:
         before = recorded(folder)
@@ -346,7 +352,8 @@ def summarised(command: str) -> Iterator[None]:
         if Folders.sweep is not None:
             failed = _list_failures(Folders.sweep)
     if Folders.sweep is not None and whole and command == "train":
-        shown = subprocess.run([sys.executable, "-m", "hero_lightning.report", f"run={Folders.sweep}"], check=False)
+        options = [f"run={_place(Folders.sweep)}", f"split={Folders.split}"]
+        shown = subprocess.run([sys.executable, "-m", "hero_lightning.report", *options], check=False)
         failed = failed or shown.returncode
     if failed:
         sys.exit(1)
@@ -357,7 +364,8 @@ def _list_failures(sweep: Path) -> int:
     folders = [path.parents[1] for path in sorted(sweep.rglob(".hydra/overrides.yaml"))]
     ends = {folder: recorded(folder) for folder in folders}
     lost = {folder: end for folder, end in ends.items() if end.get("status") != "done"}
-    log.info("%d of %d jobs done, in %s", len(ends) - len(lost), len(ends), sweep)
+    if ends:
+        log.info("%d of %d jobs done, in %s", len(ends) - len(lost), len(ends), sweep)
     for folder, end in lost.items():
         error = end.get("error", "no result: the job was stopped, or is still running")
         again = f"\n  again: {end['command']}" if "command" in end else ""
