@@ -89,11 +89,11 @@ def test_a_requeued_job_resumes_and_a_cancelled_one_is_listed(cluster: Path, pla
     options = ["seed=0,1", "trainer.max_epochs=600", "name=requeued"]
     command = [sys.executable, "-m", "hero_lightning.train", "-m", *TRAIN, *options, *LAUNCHER]
     with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True) as process:
-        last = "runs/requeued/*/seed={}/checkpoints/last.ckpt"
-        wait(lambda: list(place.glob(last.format(0))) and list(place.glob(last.format(1))))
+        wait(lambda: len(queue()) == 2)
         first, second = sorted(line.split()[0] for line in queue())
-        subprocess.run(["scontrol", "requeue", first], check=True)
         subprocess.run(["scancel", second], check=True)
+        wait(lambda: list(place.glob("runs/requeued/*/seed=0/checkpoints/last.ckpt")))
+        subprocess.run(["scontrol", "requeue", first], check=True)
         wait(lambda: any(line == f"{first} PD" for line in queue()))
         subprocess.run(["scontrol", "update", f"jobid={first}", "starttime=now"], check=True)
         text, _ = process.communicate(timeout=300)
