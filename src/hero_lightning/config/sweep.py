@@ -361,8 +361,7 @@ def summarised(command: str) -> Iterator[None]:
 
 def _list_failures(sweep: Path) -> int:
     """Number of jobs of a sweep without a result; each with its error and the command that runs it again."""
-    folders = [path.parents[1] for path in sorted(sweep.rglob(".hydra/overrides.yaml"))]
-    ends = {folder: recorded(folder) for folder in folders}
+    ends = {path.parent: recorded(path.parent) for path in sorted(sweep.rglob(".hydra"))}
     lost = {folder: end for folder, end in ends.items() if end.get("status") != "done"}
     if ends:
         log.info("%d of %d jobs done, in %s", len(ends) - len(lost), len(ends), sweep)
