@@ -24,6 +24,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from omegaconf import open_dict
 
 from hero_lightning.config import sweep
+from hero_lightning.errors import ConfigError, cause
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class HeroSlurmLauncher(SlurmLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by Hydra's sweeper."""
         import submitit
+        from submitit.core.utils import FailedJobError
 
         assert self.config is not None
         given = {k: v for k, v in self.params.items() if v is not None}
@@ -49,7 +51,10 @@ class HeroSlurmLauncher(SlurmLauncher):
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         states = [Singleton.get_state()] * len(numbers)
         keys, ids = ["hydra.sweep.dir"] * len(numbers), [f"job_id_for_{n}" for n in numbers]
-        jobs = executor.map_array(self, [list(o) for o in job_overrides], keys, numbers, ids, states)
+        try:
+            jobs = executor.map_array(self, [list(o) for o in job_overrides], keys, numbers, ids, states)
+        except FailedJobError as error:
+            sweep.exit_with(ConfigError("Slurm does not take the jobs.", got=cause(error), where="hydra.launcher"))
         log.info("Slurm array %s: %d jobs", jobs[0].job_id.partition("_")[0], len(jobs))
         results: dict[int, JobReturn] = {}
         unlisted: dict[int, float] = {}

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -94,7 +94,7 @@ OmegaConf.register_new_resolver("job_name", _job_name, replace=True)
 OmegaConf.register_new_resolver("gpu_count", lambda: len(gpus()), replace=True)
 
 
-def exit_with(error: HeroError) -> None:
+def exit_with(error: HeroError) -> NoReturn:
     """Ends the command with the message of an error."""
     sys.stderr.write(f"\nError: {error}\n")
     sys.exit(2)
@@ -158,7 +158,7 @@ def _check_launcher(config: DictConfig) -> None:
         hint = "pip install 'hero-lightning[optuna]'"
         raise ConfigError("sweeper=optuna needs the package optuna.", where="sweeper", hint=hint)
     if "Slurm" in config.hydra.launcher["_target_"] and not shutil.which("sbatch"):
-        raise ConfigError("launcher=slurm needs Slurm: there is no sbatch on this machine.", hint="launcher=joblib")
+        raise ConfigError("launcher=slurm needs Slurm: there is no sbatch on this machine.")
 
 
 def _sweep_folder(config: DictConfig) -> Path:
