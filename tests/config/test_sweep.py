@@ -71,6 +71,19 @@ def test_single_runs_of_one_second_get_two_folders_and_a_named_folder_is_kept(tm
     assert cfg.hydra.run.dir == year
 
 
+def test_a_finished_run_is_not_overwritten_and_a_file_is_no_folder(tmp_path: Path, capsys: Any) -> None:
+    sweep.record(tmp_path, status="done", score=0.5, seconds=1.0)
+    sweep.Folders().on_run_start(config(f"hydra.run.dir={tmp_path}", f"resume={tmp_path}"))
+    with pytest.raises(SystemExit, match="2"):
+        sweep.Folders().on_run_start(config(f"hydra.run.dir={tmp_path}"))
+    assert "The folder holds a finished run." in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for called in (sweep.Folders().on_run_start, start):
+        with pytest.raises(SystemExit, match="2"):
+            called(config(f"paths.runs={tmp_path}/file"))
+        assert "NotADirectoryError" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
@@ -170,11 +183,11 @@ def test_the_error_is_what_the_process_said_last(code: int, tail: str, error: st
 def test_the_output_of_a_process_is_kept(tmp_path: Path, capsys: Any) -> None:
     code = "import sys; print('out'); sys.stderr.write('err\\n'); sys.exit(5)"
     with (tmp_path / "lock").open("w") as lock:
-        ended = sweep._run([sys.executable, "-c", code], tmp_path / "console.log", True, lock.fileno())
+        ended = sweep._run([sys.executable, "-c", code], str(tmp_path), tmp_path / "console.log", True, lock.fileno())
         assert sorted((tmp_path / "console.log").read_text().split()) == ["err", "out"]
         assert ended[0] == 5
         assert sorted(capsys.readouterr().out.split()) == ["err", "out"]
-        sweep._run([sys.executable, "-c", code], tmp_path / "console.log", False, lock.fileno())
+        sweep._run([sys.executable, "-c", code], str(tmp_path), tmp_path / "console.log", False, lock.fileno())
     assert capsys.readouterr().out == ""
 
 

@@ -36,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config.launch import gpus, leasable
 from hero_lightning.config.quoting import text
-from hero_lightning.errors import ConfigError, HeroError
+from hero_lightning.errors import ConfigError, HeroError, cause
 
 log = logging.getLogger(__name__)
 
@@ -116,16 +116,23 @@ class Folders(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before a single run."""
-        if _timed(config.hydra.run, "dir"):
-            config.hydra.run.dir = str(claim(Path(config.hydra.run.dir)))
+        folder = Path(config.hydra.run.dir)
+        try:
+            if _timed(config.hydra.run, "dir"):
+                config.hydra.run.dir = str(claim(folder))
+            elif "resume" in config and not config.resume and recorded(folder).get("status") == "done":
+                expected, where = "a new folder, or resume=RUN", "hydra.run.dir"
+                raise ConfigError("The folder holds a finished run.", expected=expected, got=folder, where=where)
+        except (HeroError, OSError) as error:
+            exit_with(error if isinstance(error, HeroError) else _unmade(folder, error))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before a sweep; the jobs get the folder and the keys that vary as overrides of Hydra's own config."""
         try:
             _check_launcher(config)
             folder = _sweep_folder(config)
-        except HeroError as error:
-            exit_with(error)
+        except (HeroError, OSError) as error:
+            exit_with(error if isinstance(error, HeroError) else _unmade(Path(config.hydra.sweep.dir), error))
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         Folders.sweep, Folders.split = folder, "test" if config.get("test", True) else "val"
         constant = ",".join(f"'{key}'" for key in _keys(config, swept=False))
@@ -137,6 +144,10 @@ class Folders(Callback):
             ]
         )
         log.info("sweep folder %s", folder)
+
+
+def _unmade(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError("The run folder cannot be made.", expected="a folder", got=cause(error), where=folder)
 
 
 def _timed(node: DictConfig, key: str) -> bool:
@@ -259,7 +270,7 @@ def run_job(command: str, cfg: Any) -> float | None:
         arguments = command_of(command, hydra, folder, begun)
         log.info("%s: %s", folder.name, "continuing" if begun else "starting")
         echo = hydra.launcher["_target_"].endswith("BasicLauncher")  # jobs side by side would mix their lines
-        code, tail = _run([sys.executable, *arguments], folder / "console.log", echo, lock)
+        code, tail = _run([sys.executable, *arguments], hydra.runtime.cwd, folder / "console.log", echo, lock)
         if code or recorded(folder).get("status") != "done":
             fail(folder, _error(code, tail), hydra)
             return None
@@ -298,14 +309,20 @@ def _locked(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _run(command: Sequence[str], console: Path, echo: bool, lock: int) -> tuple[int, str]:
+def _run(command: Sequence[str], cwd: str, console: Path, echo: bool, lock: int) -> tuple[int, str]:
     """Exit code and last lines of a process, whose output goes to a file; signals end it first, then this process."""
     ended: list[int] = []
     lines: list[str] = []
     with (
         console.open("a", encoding="utf-8") as file,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", pass_fds=(lock,)
+            command,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=(lock,),
         ) as process,
     ):
 
@@ -344,23 +361,22 @@ def _error(code: int, tail: str) -> str:
 @contextmanager
 def summarised(command: str) -> Iterator[None]:
     """Lists the failed jobs after a sweep and reports its runs; exit code 1 where a job failed."""
-    failed, whole = 0, False
+    done, failed, whole = 0, 0, False
     try:
         yield
         whole = True
     finally:
         if Folders.sweep is not None:
-            failed = _list_failures(Folders.sweep)
-    if Folders.sweep is not None and whole and command == "train":
+            done, failed = _list_ends(Folders.sweep)
+    if whole and done and command == "train" and Folders.sweep is not None:
         options = [f"run={_place(Folders.sweep)}", f"split={Folders.split}"]
-        shown = subprocess.run([sys.executable, "-m", "hero_lightning.report", *options], check=False)
-        failed = failed or shown.returncode
+        subprocess.run([sys.executable, "-m", "hero_lightning.report", *options], check=False)
     if failed:
         sys.exit(1)
 
 
-def _list_failures(sweep: Path) -> int:
-    """Number of jobs of a sweep without a result; each with its error and the command that runs it again."""
+def _list_ends(sweep: Path) -> tuple[int, int]:
+    """Numbers of jobs with and without a result; the latter with their errors and the commands to run them again."""
     ends = {path.parent: recorded(path.parent) for path in sorted(sweep.rglob(".hydra"))}
     lost = {folder: end for folder, end in ends.items() if end.get("status") != "done"}
     if ends:
@@ -371,7 +387,7 @@ def _list_failures(sweep: Path) -> int:
         log.error("failed: %s\n  %s%s", folder.name, error.replace("\n", "\n  "), again)
     if lost:
         log.error("everything that is left: %s", _again())
-    return len(lost)
+    return len(ends) - len(lost), len(lost)
 
 
 def _again() -> str:
