@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -230,11 +231,12 @@ def test_a_sweep_that_is_killed_continues(tmp_path: Path) -> None:
     while not begun():
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (folder,) = (tmp_path / "runs" / "demo-linear").iterdir()
     again = run("hero_lightning.train", "-m", *OPTIONS, *options, "skip_done=true", cwd=tmp_path)
     assert again.returncode == 1
+    assert "continuing" in again.stdout
     assert list((tmp_path / "runs" / "demo-linear").iterdir()) == [folder]
     ends = {p.name: sweep.recorded(p) for p in folder.glob("optimizer*")}
     assert {k: v["status"] for k, v in ends.items()} == {

@@ -74,11 +74,30 @@ def silence_libraries() -> None:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
+class _Unpickled:
+    """A function that launchers do not send to other processes: a job of a sweep starts the command anew.
+
+    What a command's module holds, caches for example, need not be picklable.
+    """
+
+    def __init__(self, function: Callable[[Any], Any] | None = None) -> None:
+        self.function = function
+
+    def __reduce__(self) -> tuple:
+        return _Unpickled, ()
+
+    def __call__(self, cfg: Any) -> Any:
+        assert self.function is not None
+        return self.function(cfg)
+
+
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Makes `function(cfg)` a command that reads `conf/<config_name>.yaml`."""
 
     def wrap(function: Callable[[Any], Any]) -> Callable[[], None]:
         import hydra
+
+        body = _Unpickled(function)
 
         @functools.wraps(function)
         def shown(cfg: Any) -> Any:
@@ -95,7 +114,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
             if recording:
                 (folder / sweep.RECORD).unlink(missing_ok=True)
             try:
-                score = function(cfg)
+                score = body(cfg)
             except HeroError as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
@@ -104,6 +123,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
                 sweep.finished(folder, score, started)
             return score
 
+        vars(shown).pop("__wrapped__")
         main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(shown)
 
         @functools.wraps(function)
