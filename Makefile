@@ -23,7 +23,7 @@ $(BIN)/ready: pyproject.toml constraints.txt
 demo: $(BIN)/ready  ## make a corpus, train, test, print the table
 	$(BIN)/python -m hero_lightning.train
 
-test: $(BIN)/ready  ## the tests, without those marked slow or gpu
+test: $(BIN)/ready  ## the tests, without those marked slow, gpu or slurm
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
 
 slow: $(BIN)/ready  ## the tests marked slow

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,9 +17,11 @@ from hero_lightning.config.cli import CONF
 from hero_lightning.errors import ConfigError, DataError
 from hero_lightning.evaluation import comparison
 from hero_lightning.evaluation.comparison import Answers
+from hero_lightning.reporting import summary
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import StoredFeatures
 from tests.helpers import feature_dataset, in_process
+from tests.helpers import run as command_line
 
 EXPERIMENTS = sorted(p.stem for p in (Path(CONF) / "protocol").glob("*.yaml"))
 TOY = """# @package _global_
@@ -34,7 +32,6 @@ metrics: [accuracy, uar]
 against: [linear]
 num_trials: 2
 search_space: {{optimizer.lr: {{low: 1.0e-3, high: 1.0e-2}}, model.dropout: [0.0, 0.3]}}
-workers: 0
 resamples: 100
 models: {{linear: [baseline=linear], attention: [baseline=attention]}}
 tables: {{toy: {{title: Toy, train: [], published: {{"somebody": 0.5}}}}}}
@@ -48,9 +45,15 @@ def toy(tmp_path: Path) -> list[str]:
 
 
 def run(folder: Path, *overrides: str) -> None:
-    cfg = in_process("compare", folder, *overrides)
+    cfg = in_process("compare", folder, f"out={folder}", *overrides)
     with initialize_config_dir(version_base="1.3", config_dir=CONF):
         compare.compare(cfg)
+
+
+def table_of(folder: Path, form: str = "md") -> Path:
+    """The table of the only budget in a folder."""
+    (path,) = folder.glob(f"*-trials_*/table.{form}")
+    return path
 
 
 def fits(folder: Path) -> list[Path]:
@@ -60,8 +63,8 @@ def fits(folder: Path) -> list[Path]:
 def test_a_protocol_from_end_to_end_and_after_an_interruption(tmp_path, monkeypatch):
     overrides = toy(tmp_path)
     run(tmp_path / "whole", *overrides)
-    table = (tmp_path / "whole" / "table.md").read_text()
-    told = json.loads((tmp_path / "whole" / "table.json").read_text())["tables"]["toy"]
+    table = table_of(tmp_path / "whole").read_text()
+    told = json.loads(table_of(tmp_path / "whole", "json").read_text())["tables"]["toy"]
     rows = {row["model"]: row for row in told["rows"]}
     assert set(rows) == {"linear", "attention"}
     assert rows["linear"]["fits"] == 2  # folds
@@ -70,7 +73,7 @@ def test_a_protocol_from_end_to_end_and_after_an_interruption(tmp_path, monkeypa
     for text in ("## Toy", "| majority |", "| chance |", "somebody: 0.5", "2 folds x 1 seeds", "accuracy minus linear"):
         assert text in table, text
     # both models had the same two settings; the first one was scored on validation alone
-    settings = json.loads((tmp_path / "whole" / "table.json").read_text())["settings"]
+    settings = json.loads(table_of(tmp_path / "whole", "json").read_text())["settings"]
     names = {m: [p.name for p in fits(tmp_path / "whole") if p.parent.name == m] for m in rows}
     for model, files in names.items():
         assert sum(f.startswith("tune-") for f in files) == 2
@@ -98,11 +101,11 @@ def test_a_protocol_from_end_to_end_and_after_an_interruption(tmp_path, monkeypa
     monkeypatch.setattr(compare, "fit", lambda job: done.append(job) or real(job))
     run(tmp_path / "killed", *overrides)
     assert len(done) == 8 - 5
-    assert (tmp_path / "killed" / "table.md").read_text() == table
+    assert table_of(tmp_path / "killed").read_text() == table
     done.clear()
     run(tmp_path / "killed", *overrides, f"external={{theirs: {foreign(tmp_path)}}}")
     assert not done
-    assert "| theirs | 1.0000" in (tmp_path / "killed" / "table.md").read_text()
+    assert "| theirs | 2 | 1.0000" in table_of(tmp_path / "killed").read_text()
 
 
 def test_a_fit_that_is_scored_on_test_learns_from_validation_too(tmp_path, monkeypatch):
@@ -128,34 +131,38 @@ def foreign(tmp_path: Path) -> Path:
     return tmp_path / "theirs.csv"
 
 
+def test_a_partial_run_extends_the_table(tmp_path: Path) -> None:
+    overrides = [*toy(tmp_path), "max_folds=1", "num_trials=1"]
+    folder = tmp_path / "run"
+    run(folder, *overrides, "only_models=[linear]")
+    first = json.loads(table_of(folder, "json").read_text())["tables"]["toy"]
+    assert [row["model"] for row in first["rows"]] == ["linear"]
+    run(folder, *overrides, "only_models=[attention]", f"external={{theirs: {foreign(tmp_path)}}}")
+    both = json.loads(table_of(folder, "json").read_text())["tables"]["toy"]
+    assert [row["model"] for row in both["rows"]] == ["linear", "attention", "theirs"]
+    assert set(both["rows"][1]["minus"]) == {"linear"}  # compared with the row of the run before
+    assert set(both["chosen"]) == {"linear", "attention"}
+    shutil.rmtree(folder / "fits" / "attention")
+    run(folder, *overrides, "only_models=[linear]")
+    again = json.loads(table_of(folder, "json").read_text())["tables"]["toy"]
+    assert {row["model"] for row in again["rows"]} == {"linear", "attention", "theirs"}  # nothing is lost
+    text = table_of(folder).read_text()
+    assert all(f"| {name} | 1 | " in text for name in ("linear", "attention", "theirs"))
+    assert {p.name for p in table_of(folder).parent.joinpath("toy").iterdir()} >= {"table.tex", "table.csv"}
+    run(folder, *overrides[:-1], "num_trials=2", "only_models=[linear]")  # another budget, another table
+    assert len(list(folder.glob("*-trials_*"))) == 2
+
+
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_leaves_no_worker(tmp_path):
-    overrides = [*toy(tmp_path), "workers=2", f"paths.runs={tmp_path / 'runs'}"]
-    command = [sys.executable, "-m", "hero_lightning.compare", *overrides]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    folder = tmp_path / "runs" / "compare" / "toy"
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
-    while process.poll() is None and len(fits(folder)) < 3:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and _alive(process.pid):
-        time.sleep(0.5)
-    assert not _alive(process.pid)
-    before = {p: p.stat().st_mtime_ns for p in fits(folder)}
-    assert 3 <= len(before) < 8
-    subprocess.run(command, cwd=tmp_path, env=env, check=True, stdout=subprocess.DEVNULL)
-    assert len(fits(folder)) == 8
-    assert all(p.stat().st_mtime_ns == at for p, at in before.items())
-    run(tmp_path / "whole", *overrides[:2])
-    assert (folder / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
-
-
-def _alive(session: int) -> bool:
-    """Whether a process of the session is left."""
-    found = subprocess.run(["ps", "-s", str(session), "-o", "pid="], capture_output=True, text=True, check=False)
-    return bool(found.stdout.strip())
+def test_parts_of_a_comparison_run_side_by_side_and_end_in_one_table(tmp_path: Path) -> None:
+    overrides = toy(tmp_path)
+    command = ["hero_lightning.compare", "-m", *overrides, "only_models=[linear],[attention]", "launcher=joblib"]
+    done = command_line(*command, f"paths.runs={tmp_path / 'runs'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run(tmp_path / "whole", *overrides)
+    tables = [json.loads(table_of(f, "json").read_text())["tables"]["toy"]["rows"] for f in
+              (tmp_path / "runs" / "compare" / "toy", tmp_path / "whole")]  # fmt: skip
+    assert tables[0] == tables[1]
 
 
 def test_settings_are_drawn_once_for_all():
@@ -216,9 +223,11 @@ def test_rows_are_means_over_folds_and_seeds_with_a_paired_interval():
     # two ids drawn twice: the difference is 0, 1/2 or 1 with chance 1/4, 1/2, 1/4
     assert (pair["difference"], pair["low"], pair["high"]) == (0.5, 0.0, 1.0)
     assert pair["p"] == pytest.approx(0.5, abs=0.05)
-    text = comparison.markdown([line], {"majority": {"accuracy": 0.5}, "chance": {}}, ["accuracy", "uar"])
-    assert "| a | 1.0000 (1.0000 .. 1.0000) | 1.0000 | +0.5000 (+0.0000 .. +1.0000, n.s.) |" in text
-    assert "| majority | 0.5000 |  |  |" in text
+    cells = summary.cells([line], ["accuracy", "uar"], ["b"], {"majority": {"accuracy": 0.5}, "chance": {}})
+    text = summary.markdown(cells)
+    p = f"{pair['p']:.3f}"
+    assert f"| a | 1 | 1.0000 [1.0000, 1.0000] | 1.0000 [1.0000, 1.0000] | +0.5000 [+0.0000, +1.0000] | {p} |" in text
+    assert "| majority |  | 0.5000 |  |  |  |" in text
     assert "chance" not in text
     line = comparison.rows(task, one, [], 2000, {"sound": {"a": one["b"]}})[0]
     assert line["minus"]["itself on sound"]["accuracy"]["difference"] == 0.5  # a against what it says in another table

@@ -2,19 +2,21 @@
 
 Data flow: protocol -> tables x models -> the same random trials, scored on validation of the first fold -> the best one
 on every fold and seed, trained on train + validation, scored once on test -> a JSON file per fit (a restart reads them)
--> table.md, table.json.
+-> the tables of `report`, with every row whose fits are there.
+
+A launcher runs parts of it side by side: `-m only_models=[linear],[hero] launcher=joblib`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,60 +55,89 @@ class Job:
 
 
 def compare(cfg: Any) -> None:
-    """Tunes, fits, scores and writes the tables; all results lie in one folder per protocol, which a restart reads."""
+    """Tunes, fits and scores what `only_tables` and `only_models` ask for, and writes the tables of all finished rows.
+
+    Fits lie in one folder per protocol, tables in one per budget: a partial run adds its rows to those of the others.
+    """
     from omegaconf import OmegaConf
 
-    from hero_lightning.config import build
     from hero_lightning.evaluation import comparison
     from hero_lightning.reporting import run_folder
 
-    folder = build.run_folder()
+    out = Path(cfg.out)
     protocol: Any = OmegaConf.to_container(cfg, resolve=False)  # overrides keep their interpolations for `train`
     settings = comparison.draw(protocol["search_space"], cfg.num_trials, cfg.search_seed)
-    rows = dict(_rows(cfg, protocol))
     folds = protocol["folds"][: cfg.max_folds]
-
-    def job(row: tuple[str, str], number: int, fold: int, seed: int, final: bool = False) -> Job:
-        changes = {**folds[fold], **settings[number], "seed": seed}
-        return _job(folder / "fits", row, rows[row], changes, f"setting{number}", (fold, seed), final)
-
-    for row in rows:  # stores are filled before processes share them
-        _dataset(_data_key(job(row, 0, 0, 0).config))
-    tune = {row: [job(row, n, 0, cfg.seeds[0]) for n in range(len(settings))] for row in rows}
-    tuned = _run([j for jobs in tune.values() for j in jobs] if len(settings) > 1 else [], cfg.workers, "tuning")
-    scores = {row: [tuned[j.path]["score"] for j in jobs if tuned] or [0.0] for row, jobs in tune.items()}
-    best = {row: s.index(max(s)) for row, s in scores.items()}
     places = [(f, s) for f in range(len(folds)) for s in cfg.seeds]
-    final = [job(row, best[row], *place, True) for row in rows for place in places]
-    # predictions on validation clips: late fusion fits its weights on them
-    held = [job(row, best[row], *place) for row in rows if cfg.tables[row[0]].get("late") for place in places]
-    found = _run([*final, *held], cfg.workers, "fitting")
+    asked = set(_asked(cfg, protocol))
+    rows = dict(_rows(protocol, asked, out / "fits"))
+
+    def job(row: tuple[str, str], number: int, place: tuple[int, int], final: bool = False) -> Job:
+        changes = {**folds[place[0]], **settings[number], "seed": place[1]}
+        return _job(out / "fits", row, rows[row], changes, f"setting{number}", place, final)
+
+    def tune(row: tuple[str, str]) -> list[Job]:
+        return [job(row, n, (0, cfg.seeds[0])) for n in range(len(settings))] if len(settings) > 1 else []
+
+    def chosen(row: tuple[str, str]) -> int:
+        scores = [_result(j)["score"] for j in tune(row)] or [0.0]
+        return scores.index(max(scores))
+
+    def fits(row: tuple[str, str]) -> list[Job]:
+        final = [job(row, chosen(row), place, True) for place in places]
+        # predictions on validation clips: late fusion fits its weights on them
+        held = [job(row, chosen(row), place) for place in places] if cfg.tables[row[0]].get("late") else []
+        return [*final, *held]
+
+    for row in rows:
+        if row in asked:
+            _dataset(_data_key(job(row, 0, (0, cfg.seeds[0])).config))  # fills the stores
+    _run([j for row in rows if row in asked for j in tune(row)], "tuning")
+    _run([j for row in rows if row in asked for j in fits(row)], "fitting")
+    done = [row for row in rows if all(j.path.is_file() for j in tune(row))]
+    done = [row for row in done if all(j.path.is_file() for j in fits(row))]
     made: dict[tuple[str, bool], dict[tuple[str, int, int], tuple[Job, Any]]] = {}
-    for j in (*final, *held):
-        made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, found[j.path]
-    texts, report = [], {}
-    for table in dict.fromkeys(table for table, _ in rows):
-        text, content = _table(cfg, table, made)
-        texts.append(text)
-        report[table] = {**content, "chosen": {m: settings[best[t, m]] for t, m in rows if t == table}}
-    (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
-    run_folder.write_json(folder / "table.json", {"tables": report, "settings": settings, **run_folder.provenance()})
+    for j in (j for row in done for j in fits(row)):
+        made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, _result(j)
+    folder = out / f"{len(settings)}-trials_{len(folds)}-folds_{len(cfg.seeds)}-seeds"
+    with _locked(folder):  # parts of one comparison can end at the same time
+        before = _read(folder / "table.json")
+        texts, report = [], {}
+        for table in (t for t in protocol["tables"] if (t, True) in made or t in before):
+            content = _content(cfg, table, made) if (table, True) in made else {}
+            content["chosen"] = {m: settings[chosen((t, m))] for t, m in done if t == table}
+            report[table] = _extended(before.get(table, {}), content)
+            texts.append(_written(cfg, folder / table, report[table], len(folds)))
+        (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
+        run_folder.write_json(
+            folder / "table.json", {"tables": report, "settings": settings, **run_folder.provenance()}
+        )
     log.info("%s\n%s", "\n".join(texts), folder / "table.md")
 
 
-def _rows(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
-    """(table, model) and its train config, not resolved."""
-    from hero_lightning.config import build
+def _asked(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(table, model) of the rows that this run computes."""
     from hero_lightning.errors import one_of
 
     for key in ("tables", "models"):
         for name in cfg[f"only_{key}"] or []:
             one_of(f"only_{key}", name, protocol[key])
     for table in cfg.only_tables or protocol["tables"]:
-        node = protocol["tables"][table]
-        for model in (m for m in node.get("models", protocol["models"]) if m in (cfg.only_models or [m])):
-            overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
-            yield (table, model), build.compose_again("train", *QUIET, *overrides)
+        models = protocol["tables"][table].get("models", protocol["models"])
+        yield from ((table, model) for model in models if model in (cfg.only_models or [model]))
+
+
+def _rows(
+    protocol: Mapping[str, Any], asked: set[tuple[str, str]], fits: Path
+) -> Iterator[tuple[tuple[str, str], Any]]:
+    """(table, model) and its train config, not resolved: rows that are asked for, or may have been computed before."""
+    from hero_lightning.config import build
+
+    for table, node in protocol["tables"].items():
+        for model in node.get("models", protocol["models"]):
+            if (table, model) in asked or (fits / model).is_dir():
+                overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
+                yield (table, model), build.compose_again("train", *QUIET, *overrides)
 
 
 def _job(
@@ -133,54 +164,22 @@ def _job(
     return Job(row, place, final, resolved, folder / row[1] / file)  # equal fits of two tables share a file
 
 
-def _run(jobs: Sequence[Job], workers: int, what: str) -> dict[Path, dict[str, Any]]:
-    """Results of all jobs; existing files are read, the others computed and written."""
-    out = {job.path: json.loads(job.path.read_text(encoding="utf-8")) for job in jobs if job.path.is_file()}
-    todo = [job for path, job in {job.path: job for job in jobs}.items() if path not in out]
-    log.info("%s: %d fits, %d of them done before", what, len(out) + len(todo), len(out))
+def _run(jobs: Sequence[Job], what: str) -> None:
+    """Computes the fits that have no file yet."""
+    every = {job.path: job for job in jobs}
+    todo = [job for path, job in every.items() if not path.is_file()]
+    log.info("%s: %d fits, %d of them done before", what, len(every), len(every) - len(todo))
     start = time.monotonic()
-    for count, (job, result) in enumerate(_computed(todo, workers), start=1):
-        out[job.path] = result
+    for count, job in enumerate(todo, start=1):
+        result = fit(job)
         left = (time.monotonic() - start) / count * (len(todo) - count) / 60
         name = f"{' '.join(job.row)} {job.path.stem}" + (f": {result['score']:.4f}" if "score" in result else "")
         took = f"{result['seconds']:.0f} s, {result['epochs']} epochs"
         log.info("[%d/%d] %s, %s; %.0f min left", count, len(todo), name, took, left)
-    return out
 
 
-def _computed(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Jobs and results as they end; 0 workers = in this process."""
-    if not workers or not jobs:
-        yield from ((job, fit(job)) for job in jobs)
-        return
-    import multiprocessing
-
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_worker)
-    try:
-        running = {pool.submit(fit, job): job for job in jobs}
-        for done in as_completed(running):
-            yield running[done], done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _worker() -> None:
-    """Prepares a worker process: one thread, and an end when its parent ends, even by a signal."""
-    import multiprocessing
-    import threading
-
-    from hero_lightning.config.cli import silence_libraries
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = "1"  # torch is not imported yet
-    logging.getLogger("hero_lightning").setLevel(logging.WARNING)
-    silence_libraries()
+def _result(job: Job) -> dict[str, Any]:
+    return json.loads(job.path.read_text(encoding="utf-8"))
 
 
 class Cached:
@@ -280,8 +279,8 @@ Made = Mapping[tuple[str, int, int], tuple[Job, Any]]
 """Model, fold and seed -> job and result."""
 
 
-def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tuple[str, dict[str, Any]]:
-    """A table of the protocol as markdown and as builtins; tables: name and whether its fits are final -> Made."""
+def _content(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> dict[str, Any]:
+    """A table of the protocol as builtins; tables: name and whether its fits are final -> Made."""
     from hero_lightning.config import instantiate
     from hero_lightning.evaluation import comparison
     from hero_lightning.tasks import Task
@@ -304,18 +303,58 @@ def _table(cfg: Any, name: str, tables: Mapping[tuple[str, bool], Made]) -> tupl
     compared = {t: gather(t) for t in node.get("compare_with") or () if (t, True) in tables}
     lines = comparison.rows(tasks[0], found, cfg.against, cfg.resamples, compared)
     constants = comparison.constants(tasks, next(iter(found.values())))
-    splits = "; ".join(f"{k} {v}" for k, v in next(iter(made.values()))[1]["splits"].items())
+    splits = next(iter(made.values()))[1]["splits"]
+    return {"title": node.title, "rows": lines, "constants": constants, "splits": splits, **facts}
+
+
+def _extended(before: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with the rows that it had before and that this run did not compute again."""
+    again = {line["model"] for line in content.get("rows", ())}
+    kept = [line for line in before.get("rows", ()) if line["model"] not in again]
+    return {
+        **before,
+        **content,
+        "rows": [*content.get("rows", ()), *kept],
+        "chosen": before.get("chosen", {}) | content["chosen"],
+        "commits": sorted({*before.get("commits", ()), *content.get("commits", ())}),
+    }
+
+
+def _written(cfg: Any, folder: Path, content: Mapping[str, Any], folds: int) -> str:
+    """Writes a table in every form of `report`; returns it as markdown."""
+    from hero_lightning.reporting import summary
+
+    lines, node = content["rows"], cfg.tables[folder.name]
+    references = list(dict.fromkeys(r for line in lines for r in line["minus"]))
+    cells = summary.cells(lines, list(cfg.metrics), references, content["constants"])
+    note = (
+        f"{folds} folds x {len(cfg.seeds)} seeds; ± is the standard deviation over these fits. [95 % interval]: "
+        f"(paired) bootstrap over clips, {cfg.resamples} resamples; p-values adjusted by Holm's method. "
+        f"{cfg.num_trials} settings per model, chosen on validation of the first fold; scored after training on "
+        "train + validation."
+    )
+    summary.write(folder, cells, lines, {**content, "metrics": list(cfg.metrics)}, note)
     text = [
         f"## {node.title}\n",
-        f"{len(tasks)} folds x {len(cfg.seeds)} seeds; +- is the standard deviation over these fits. Intervals:",
-        f"(paired) bootstrap over clips, {cfg.resamples} resamples; n.s. = the interval holds zero. {cfg.num_trials}",
-        "settings per model, chosen on validation of the first fold; scored after training on train + validation.",
-        f"Splits: {splits}.\n",
-        f"Commit {', '.join(facts['commits'])}.\n",
-        comparison.markdown(lines, constants, list(cfg.metrics)) + "\n",
+        f"{note} Splits: {'; '.join(f'{k} {v}' for k, v in content['splits'].items())}.\n",
+        f"Commit {', '.join(content['commits'])}.\n",
+        summary.markdown(cells),
         *(f"Elsewhere: {k}: {v}\n" for k, v in (node.get("published") or {}).items()),
-    ]  # fmt: skip
-    return "\n".join(text), {"title": node.title, "rows": lines, "constants": constants, **facts}
+    ]
+    return "\n".join(text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables of an earlier run; empty without one."""
+    return json.loads(path.read_text(encoding="utf-8"))["tables"] if path.is_file() else {}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _from_file(job: Job, path: Path) -> Any:

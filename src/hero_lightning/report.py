@@ -66,7 +66,7 @@ def report(
     for name in names:
         one_of("metrics", name, lines[0]["values"])
     constants = _constants([r for row in table.values() for r in row.values()], chosen.name, split, names)
-    cells = summary.cells(lines, names, reference, constants)
+    cells = summary.cells(lines, names, [reference] if reference else [], constants)
     facts: dict[str, Any] = {
         "task": chosen.name, "split": split, "metrics": names, "reference": reference, "resamples": resamples,
         "constants": constants, "unfinished": [str(f) for f in unfinished],

@@ -19,7 +19,8 @@ from hero_lightning.config.instantiate import arguments
 GROUPS = {
     "dataset": 21, "model": 3, "size": 3, "modes": 5, "mode": 3, "modality": 8, "sampler": 7, "encoder": 27,
     "backbone": 4, "fusion": 4, "llm": 8, "modality_dropout": 2, "loss": 12, "stage": 1, "optimizer": 1,
-    "trainer": 5, "logger": 3, "callbacks": 2, "paths": 1, "launcher": 3, "debug": 3, "local": 1, "protocol": 3,
+    "trainer": 5, "logger": 3, "callbacks": 2, "paths": 1, "launcher": 4, "sweeper": 2,
+    "debug": 3, "local": 1, "protocol": 3,
     "evidence_decoder": 3, "dataset_defaults": 1, "detector": 4, "asr": 2, "mixup": 2, "command": 1,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 11}
@@ -152,4 +153,4 @@ def test_a_sweep_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra resolves the folder of a sweep before it says which options were chosen."""
     cfg = composed("dataset=meld")
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    assert str(cfg.hydra.sweep.dir).endswith("meld-hero")
+    assert Path(cfg.hydra.sweep.dir).parent.name == "meld-hero"

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from hero_lightning.config import launch
 from hero_lightning.config.launch import gpu_lease, gpus, limit_threads, thread_limits, usable_cores
+from hero_lightning.errors import ConfigError
 
 
 def test_two_jobs_get_two_gpus_and_give_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,11 +26,12 @@ def test_two_jobs_get_two_gpus_and_give_them_back(tmp_path: Path, monkeypatch: p
         assert again == "3"
 
 
-def test_without_gpus_or_wish_nothing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_wants_a_gpu_is_refused_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for wanted in (True, False):
-        with gpu_lease(wanted, tmp_path) as gpu:
-            assert gpu is None
+    with gpu_lease(False, tmp_path) as gpu:
+        assert gpu is None
+    with pytest.raises(ConfigError, match=r"finds no GPU(.|\n)*launcher=joblib"), gpu_lease(True, tmp_path):
+        pass
 
 
 def test_threads_are_half_of_the_free_cores_and_the_environment_wins(tmp_path: Path, monkeypatch) -> None:

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from hero_lightning.config import sweep
 from hero_lightning.config.launch import limit_threads
 from hero_lightning.config.quoting import quoted
 from hero_lightning.errors import HeroError
@@ -48,12 +50,14 @@ class ExperimentsSearchPath(SearchPathPlugin):
 Plugins.instance().register(ExperimentsSearchPath)
 
 
-def _choice(group: str, *, _root_: DictConfig) -> str:
-    """The option chosen of a config group: also while Hydra makes the folder of a sweep, when `hydra:` is not known."""
+def _choice(*groups: str, _root_: DictConfig) -> str:
+    """The option chosen of the first group that is not `none`: also while Hydra makes the folder of a sweep, when
+    `hydra:` is not known."""
     from hydra.core.hydra_config import HydraConfig
 
     chosen = HydraConfig.get() if HydraConfig.initialized() else _root_.hydra
-    return str(chosen.runtime.choices[group])
+    options = [str(chosen.runtime.choices[group]) for group in groups]
+    return next((option for option in options if option != "none"), options[-1])
 
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
@@ -64,9 +68,27 @@ def silence_libraries() -> None:
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and an advertisement
     for message in (
-        "LeafSpec", "exists and is not empty", "does not have many workers", "litlogger", "no `val_dataloader`"
+        "LeafSpec", "exists and is not empty", "does not have many workers", "litlogger", "no `val_dataloader`",
+        "`srun` command is available",  # the user chose a machine with Slurm, not a job in it
     ):  # fmt: skip
         warnings.filterwarnings("ignore", f".*{message}.*")
+
+
+class _Unpickled:
+    """A function that launchers do not send to other processes: a job of a sweep starts the command anew.
+
+    What a command's module holds, caches for example, need not be picklable.
+    """
+
+    def __init__(self, function: Callable[[Any], Any] | None = None) -> None:
+        self.function = function
+
+    def __reduce__(self) -> tuple:
+        return _Unpickled, ()
+
+    def __call__(self, cfg: Any) -> Any:
+        assert self.function is not None
+        return self.function(cfg)
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -75,23 +97,33 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
     def wrap(function: Callable[[Any], Any]) -> Callable[[], None]:
         import hydra
 
+        body = _Unpickled(function)
+
         @functools.wraps(function)
         def shown(cfg: Any) -> Any:
+            from hydra.core.hydra_config import HydraConfig
+            from hydra.types import RunMode
+
+            hydra_config, started = HydraConfig.get(), time.monotonic()
+            if hydra_config.mode == RunMode.MULTIRUN:
+                return sweep.run_job(config_name, cfg)
             silence_libraries()
             limit_threads(cfg)
+            folder = Path(hydra_config.runtime.output_dir)
+            recording = hydra_config.output_subdir is not None  # not in the further processes of DDP
+            if recording:
+                (folder / sweep.RECORD).unlink(missing_ok=True)
             try:
-                return function(cfg)
+                score = body(cfg)
             except HeroError as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                from hydra.core.hydra_config import HydraConfig
-                from hydra.types import RunMode
+                sweep.exit_with(error)
+            if recording:
+                sweep.finished(folder, score, started)
+            return score
 
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra counts the job as failed and goes on
-                    raise
-                sys.stderr.write(f"\nError: {error}\n")
-                sys.exit(2)
-
+        vars(shown).pop("__wrapped__")
         main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(shown)
 
         @functools.wraps(function)
@@ -99,9 +131,9 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
             try:
                 sys.argv[1:] = quoted(sys.argv[1:])
             except HeroError as error:
-                sys.stderr.write(f"\nError: {error}\n")
-                sys.exit(2)
-            main()
+                sweep.exit_with(error)
+            with sweep.summarised(config_name):
+                main()
 
         return main_with_text
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from hero_lightning.errors import ConfigError
+
 
 def gpus() -> list[str]:
     """Indices of the GPUs this process may use, without starting CUDA."""
@@ -31,6 +33,19 @@ def gpus() -> list[str]:
     return [str(i) for i in range(len(listed.stdout.splitlines()))] if listed.returncode == 0 else []
 
 
+def leasable() -> list[str]:
+    """Indices of the GPUs that jobs can lease, at least one.
+
+    Raises:
+        ConfigError: this machine has no GPU.
+    """
+    found = gpus()
+    if not found:
+        expected, hint = "a GPU that nvidia-smi or CUDA_VISIBLE_DEVICES lists", "launcher=joblib"
+        raise ConfigError("launcher=gpus finds no GPU.", expected=expected, got="none", where="launcher", hint=hint)
+    return found
+
+
 @contextmanager
 def gpu_lease(wanted: bool, folder: Path | None = None) -> Iterator[str | None]:
     """Holds one GPU for the duration of the block, waiting until one is free.
@@ -40,12 +55,15 @@ def gpu_lease(wanted: bool, folder: Path | None = None) -> Iterator[str | None]:
         folder: where the lock files lie; all jobs of a machine must share it.
 
     Yields:
-        The index of the leased GPU, or None on a machine without one.
+        The index of the leased GPU, or None where none is wanted.
+
+    Raises:
+        ConfigError: this machine has no GPU.
     """
-    found = gpus() if wanted else []
-    if not found:
+    if not wanted:
         yield None
         return
+    found = leasable()
     folder = folder or Path(tempfile.gettempdir()) / f"hero_lightning_gpus_{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -68,12 +68,12 @@ def _quoted(argument: str, rest: Sequence[str], sweep: bool) -> str:
     if not (bare in TEXT_KEYS or TEXT_KEY.fullmatch(bare)) or KEPT.fullmatch(value) or not value:
         return argument
     if value.startswith("[") and value.endswith("]"):
-        return f"{key}=[{','.join(_text(v.strip()) for v in value[1:-1].split(','))}]"
-    return argument if sweep and "," in value else f"{key}={_text(value)}"
+        return f"{key}=[{','.join(text(v.strip()) for v in value[1:-1].split(','))}]"
+    return argument if sweep and "," in value else f"{key}={text(value)}"
 
 
-def _text(value: str) -> str:
-    """The value, in quotes where Hydra would read it as anything but this text."""
+def text(value: str) -> str:
+    """A value of an override, in quotes where Hydra would read it as anything but this text."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

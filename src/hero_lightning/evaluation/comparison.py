@@ -226,24 +226,3 @@ def constants(tasks: Mapping[int, Task], fits: Fits) -> dict[str, dict[str, floa
         lines["majority"].append(tasks[fold].majority(label))
         lines["chance"].append(tasks[fold].chance(label))
     return {name: {k: sum(p[k] for p in parts) / len(parts) for k in parts[0]} for name, parts in lines.items()}
-
-
-def markdown(
-    lines: Sequence[Mapping[str, Any]], constant: Mapping[str, Mapping[str, float]], metrics: Sequence[str]
-) -> str:
-    """The table; its first metric has an interval and is compared. constant: see `constants`."""
-    first, references = metrics[0], list(dict.fromkeys(r for line in lines for r in line["minus"]))
-    head = ["model", f"{first} (95 % interval)", *metrics[1:], *(f"{first} minus {r}" for r in references)]
-    body = [[n, *(f"{v[f]:.4f}" if f in v else "" for f in metrics)] for n, v in constant.items() if v]
-    for line in lines:
-        cells = [line["model"]]
-        for f in metrics:
-            value, spread, (low, high) = line["values"][f], line["spread"][f], line["interval"][f]
-            cells.append(f"{value:.4f}" + ("" if math.isnan(spread) else f" +- {spread:.4f}"))
-            cells[-1] += f" ({low:.4f} .. {high:.4f})" if f == first else ""
-        for d in (line["minus"][r][first] if r in line["minus"] else None for r in references):
-            mark = ", n.s." if d and d["low"] <= 0 <= d["high"] else ""
-            cells.append(f"{d['difference']:+.4f} ({d['low']:+.4f} .. {d['high']:+.4f}{mark})" if d else "")
-        body.append(cells)
-    wide = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in body)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in wide)

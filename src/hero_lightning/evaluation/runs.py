@@ -35,6 +35,7 @@ IGNORED = (
     "callbacks",
     "resume",
     "debug",
+    "skip_done",
     "dataset.num_workers",
 )
 """Keys that do not make a row of their own: where a run lies, how it is logged, and the seed."""  # fmt: skip

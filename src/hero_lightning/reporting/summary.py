@@ -29,43 +29,34 @@ def adjusted(lines: Sequence[Mapping[str, Any]], reference: str, metric: str) ->
 def cells(
     lines: Sequence[Mapping[str, Any]],
     metrics: Sequence[str],
-    reference: str | None,
+    references: Sequence[str],
     constants: Mapping[str, Mapping[str, float]],
 ) -> Cells:
     """Header and body of the table.
 
     Args:
         lines: of `comparison.rows`; single runs are never listed, only means over runs.
-        metrics: columns; the first one is compared with the reference.
-        reference: row that the others are compared with, or None.
+        metrics: columns; the first one is compared with the references.
+        references: names in `minus` of a line that the rows are compared with.
         constants: chance and majority -> metric -> value, shown first.
-    """  # fmt: skip
+    """
     first = metrics[0]
-    head = ["", "runs", *metrics, *([f"{first} minus {reference}", "p (Holm)"] if reference else [])]
-    p = adjusted(lines, reference, first) if reference else {}
-    body = [
-        [name, "", *(_number(of.get(m)) for m in metrics), *([""] * (len(head) - 2 - len(metrics)))]
-        for name, of in constants.items()
-    ]
+    p = {r: adjusted(lines, r, first) for r in references}
+    head = ["", "runs", *metrics, *(c for r in references for c in (f"{first} minus {r}", "p (Holm)"))]
+    known = {name: of for name, of in constants.items() if of}
+    body = [[name, "", *(_number(of.get(m)) for m in metrics)] for name, of in known.items()]
     for line in lines:
         row = [line["model"], str(line["fits"])]
         for m in metrics:
-            spread = line["spread"][m]
-            low, high = line["interval"][m]
-            row.append(
-                _number(line["values"][m])
-                + ("" if math.isnan(spread) else f" ± {_number(spread)}")
-                + f" [{_number(low)}, {_number(high)}]"
-            )
-        if reference:
-            d = line["minus"].get(reference, {}).get(first)
-            row += (
-                [f"{d['difference']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]", f"{p[line['model']]:.3f}"]
-                if d
-                else ["", ""]
-            )
+            spread, (low, high) = line["spread"][m], line["interval"][m]
+            deviation = "" if spread is None or math.isnan(spread) else f" ± {_number(spread)}"
+            row.append(f"{_number(line['values'][m])}{deviation} [{_number(low)}, {_number(high)}]")
+        for r in references:
+            d = line["minus"].get(r, {}).get(first)
+            known_p = f"{p[r][line['model']]:.3f}" if d else ""
+            row += [f"{d['difference']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]" if d else "", known_p]
         body.append(row)
-    return [head, *body]  # fmt: skip
+    return [head, *(row + [""] * (len(head) - len(row)) for row in body)]
 
 
 def _number(value: float | None) -> str:
