@@ -51,17 +51,13 @@ def evaluate(cfg: Any) -> None:
     if cfg.split == "test":
         run_folder.note_test(run.folder)
 
-    def test(drop: tuple[str, ...], folder: Path) -> ResultsWriter:
-        """A pass over the split; its files lie in `folder`."""
-        module = run.module(modalities, tasks, drop=(*cfg.drop, *drop))
-        trainer: Any = build.trainer(run.config, folder)
-        trainer.test(module, dataloaders=datamodule.loader(cfg.split), verbose=False)
-        return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
-
-    whole = test((), folder)
+    module, loader = run.module(modalities, tasks, drop=tuple(cfg.drop)), datamodule.loader(cfg.split)
+    trainer: Any = build.trainer(run.config, folder)
+    trainer.test(module, dataloaders=loader, verbose=False)
     if cfg.robustness:
-        kept = [name for name in datamodule.dims if name not in cfg.drop]
-        robustness.score_without(whole, cfg.split, tasks, kept, cfg.robustness, folder, test)
+        whole = next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
+        tester = build.trainer(build.bare(run.config), folder, ())
+        robustness.score_without(whole, cfg.split, module, tester, loader, cfg.robustness, folder)
 
 
 def _set_dataset(stored: Any, cfg: Any) -> None:

@@ -85,22 +85,10 @@ def _score_without(cfg: Any, module: Any, datamodule: Any, trainer: Any, folder:
     from hero_lightning.reporting import loggers, robustness
     from hero_lightning.reporting.callback import ResultsWriter
 
-    split = datamodule.test_splits[0]
-    alone = build.stored_config(cfg)
-    alone.callbacks = {"record": alone.callbacks.get("record")}
-
-    def writer(trainer: Any) -> Any:
-        return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
-
-    def test(drop: tuple[str, ...], folder: Path) -> Any:
-        module.drop = drop
-        tester: Any = build.trainer(alone, folder, ())
-        tester.test(module, dataloaders=datamodule.loader(split), verbose=False)
-        return writer(tester)
-
-    names = list(module.encoders)
-    curve = robustness.score_without(writer(trainer), split, module.tasks, names, cfg.robustness, folder, test)
-    module.drop = ()
+    split, tester = datamodule.test_splits[0], build.trainer(build.bare(cfg), folder, ())
+    whole = next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
+    loader = datamodule.loader(split)
+    curve = robustness.score_without(whole, split, module, tester, loader, cfg.robustness, folder)
     loggers.log_curve(trainer.loggers, curve)
 
 

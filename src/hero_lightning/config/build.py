@@ -326,6 +326,11 @@ def trainer(cfg: DictConfig, folder: Path, trackers: Sequence[Any] | None = None
         ) from error
 
 
+def bare(cfg: DictConfig) -> DictConfig:
+    """The config of a trainer without callbacks and progress bar, for passes inside a run."""
+    return OmegaConf.create({"trainer": {**plain(cfg.trainer), "enable_progress_bar": False}})
+
+
 def loggers(cfg: DictConfig) -> list[Any]:
     """The loggers of a config, in its order."""
     found = []

@@ -6,16 +6,17 @@ Data flow: passes over one split with modalities withheld -> compared with the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+
 from hero_lightning.errors import ConfigError, one_of
-from hero_lightning.evaluation.scoring import SplitRecord
 from hero_lightning.reporting import run_folder, tables
 from hero_lightning.reporting.callback import ResultsWriter
-from hero_lightning.tasks import Task
+from hero_lightning.training.module import EmotionModule
 
 
 def check(robustness: bool | str, callbacks: Mapping[str, Any]) -> None:
@@ -29,33 +30,38 @@ def check(robustness: bool | str, callbacks: Mapping[str, Any]) -> None:
 def score_without(
     whole: ResultsWriter,
     split: str,
-    tasks: Mapping[str, Task],
-    modalities: Sequence[str],
+    module: EmotionModule,
+    trainer: pl.Trainer,
+    loader: Any,
     subsets: bool | str,
     folder: Path,
-    test: Callable[[tuple[str, ...], Path], ResultsWriter],
 ) -> list[dict[str, float]]:
-    """Scores a split without some modalities.
+    """Scores a split without some modalities, and writes robustness.json.
 
     Args:
-        whole: scored the split with all of them.
-        split, tasks: what is scored.
-        modalities: that the model has; one at least is never withheld.
-        subsets: true = each of them in turn, all = every subset but the whole.
-        folder: robustness.json lies there, the files of a pass in without_<modalities>/.
-        test: scores the split without the modalities it is given; its files lie in the folder it is given.
+        whole: scored the split with all modalities but those that the module withholds, `module.drop`.
+        split: its name.
+        module: scored; withholds the same as before at the end.
+        trainer: has neither callbacks nor loggers.
+        loader: of the split.
+        subsets: true = without each modality in turn, all = without every subset; one modality is always left.
+        folder: of the run.
 
     Returns:
         A point of the curve per number of withheld modalities, from 0: withheld, and <task>/<metric>, the mean over the
         passes without that many.
     """
+    before, tasks = module.drop, module.tasks
+    modalities = [name for name in module.encoders if name not in before]
     most = len(modalities) - 1 if subsets == "all" else min(1, len(modalities) - 1)
     withheld = {count: list(combinations(modalities, count)) for count in range(1, most + 1)}
     others: dict[str, dict[str, Any]] = {name: {} for name in tasks}
     for subset in (subset for found in withheld.values() for subset in found):
-        record: SplitRecord = test(subset, folder / f"without_{'_'.join(subset)}").records[split]
-        for name, predicted in record.predictions.items():
-            others[name][_name(name, subset)] = predicted.prediction
+        module.drop = (*before, *subset)
+        trainer.test(module, dataloaders=loader, verbose=False)
+        for name in tasks:
+            others[name][_name(name, subset)] = module.predictions[name].compute().prediction
+    module.drop = before
     reports = whole.score(tasks, whole.records[split], others)
     scored = {name: reports[name] for name in tasks}
     curve = [
