@@ -27,14 +27,15 @@ class ResourceMonitor(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock: validation does not count."""
-        self._samples, self._start = 0, time.perf_counter()
+        self._samples, self._start, self._step = 0, time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Counts the batch, and logs where the loggers write."""
         self._samples += len(batch)
-        if trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+        accumulating = trainer.global_step == self._step
+        if accumulating or trainer.global_step % max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
         now, optimizer = time.perf_counter(), cast(EmotionModule, pl_module).optimizer
         names = {optimizer.lr: "default"} | {rate: prefix for prefix, rate in optimizer.rates.items()}
@@ -44,7 +45,7 @@ class ResourceMonitor(pl.Callback):
             "resources/memory_gib": _peak_memory(pl_module.device),
         }
         pl_module.log_dict(values | rates, batch_size=len(batch))
-        self._samples, self._start = 0, now
+        self._samples, self._start, self._step = 0, now, trainer.global_step
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -49,7 +49,7 @@ def score_without(
 
     Returns:
         A point of the curve per number of withheld modalities, from 0: withheld, and <task>/<metric>, the mean over the
-        passes without that many.
+        passes without that many. Empty on other ranks than the first.
     """
     before, tasks = module.drop, module.tasks
     modalities = [name for name in module.encoders if name not in before]
@@ -62,6 +62,8 @@ def score_without(
         for name in tasks:
             others[name][_name(name, subset)] = module.predictions[name].compute().prediction
     module.drop = before
+    if not trainer.is_global_zero:  # which alone holds the record of the whole
+        return []
     reports = whole.score(tasks, whole.records[split], others)
     scored = {name: reports[name] for name in tasks}
     curve = [
