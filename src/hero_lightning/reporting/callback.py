@@ -204,10 +204,9 @@ class ResultsWriter(pl.Callback):
         reports = self.reports[record.split]
         experts, gate = record.explanations.matrix("gate")
         gates = loggers.gate_means(gate, experts, _by_class(module, record))
-        # the best epoch's pass must not follow the last epoch's values in one curve, nor replace its gates
-        fitted = trainer.state.fn == "fit"
-        prefix = f"best_{record.split}" if fitted else record.split
-        found = loggers.results(prefix, reports, {} if fitted else gates)
+        # the best epoch's pass must not follow the last epoch's values in one curve
+        prefix = f"best_{record.split}" if trainer.state.fn == "fit" else record.split
+        found = loggers.results(prefix, reports, gates)
         loggers.log_results(trainer.loggers, found, trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.WandbLogger):

@@ -96,9 +96,10 @@ def describe(
         problem, hint = "No run was logged to W&B.", "logger=[csv,wandb]"
         raise ConfigError(problem, expected="runs trained with it", got=f"{len(runs)} others", where="run", hint=hint)
     axes = varying(logged, folds)
+    report = logged[0].results["splits"][split][task]
     prefix = f"best_{split}" if split == "val" else split
     values = [f"{prefix}/{task}/{m}" for m in metrics]
-    best = [f"best_val/{task}/{metrics[0]}", *(v for v in values if split != "val")]
+    best = list(dict.fromkeys([f"best_val/{task}/{metrics[0]}", *values]))
     groups = [run_name(g, run.config["paths.runs"]) for run in logged if (g := run.config.get("logger.wandb.group"))]
     names = sorted({str(run.config["name"]) for run in logged})
     return {
@@ -110,8 +111,8 @@ def describe(
         "columns": [f"config:{_column(key)}" for key in [*axes, "seed"]] + [f"summary:{name}" for name in best],
         "sections": {
             "Sweep": _sweep(axes, best),
-            "Metrics by group": _metrics(axes, values, logged[0].results["splits"][split][task]),
-            "Gates by class": _gates(axes, logged[0], task, split),
+            "Metrics by group": _metrics(axes, values, report),
+            "Gates by class": _gates(axes, logged[0], prefix, report.get("classes", ())),
             "Missing modalities": _missing(axes, [f"missing/{task}/{m}" for m in metrics]),
             "Training": [{"type": "LinePlot", "title": title, "y": [name]} for title, name in TRAINING.items()],
             "Tables": _tables(task, split),
@@ -155,12 +156,12 @@ def _metrics(axes: Sequence[str], values: Sequence[str], report: Mapping[str, An
     ]
 
 
-def _gates(axes: Sequence[str], run: Run, task: str, split: str) -> list[Panel]:
+def _gates(axes: Sequence[str], run: Run, prefix: str, classes: Sequence[str]) -> list[Panel]:
     """A bar chart per class and over all samples; none without gates."""
     _, row = next(iter(read_csv(run.folder / "predictions.csv")))
     experts = [name.removeprefix("gate_") for name in row if name.startswith("gate_")]
-    labels = [*run.results["splits"][split][task].get("classes", ()), "all"] if experts else []
-    names = {label: [gate_name(split, label, expert) for expert in experts] for label in labels}
+    labels = [*classes, "all"] if experts else []
+    names = {label: [gate_name(prefix, label, expert) for expert in experts] for label in labels}
     same = {"groupby": axes[0], **MEAN}
     return [{"type": "BarPlot", "title": f"gates, {label}", "metrics": found, **same} for label, found in names.items()]
 
