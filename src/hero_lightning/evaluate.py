@@ -34,12 +34,13 @@ def evaluate(cfg: Any) -> None:
 
     from hero_lightning.config import build
     from hero_lightning.errors import one_of
-    from hero_lightning.reporting import run_folder
+    from hero_lightning.reporting import robustness, run_folder
     from hero_lightning.reporting.callback import ResultsWriter
 
     folder = build.run_folder()
     run = build.restore(cfg.run, cfg.paths)
     _set_dataset(run.config, cfg)
+    robustness.check(cfg.robustness, run.config.callbacks)
     OmegaConf.save(build.stored_config(run.config), folder / "config.yaml")
     for name in cfg.drop:
         one_of("drop", name, run.facts["dims"])
@@ -50,16 +51,13 @@ def evaluate(cfg: Any) -> None:
     if cfg.split == "test":
         run_folder.note_test(run.folder)
 
-    def test(drop: tuple[str, ...], folder: Path) -> Any:
-        """The ResultsWriter of a pass over the split; its files lie in `folder`."""
-        module = run.module(modalities, tasks, drop=drop)
-        trainer: Any = build.trainer(run.config, folder)
-        trainer.test(module, dataloaders=datamodule.loader(cfg.split), verbose=False)
-        return next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
-
-    whole = test(tuple(cfg.drop), folder)
+    module, loader = run.module(modalities, tasks, drop=tuple(cfg.drop)), datamodule.loader(cfg.split)
+    trainer: Any = build.trainer(run.config, folder)
+    trainer.test(module, dataloaders=loader, verbose=False)
     if cfg.robustness:
-        _robustness(whole, tasks, [n for n in datamodule.dims if n not in cfg.drop], cfg, folder, test)
+        whole = next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
+        tester = build.trainer(build.bare(run.config), folder, ())
+        robustness.score_without(whole, cfg.split, module, tester, loader, cfg.robustness, folder)
 
 
 def _set_dataset(stored: Any, cfg: Any) -> None:
@@ -99,23 +97,6 @@ def _datamodule(cfg: Any, run: Any) -> Any:
         datamodule.prepare_data()
     checkpoint.check_facts(run.facts, describe(datamodule.modalities, datamodule.tasks, datamodule.dims), run.path)
     return datamodule
-
-
-def _robustness(
-    whole: Any, tasks: Any, modalities: list[str], cfg: Any, folder: Path, test: Callable[[tuple[str, ...], Path], Any]
-) -> None:
-    """Scores the split without each modality in turn and compares with the pass over the whole, on the same samples."""
-    from hero_lightning.reporting import run_folder, tables
-
-    split: str = cfg.split
-    others: dict[str, dict[str, Any]] = {name: {} for name in tasks}
-    for modality in modalities:
-        record = test((*cfg.drop, modality), folder / f"without_{modality}").records[split]
-        for name, found in record.predictions.items():
-            others[name][f"{name} without {modality}"] = found.prediction
-    reports = whole.score(tasks, whole.records[split], others)
-    run_folder.write_json(folder / "robustness.json", {"split": split, "tasks": reports})
-    tables.show_results("without each modality", {split: reports})
 
 
 def score_predictions(cfg: Any) -> None:

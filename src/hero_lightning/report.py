@@ -17,7 +17,12 @@ log = logging.getLogger(__name__)
 
 @command("report")
 def main(cfg: Any) -> None:
-    """The report of the runs that `cfg.run` names."""
+    """The report of the runs that `cfg.run` names, or the W&B workspace of an earlier one."""
+    if isinstance(cfg.wandb, str):
+        from hero_lightning.reporting import wandb_workspace
+
+        wandb_workspace.save(Path(cfg.wandb))
+        return
     places = [Path(p) for p in ([cfg.run] if isinstance(cfg.run, str) else cfg.run)]
     report(
         places,
@@ -28,6 +33,7 @@ def main(cfg: Any) -> None:
         reference=cfg.reference,
         folds=list(cfg.folds),
         resamples=cfg.resamples,
+        wandb=cfg.wandb,
     )
 
 
@@ -40,6 +46,7 @@ def report(
     reference: str | None = None,
     folds: list[str] | None = None,
     resamples: int = 1000,
+    wandb: bool = False,
 ) -> list[dict[str, Any]]:
     """Compares runs and writes the table; see conf/report.yaml for the arguments.
 
@@ -85,6 +92,10 @@ def report(
     for lost in unfinished:
         log.warning("left no result: %s", lost)
     log.info("report in %s: %s", folder, ", ".join(f.name for f in files))
+    if wandb:
+        from hero_lightning.reporting import wandb_workspace
+
+        wandb_workspace.write(folder, finished, chosen.name, split, names, folds or [])
     return lines
 
 

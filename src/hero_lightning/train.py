@@ -6,7 +6,6 @@ Data flow: config -> data module with its index -> EmotionModule -> fit -> best 
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,8 @@ def main(cfg: Any) -> float | None:
     """Returns the best validation score (`val/score`), for sweepers."""
     from hero_lightning.config import launch
 
-    try:
-        with launch.gpu_lease(cfg.get("gpu_lease", False)):
-            return train(cfg)
-    finally:
-        if "wandb" in sys.modules:  # so that the next job of a sweep in this process starts its own W&B run
-            sys.modules["wandb"].finish()
+    with launch.wandb_closed(), launch.gpu_lease(cfg.get("gpu_lease", False)):
+        return train(cfg)
 
 
 def train(cfg: Any) -> float | None:
@@ -35,9 +30,10 @@ def train(cfg: Any) -> float | None:
 
     from hero_lightning.config import build
     from hero_lightning.evaluation.probes import modality_probes
-    from hero_lightning.reporting import tables
+    from hero_lightning.reporting import loggers, robustness, tables, wandb_run
     from hero_lightning.training import checkpoint, transfer
 
+    robustness.check(cfg.robustness, cfg.callbacks)
     folder = build.run_folder()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     config = build.stored_config(cfg)
@@ -57,6 +53,7 @@ def train(cfg: Any) -> float | None:
     if cfg.init_from:
         transfer.initialise(module, cfg.init_from)
     trainer = build.trainer(cfg, folder)
+    loggers.log_config(trainer.loggers, build.plain(config))
     resume = checkpoint.find(cfg.resume, prefer="last") if cfg.resume else None
     if resume is not None:
         checkpoint.check_facts(checkpoint.load(resume)[checkpoint.FACTS], module.facts, resume)
@@ -70,7 +67,25 @@ def train(cfg: Any) -> float | None:
         module.baselines.update(modality_probes(module, datamodule))
     for split in datamodule.test_splits if cfg.test else ():
         trainer.test(module, dataloaders=datamodule.loader(split), verbose=False)
+    if cfg.test and cfg.robustness:
+        _score_without(cfg, module, datamodule, trainer, folder)
+    for logger in trainer.loggers:
+        if isinstance(logger, pl.loggers.WandbLogger) and trainer.is_global_zero:
+            wandb_run.send_files(logger, folder)
     return None if score is None else float(score)
+
+
+def _score_without(cfg: Any, module: Any, datamodule: Any, trainer: Any, folder: Path) -> None:
+    """Scores the first test split without some modalities, and gives the loggers the curve."""
+    from hero_lightning.config import build
+    from hero_lightning.reporting import loggers, robustness
+    from hero_lightning.reporting.callback import ResultsWriter
+
+    split, tester = datamodule.test_splits[0], build.trainer(build.bare(cfg), folder, ())
+    whole = next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
+    loader = datamodule.loader(split)
+    curve = robustness.score_without(whole, split, module, tester, loader, cfg.robustness, folder)
+    loggers.log_curve(trainer.loggers, curve)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 from hero_lightning.config import launch
-from hero_lightning.config.launch import gpu_lease, gpus, limit_threads, thread_limits, usable_cores
+from hero_lightning.config.launch import (
+    gpu_lease,
+    gpus,
+    limit_threads,
+    thread_limits,
+    usable_cores,
+    wandb_closed,
+)
 from hero_lightning.errors import ConfigError
 
 
@@ -50,3 +60,13 @@ def test_threads_are_half_of_the_free_cores_and_the_environment_wins(tmp_path: P
     monkeypatch.setattr(launch, "usable_cores", lambda: 24)
     limit_threads(OmegaConf.create({"dataset": {"num_workers": 2}, "trainer": {"devices": 3}}))
     assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "3"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_wandb_run_of_a_job_ends_with_it(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: codes.append(exit_code)))
+    with suppress(ValueError), wandb_closed():
+        if fails:
+            raise ValueError
+    assert codes == [int(fails)]

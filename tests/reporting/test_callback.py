@@ -257,37 +257,6 @@ def test_too_few_resamples_are_refused() -> None:
         ResultsWriter(resamples=10)
 
 
-def test_wandb_gets_pictures_and_a_capped_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: dict[str, Any] = {}
-    logger = pl.loggers.WandbLogger.__new__(pl.loggers.WandbLogger)
-    monkeypatch.setattr(logger, "log_image", lambda key, images: sent.update({key: images}), raising=False)
-    monkeypatch.setattr(
-        logger, "log_table", lambda key, columns, data: sent.update({key: (columns, data)}), raising=False
-    )
-    record = ResultsWriter(100, wandb_rows=2)
-    done = trainer(tmp_path, record, logger=False)
-    module = Toy()
-    done.test(module, loader(samples("test", 5)), verbose=False)
-    record._send(
-        SimpleNamespace(loggers=[logger]), module, record.records["test"], {"gates": tmp_path / "gates_test.png"}
-    )
-    assert sent["test/gates"] == [str(tmp_path / "gates_test.png")]
-    columns, data = sent["test/predictions"]
-    assert columns[:2] == ["id", "split"]
-    assert [row[0] for row in data] == ["test_0", "test_1"]
-
-
-@pytest.mark.slow
-def test_wandb_offline_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    logger = pl.loggers.WandbLogger(project="toy", save_dir=str(tmp_path))
-    done = trainer(tmp_path, ResultsWriter(100), logger=logger)
-    done.test(Toy(), loader(samples("test", 5)), verbose=False)
-    logger.experiment.finish()
-    media = {p.name.split("_")[0] for p in tmp_path.rglob("media/**/*") if p.is_file()}
-    assert {"confusion", "gates", "predictions"} <= media
-
-
 def test_note_test_counts_the_uses_of_the_test_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run_folder.note_test(tmp_path) == 1
     with caplog.at_level("WARNING"):

@@ -7,10 +7,9 @@ cfg.trainer, cfg.logger, cfg.callbacks -> Trainer.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -298,10 +297,15 @@ def module(
     return out
 
 
-def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
+def trainer(cfg: DictConfig, folder: Path, trackers: Sequence[Any] | None = None) -> pl.Trainer:
     """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it.
 
     Callbacks that the trainer's own switches (enable_progress_bar, enable_checkpointing) turn off are left out.
+
+    Args:
+        cfg: has trainer, perhaps logger and callbacks.
+        folder: run folder.
+        trackers: loggers in the place of the config's.
     """
     import torch
     from pytorch_lightning.callbacks import Checkpoint, ProgressBar
@@ -315,11 +319,9 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
     switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     off = tuple(kind for key, kind in switches.items() if node.get(key) is False)
     callbacks = [c for c in callbacks if not isinstance(c, off)]
-    loggers = [make(n, f"logger.{k}") for k, n in (cfg.get("logger") or {}).items() if n and "_target_" in n]
+    trackers = loggers(cfg) if trackers is None else trackers
     try:
-        return make(
-            node, "trainer", default_root_dir=str(folder), callbacks=callbacks, logger=loggers or False, **given
-        )
+        return make(node, "trainer", default_root_dir=str(folder), callbacks=callbacks, logger=list(trackers) or False)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(
             "The trainer cannot be set up.",
@@ -330,17 +332,19 @@ def trainer(cfg: DictConfig, folder: Path, **given: Any) -> pl.Trainer:
         ) from error
 
 
-def wandb_logger(project: str, name: str, group: str | None, tags: Iterable[str], folder: str) -> Any:
-    """W&B's logger, offline where no API key is known, so that a run never stops to ask for one."""
-    import netrc
+def bare(cfg: DictConfig) -> DictConfig:
+    """The config of a trainer without callbacks and progress bar, for passes inside a run."""
+    return OmegaConf.create({"trainer": {**plain(cfg.trainer), "enable_progress_bar": False}})
 
-    from pytorch_lightning.loggers import WandbLogger
 
-    try:
-        known = netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        known = False
-    if not (known or {"WANDB_API_KEY", "WANDB_MODE"} & os.environ.keys()):
-        log.info("no W&B key known: logging offline; `wandb sync` uploads later")
-        os.environ["WANDB_MODE"] = "offline"
-    return WandbLogger(project=project, name=name, group=group, tags=list(tags), save_dir=folder)
+def loggers(cfg: DictConfig) -> list[Any]:
+    """The loggers of a config, in its order."""
+    found = []
+    for name, node in (cfg.get("logger") or {}).items():
+        if node and "_target_" in node:
+            try:
+                found.append(make(node, f"logger.{name}"))
+            except ModuleNotFoundError as error:
+                problem, hint = "A logger's package is not installed.", f"pip install 'hero-lightning[{name}]'"
+                raise ConfigError(problem, got=cause(error), where=f"logger.{name}", hint=hint) from error
+    return found

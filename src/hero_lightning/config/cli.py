@@ -60,7 +60,39 @@ def _choice(*groups: str, _root_: DictConfig) -> str:
     return next((option for option in options if option != "none"), options[-1])
 
 
+def _choices(*, _root_: DictConfig) -> dict[str, str]:
+    """Config group -> chosen option, for filters of a dashboard; empty outside a Hydra job.
+
+    A group inside a package is named by the package: fusion@model.fusion -> model_fusion. Options that are none, and
+    the groups in UNCHOSEN, are left out.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    found = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    out = {}
+    for key, option in found.items():
+        group, _, package = key.partition("@")
+        if option not in (None, "none") and group not in UNCHOSEN and "/" not in group:
+            name = group if package in ("", "_global_") else package.replace(".", "_")
+            out[name] = option if isinstance(option, str) else "+".join(option)
+    return out
+
+
+def _sweep(*, _root_: DictConfig) -> str | None:
+    """Folder of the sweep that this job belongs to; None outside one."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    swept = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return str(HydraConfig.get().sweep.dir) if swept else None
+
+
+UNCHOSEN = ("command", "paths", "local", "launcher", "logger", "callbacks", "dataset_defaults", "modality", "mode")
+"""Config groups that do not describe an experiment, or whose choice says what its options say."""
+
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
+OmegaConf.register_new_resolver("choices", _choices, replace=True)
+OmegaConf.register_new_resolver("sweep", _sweep, replace=True)
 
 
 def silence_libraries() -> None:

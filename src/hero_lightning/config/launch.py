@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -85,6 +86,18 @@ def gpu_lease(wanted: bool, folder: Path | None = None) -> Iterator[str | None]:
                     os.environ["CUDA_VISIBLE_DEVICES"] = before
             return
         time.sleep(1.0)
+
+
+@contextmanager
+def wandb_closed() -> Iterator[None]:
+    """Ends the W&B run of a job, as failed where the job fails: the next job of this process starts one of its own."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish(exit_code=int(failed))
 
 
 def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

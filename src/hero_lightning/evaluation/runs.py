@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 IGNORED = (
     "seed",
     "name",
+    "choices.",
     "paths.",
     "hydra.",
     "logger",

@@ -1,7 +1,7 @@
 """ResultsWriter: the files of a run beside its checkpoints.
 
 Data flow: validation or test pass -> rows of all ranks -> SplitRecord -> (rank 0) predictions.csv, metrics.json,
-pictures, W&B, closing table.
+pictures, loggers, closing table.
 
 Shapes: N samples of a split, C outputs of a Task, E experts.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from hero_lightning.errors import DataError, in_range
 from hero_lightning.evaluation import scoring
 from hero_lightning.evaluation.scoring import SplitRecord
-from hero_lightning.reporting import plots, run_folder, tables
+from hero_lightning.reporting import loggers, plots, run_folder, tables, wandb_run
 from hero_lightning.tasks import ClassTask, Task
 from hero_lightning.training.module import EmotionModule
 from hero_lightning.types import Batch, Sample
@@ -37,7 +37,7 @@ class ResultsWriter(pl.Callback):
         resamples: of the bootstrap, at least 100.
         by_dialogue: draw whole dialogues instead of samples: wider intervals, which allow for turns of one dialogue
             that depend on each other.
-        wandb_rows: most rows of the predictions table sent to W&B.
+        wandb_rows: most rows of the tables of predictions and answers sent to W&B.
 
     Attributes:
         records, reports: split -> what was gathered, and its report by Task name.
@@ -200,17 +200,17 @@ class ResultsWriter(pl.Callback):
         return out
 
     def _send(self, trainer: pl.Trainer, module: EmotionModule, record: SplitRecord, pictures: dict[str, Path]) -> None:
-        """Pictures and the first predictions to W&B, where that is a logger of the run."""
+        """The results to every logger, to W&B also tables and pictures."""
+        reports = self.reports[record.split]
+        experts, gate = record.explanations.matrix("gate")
+        gates = loggers.gate_means(gate, experts, _by_class(module, record))
+        # the best epoch's pass must not follow the last epoch's values in one curve
+        prefix = f"best_{record.split}" if trainer.state.fn == "fit" else record.split
+        found = loggers.results(prefix, reports, gates)
+        loggers.log_results(trainer.loggers, found, trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.WandbLogger):
-                for name, path in pictures.items():
-                    logger.log_image(f"{record.split}/{name}", [str(path)])
-                predictions = list(run_folder.prediction_rows(record, module.tasks))
-                answers = [run_folder.answer_row(a) for a in record.answers.values()]
-                for name, rows in (("predictions", predictions), ("answers", answers)):
-                    if rows:
-                        cells = [list(row.values()) for row in rows[: self.wandb_rows]]
-                        logger.log_table(f"{record.split}/{name}", columns=list(rows[0]), data=cells)
+                wandb_run.send_split(logger, record, module.tasks, reports, gates, pictures, self.wandb_rows)
 
 
 def _folder(trainer: pl.Trainer) -> Path:
