@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +301,8 @@ def module(
 def trainer(cfg: DictConfig, folder: Path, trackers: Sequence[Any] | None = None) -> pl.Trainer:
     """A Lightning Trainer; `precision: auto` becomes bf16-mixed where the device computes in it.
 
-    Callbacks that the trainer's own switches (enable_progress_bar, enable_checkpointing) turn off are left out.
+    Callbacks that the trainer's own switches (enable_progress_bar, enable_checkpointing) turn off are left out; without
+    a terminal there is no progress bar.
 
     Args:
         cfg: has trainer, perhaps logger and callbacks.
@@ -311,17 +313,24 @@ def trainer(cfg: DictConfig, folder: Path, trackers: Sequence[Any] | None = None
     from pytorch_lightning.callbacks import Checkpoint, ProgressBar
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+    from hero_lightning.training.checkpointing import AtomicCheckpointIO
+
     node = plain(cfg.trainer)
     if node.get("precision") == "auto":
         cuda = node["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         node["precision"] = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    own = str(node.get("strategy", "")).startswith(("fsdp", "deepspeed"))  # these write folders of their own
     callbacks = [make(n, f"callbacks.{k}") for k, n in (cfg.get("callbacks") or {}).items() if n and "_target_" in n]
     switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+    node["enable_progress_bar"] = bool(node.get("enable_progress_bar", True)) and sys.stdout.isatty()
     off = tuple(kind for key, kind in switches.items() if node.get(key) is False)
     callbacks = [c for c in callbacks if not isinstance(c, off)]
     trackers = loggers(cfg) if trackers is None else trackers
     try:
-        return make(node, "trainer", default_root_dir=str(folder), callbacks=callbacks, logger=list(trackers) or False)
+        return make(
+            node, "trainer", default_root_dir=str(folder), callbacks=callbacks, logger=list(trackers) or False,
+            plugins=None if own else [AtomicCheckpointIO()],
+        )  # fmt: skip
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(
             "The trainer cannot be set up.",

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from hero_lightning.config import sweep
 from hero_lightning.config.launch import limit_threads
 from hero_lightning.config.quoting import quoted
+from hero_lightning.config.signals import Stopped, stoppable
 from hero_lightning.errors import HeroError
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,11 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
             if recording:
                 (folder / sweep.RECORD).unlink(missing_ok=True)
             try:
-                score = body(cfg)
+                with stoppable():
+                    score = body(cfg)
+            except Stopped as stop:
+                sys.stderr.write(f"\n{stop}\n")
+                sys.exit(128 + stop.number)
             except HeroError as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise

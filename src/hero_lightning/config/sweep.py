@@ -118,7 +118,10 @@ class Folders(Callback):
         """Called before a single run."""
         folder = Path(config.hydra.run.dir)
         try:
-            if _timed(config.hydra.run, "dir"):
+            if config.get("resume") and _timed(config.hydra.run, "dir"):
+                folder = Path(config.resume)
+                config.hydra.run.dir = str(folder.parent.parent if folder.suffix == ".ckpt" else folder)
+            elif _timed(config.hydra.run, "dir"):
                 config.hydra.run.dir = str(claim(folder))
             elif "resume" in config and not config.resume and recorded(folder).get("status") == "done":
                 expected, where = "a new folder, or resume=RUN", "hydra.run.dir"
@@ -313,17 +316,10 @@ def _run(command: Sequence[str], cwd: str, console: Path, echo: bool, lock: int)
     """Exit code and last lines of a process, whose output goes to a file; signals end it first, then this process."""
     ended: list[int] = []
     lines: list[str] = []
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     with (
         console.open("a", encoding="utf-8") as file,
-        subprocess.Popen(
-            command,
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            pass_fds=(lock,),
-        ) as process,
+        subprocess.Popen(command, cwd=cwd, pass_fds=(lock,), **output) as process,
     ):
 
         def end(number: int, frame: Any) -> None:

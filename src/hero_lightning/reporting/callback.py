@@ -61,6 +61,11 @@ class ResultsWriter(pl.Callback):
         """Restores the best validation score."""
         self.best_score = state["best_score"]
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Chooses anew where the best checkpoint of a resumed run is lost."""
+        if getattr(trainer.checkpoint_callback, "best_model_score", None) is None:
+            self.best_score = float("-inf")
+
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -205,7 +210,7 @@ class ResultsWriter(pl.Callback):
         experts, gate = record.explanations.matrix("gate")
         gates = loggers.gate_means(gate, experts, _by_class(module, record))
         # the best epoch's pass must not follow the last epoch's values in one curve
-        prefix = f"best_{record.split}" if trainer.state.fn == "fit" else record.split
+        prefix = f"best_{record.split}" if trainer.state.fn != "test" else record.split
         found = loggers.results(prefix, reports, gates)
         loggers.log_results(trainer.loggers, found, trainer.global_step)
         for logger in trainer.loggers:

@@ -207,15 +207,15 @@ class EmotionModule(pl.LightningModule):
         it scores highest: labels are learnt long before readable reasons, and a validation pass writes too few answers
         for a metric of their own.
         """
-        found = self.metrics()
-        self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()})
+        found, fitting = self.metrics(), self.trainer.state.fn == "fit"  # a later pass is no epoch of the history
+        self.log_dict({f"val/{t}/{k}": v for t, f in found.items() for k, v in f.items()}, logger=fitting)
         if self.reasoner is not None:
             table = self.predictions[self.main.name].compute()
             seen = table.label.mask  # log softmax = scores minus a constant, which no temperature changes
             self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
         score = found[self.main.name].get(self.main.primary, float("nan"))
         score *= found.get(f"{self.main.name}_written", {}).get("agreement", 1.0)
-        self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True)
+        self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True, logger=fitting)
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of the test split."""
@@ -231,7 +231,8 @@ class EmotionModule(pl.LightningModule):
         """Keeps what training can change, and the facts."""
         state["state_dict"] = checkpoint.trainable_state(self, state["state_dict"])
         state[checkpoint.FACTS] = {**self.facts, transfer.AXES: transfer.named_axes(self)}
-        state["auxiliary_losses"] = {name: loss.state() for name, loss in self.auxiliary_losses.items()}
+        if "optimizer_states" in state:  # not in checkpoints of weights alone
+            state["auxiliary_losses"] = {name: loss.state() for name, loss in self.auxiliary_losses.items()}
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
         """Goes on with what losses have learnt beside their parameters."""
