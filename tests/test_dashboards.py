@@ -263,9 +263,15 @@ def test_what_cannot_be_a_workspace_is_refused(tmp_path: Path) -> None:
     from hero_lightning.evaluation.runs import Run
     from hero_lightning.reporting import wandb_workspace
 
-    with pytest.raises(DataError, match="cannot be read") as error:
-        wandb_workspace.save(tmp_path / "workspace.json")
-    assert "python -m hero_lightning.report run=RUNS wandb=true" in str(error.value)
+    path, panel = tmp_path / "workspace.json", {"type": "LinePlots", "y": ["a"]}
+    whole = {"entity": None, "project": "p", "name": "n", "groups": [], "names": ["n"], "columns": []}
+    for content in (None, "{", '{"entity": null}', json.dumps({**whole, "sections": {"a": [panel]}})):
+        if content:
+            path.write_text(content)
+        with pytest.raises(DataError, match="cannot be read") as error:
+            wandb_workspace.save(path)
+        assert "python -m hero_lightning.report run=RUNS wandb=true" in str(error.value)
+    assert "LinePlots" in str(error.value)  # the name that is wrong
     with pytest.raises(ConfigError, match="No run was logged to W&B") as error:
         wandb_workspace.describe([Run(tmp_path, {"seed": 0}, {}, {})], "emotion", "test", METRICS, [])
     assert "logger=[csv,wandb]" in str(error.value)
