@@ -20,7 +20,7 @@ RUN = [
     "dataset=folder", "modalities=[audio,text,au]", "size=tiny", "trainer=cpu", "trainer.max_epochs=2",
     "robustness=all",
     "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false", "dataset.num_workers=0", "name=toy",
-    "logger=[wandb,csv,tensorboard,mlflow]", "+optimizer.rates={model.heads: 0.0005}", "hydra.job.name=train",
+    "logger=[wandb,csv,tensorboard,mlflow]", "+optimizer.rates={model.heads: 0.0005}",
 ]  # fmt: skip
 METRICS = ("weighted_f1", "macro_f1", "accuracy", "uar")
 
@@ -31,6 +31,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import wandb
 
     from hero_lightning.config.launch import wandb_closed
+    from hero_lightning.config.sweep import PLAN
     from hero_lightning.train import train
 
     root = tmp_path_factory.mktemp("dashboards")
@@ -38,10 +39,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, place = root / "runs" / "toy", [f"dataset.root={root}/data", f"paths.runs={root}/runs"]
     (folder / "0" / ".hydra").mkdir(parents=True)
     (folder / "0" / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(RUN))
+    (folder / PLAN).write_text("{}")
     with pytest.MonkeyPatch.context() as patch, wandb_closed():
         patch.setenv("WANDB_MODE", "offline")
-        multirun = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={folder}"]
-        train(in_process("train", folder / "0", *RUN, *place, *multirun))
+        train(in_process("train", folder / "0", *RUN, *place))
     wandb.teardown()  # ends the process that writes the file
     return folder
 
@@ -263,9 +264,15 @@ def test_what_cannot_be_a_workspace_is_refused(tmp_path: Path) -> None:
     from hero_lightning.evaluation.runs import Run
     from hero_lightning.reporting import wandb_workspace
 
-    with pytest.raises(DataError, match="cannot be read") as error:
-        wandb_workspace.save(tmp_path / "workspace.json")
-    assert "python -m hero_lightning.report run=RUNS wandb=true" in str(error.value)
+    path, panel = tmp_path / "workspace.json", {"type": "LinePlots", "y": ["a"]}
+    whole = {"entity": None, "project": "p", "name": "n", "groups": [], "names": ["n"], "columns": []}
+    for content in (None, "{", '{"entity": null}', json.dumps({**whole, "sections": {"a": [panel]}})):
+        if content:
+            path.write_text(content)
+        with pytest.raises(DataError, match="cannot be read") as error:
+            wandb_workspace.save(path)
+        assert "python -m hero_lightning.report run=RUNS wandb=true" in str(error.value)
+    assert "LinePlots" in str(error.value)  # the name that is wrong
     with pytest.raises(ConfigError, match="No run was logged to W&B") as error:
         wandb_workspace.describe([Run(tmp_path, {"seed": 0}, {}, {})], "emotion", "test", METRICS, [])
     assert "logger=[csv,wandb]" in str(error.value)

@@ -94,7 +94,9 @@ def train(cfg: Any) -> float | None:
         module.baselines.update(modality_probes(module, datamodule))
     for split in datamodule.test_splits if cfg.test else ():
         trainer.test(module, dataloaders=datamodule.loader(split), verbose=False)
-    if cfg.test and cfg.robustness:
+    if cfg.test and cfg.robustness and not datamodule.test_splits:
+        log.warning("robustness: the dataset has no test split")
+    elif cfg.test and cfg.robustness:
         _score_without(cfg, module, datamodule, trainer, folder)
     for logger in trainer.loggers:
         if isinstance(logger, pl.loggers.WandbLogger) and trainer.is_global_zero:

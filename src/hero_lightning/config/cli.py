@@ -82,10 +82,11 @@ def _choices(*, _root_: DictConfig) -> dict[str, str]:
 def _sweep(*, _root_: DictConfig) -> str | None:
     """Folder of the sweep that this job belongs to; None outside one."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    swept = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return str(HydraConfig.get().sweep.dir) if swept else None
+    if not HydraConfig.initialized():
+        return None
+    above = Path(HydraConfig.get().runtime.output_dir).parent
+    return str(above) if (above / sweep.PLAN).is_file() else None
 
 
 UNCHOSEN = ("command", "paths", "local", "launcher", "logger", "callbacks", "dataset_defaults", "modality", "mode")

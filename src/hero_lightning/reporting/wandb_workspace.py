@@ -65,14 +65,14 @@ def save(path: Path) -> str:
     import wandb
 
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        workspace = build(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         hint = "python -m hero_lightning.report run=RUNS wandb=true"
         raise DataError("A workspace cannot be read.", got=cause(error), where=path, hint=hint) from error
     try:
-        entity = described["entity"] or wandb.Api().default_entity
-        url = str(build({**described, "entity": entity}).save().url)
-    except (wandb.Error, wandb.errors.CommError, requests.RequestException, ValueError) as error:
+        workspace.entity = workspace.entity or str(wandb.Api().default_entity)
+        url = str(workspace.save().url)
+    except (wandb.Error, requests.RequestException, ValueError) as error:
         raise DataError("W&B does not save the workspace.", got=cause(error), where=path, hint="wandb login") from error
     log.info("workspace: %s", url)
     return url
@@ -210,7 +210,7 @@ def build(described: Mapping[str, Any]) -> Workspace:
 
     shown = [expr.Metric("Group").isin(described["groups"])] if described["groups"] else []
     return workspaces.Workspace(
-        entity=described["entity"],
+        entity=described["entity"] or "",
         project=described["project"],
         name=described["name"],
         sections=[
