@@ -75,10 +75,10 @@ def check_weights(named: Iterable[tuple[str, Tensor]], place: str, lr: float) ->
     Raises:
         TrainingError: a weight is NaN or infinite.
     """
-    named = dict(named)
-    sums = torch.stack([w.detach().abs().amax().float() for w in named.values() if w.numel()] or [torch.zeros(())])
+    weights = dict(named)
+    sums = torch.stack([w.detach().abs().amax().float() for w in weights.values() if w.numel()] or [torch.zeros(())])
     if not bool(sums.isfinite().all()):
-        bad = [name for name, w in named.items() if not bool(w.isfinite().all())]
+        bad = [name for name, w in weights.items() if not bool(w.isfinite().all())]
         raise _diverged("A weight", f"{bad[0]}, one of {len(bad)}", place, (), lr)
 
 
