@@ -64,6 +64,10 @@ class CheckpointError(HeroError):
     """A checkpoint is missing, unsafe, or does not fit the data or model."""
 
 
+class TrainingError(HeroError):
+    """Training cannot go on: a loss, gradient, weight, prediction or score is no finite number."""
+
+
 def one_of(where: str, value: object, known: Iterable[object], error: type[HeroError] = ConfigError) -> None:
     """Checks that a value is one of the known ones; `where` is its config key.
 

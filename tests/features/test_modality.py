@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -208,3 +209,27 @@ def test_a_modality_travels_to_a_worker(modalities, samples):
     for modality in pickle.loads(pickle.dumps(modalities)).values():
         assert modality.identity() == modalities[modality.name].identity()
         assert modality.availability(samples[0]).mode == "realtime"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e38])
+def test_a_stored_feature_that_no_model_can_compute_with_is_refused(tmp_path, value):
+    """float64 overflows to Inf in float32; 1e38 does so once it is squared."""
+    write_npydict(tmp_path / "good.npy", {"bert": np.ones((3, 4), np.float32)})
+    source = NpyDict(tmp_path, "bert")
+    text = make_modality("text", "preextracted", source=source)
+    good = Sample("good", "train")
+    assert text.stored(good).x.shape == (3, 4)
+    row = StoredFeatures(torch.ones(3, 4))
+    row.x[1, 2] = value
+    source.read = lambda _: row
+    with pytest.raises(FeatureError, match=r"(?s)NaN, infinite or too large.*below 1e\+15.*good"):
+        text.stored(good)
+
+
+def test_a_number_beyond_float32_is_a_broken_feature(tmp_path):
+    array = np.ones((3, 4))
+    array[0, 0] = -1.79e308
+    write_npydict(tmp_path / "clip.npy", {"bert": array})
+    found = NpyDict(tmp_path, "bert").status(Sample("clip", "train"))
+    assert found.mode == "broken"
+    assert "too large" in found.reason

@@ -22,7 +22,7 @@ from torch import Tensor
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, FeatureError, MediaError, in_range, one_of
 from hero_lightning.features.fingerprint import SourceFingerprint
-from hero_lightning.features.source import Availability, FeatureSource
+from hero_lightning.features.source import LIMIT, Availability, FeatureSource
 from hero_lightning.features.store import EXTRACT, NOT_EXTRACTED, Store
 from hero_lightning.media.action_units import PEAKS
 from hero_lightning.media.clip import ClipReader
@@ -297,11 +297,14 @@ class Modality:
         return None
 
     def stored(self, sample: Sample) -> StoredFeatures:
-        """Reads this clip's stored features. FeatureError if there are none."""
+        """Reads this clip's stored features. FeatureError if there are none, or one is not below `LIMIT`."""
         sources = self.sources()
         for source in sources:
             if len(sources) == 1 or source.contains(sample):
                 ready = source.read(sample)
+                if not bool((ready.x.abs() < LIMIT).all()):
+                    problem, got = "A stored feature is NaN, infinite or too large.", f"{ready.x.abs().max():g}"
+                    raise FeatureError(problem, expected=f"below {LIMIT:g}", got=got, where=source.describe(sample))
                 if ready.time is None and self.options.rate:
                     ready.time = (torch.arange(ready.x.shape[0]) + 0.5) / self.options.rate  # middles of the steps
                 return ready

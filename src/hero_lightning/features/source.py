@@ -11,6 +11,9 @@ from typing import Any, Literal, Protocol
 
 from hero_lightning.types import Sample, StoredFeatures
 
+LIMIT = 1e15
+"""Bound of an absolute feature value: sums of squares of larger ones overflow float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Availability:

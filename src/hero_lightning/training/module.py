@@ -9,6 +9,7 @@ Shapes: B rows, C outputs of a Task.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from hero_lightning.errors import TrainingError
 from hero_lightning.features import Modality, ModalityEncoder
 from hero_lightning.metrics import classification
 from hero_lightning.metrics.table import ExplanationTable, PredictionTable
@@ -23,7 +25,7 @@ from hero_lightning.models.base import FusionModel
 from hero_lightning.models.llm.reasoner import Reasoner
 from hero_lightning.models.outputs import Outputs
 from hero_lightning.tasks import Task
-from hero_lightning.training import checkpoint, transfer
+from hero_lightning.training import checkpoint, finite, transfer
 from hero_lightning.training.augment import Augmentation, between
 from hero_lightning.training.losses import AuxiliaryLoss
 from hero_lightning.training.optimizers import AdamWWithCosine
@@ -90,6 +92,7 @@ class EmotionModule(pl.LightningModule):
         self.answers: dict[int, dict[str, Any]] = {}  # by row number in the split
         self.baselines: dict[str, Tensor] = {}
         self.drop = drop
+        self.ids: list[str] = []  # of the training batch, for messages
 
     def encode(self, batch: Batch) -> dict[str, Features]:
         """Features of the modalities a batch has; those in `drop` are withheld."""
@@ -116,10 +119,17 @@ class EmotionModule(pl.LightningModule):
             **terms,
         }
 
+    def on_fit_start(self) -> None:
+        """Checks that validation can select a checkpoint."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            finite.check_labels(self.main, datamodule.index.samples.get("val", ()), "val")
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step by its number, so that earlier draws (before a restart, in a worker) have no effect on it."""
         step = (self.seed * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx * 1009 + self.global_rank
         torch.manual_seed(step % 2**63)
+        self.ids = batch.ids
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted loss of a batch."""
@@ -131,11 +141,20 @@ class EmotionModule(pl.LightningModule):
         terms = self.losses(outputs, batch)
         if share < 1:
             terms = between(terms, self.losses(outputs, partners), share)
+        finite.check_loss(terms, outputs.logits.values(), batch.ids, self._place(), self.optimizer.lr)
         # logging a value takes 0.2 ms: only where the logger writes one
         every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:
             self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, batch_size=len(batch))
         return terms["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Checks the gradients; fp16 leaves that to its loss scaler, which skips such a step."""
+        if self.trainer.precision != "16-mixed":
+            finite.check_gradients(self.named_parameters(), self.ids, self._place(), self.optimizer.lr)
+
+    def _place(self) -> str:
+        return f"epoch {self.current_epoch}, step {self.global_step}"
 
     def _evaluate(self, batch: Batch, testing: bool) -> None:
         """Keeps predictions and explanations."""
@@ -144,6 +163,7 @@ class EmotionModule(pl.LightningModule):
         if self.reasoner is not None:
             self.linear.update(batch.index, found[self.main.name], batch.labels[self.main.name])
             found[self.main.name] = self._reason(self.reasoner, outputs, batch, testing)
+        finite.check_predictions(found, batch.ids, self._place(), self.optimizer.lr)
         for name, prediction in found.items():
             self.predictions[name].update(batch.index, prediction, batch.labels[name])
         self.explanations.update(batch.index, outputs)
@@ -215,6 +235,14 @@ class EmotionModule(pl.LightningModule):
             self.reasoner.llm.calibrate(table.prediction[seen].clamp(min=1e-30).log(), table.label.value[seen])
         score = found[self.main.name].get(self.main.primary, float("nan"))
         score *= found.get(f"{self.main.name}_written", {}).get("agreement", 1.0)
+        if math.isnan(score) and fitting and not self.trainer.sanity_checking:
+            name = f"val/{self.main.name}/{self.main.primary}"
+            raise TrainingError(
+                f"{name} is no number, so no epoch can be better than another.",
+                expected="validation labels and predictions for which it is defined",
+                got=score,
+                where=self._place(),
+            )
         self.log("val/score", score if self.main.higher_is_better else -score, prog_bar=True, logger=fitting)
 
     def on_test_epoch_end(self) -> None:
@@ -228,8 +256,10 @@ class EmotionModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Keeps what training can change, and the facts."""
+        """Keeps what training can change, and the facts; weights that are no finite numbers are not written."""
         state["state_dict"] = checkpoint.trainable_state(self, state["state_dict"])
+        weights = ((n, p) for n, p in self.named_parameters() if n in state["state_dict"])
+        finite.check_weights(weights, self._place(), self.optimizer.lr)
         state[checkpoint.FACTS] = {**self.facts, transfer.AXES: transfer.named_axes(self)}
         if "optimizer_states" in state:  # not in checkpoints of weights alone
             state["auxiliary_losses"] = {name: loss.state() for name, loss in self.auxiliary_losses.items()}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hero_lightning.errors import FeatureError, one_of
-from hero_lightning.features.source import Availability
+from hero_lightning.features.source import LIMIT, Availability
 from hero_lightning.types import Sample, StoredFeatures
 
 Finding = tuple[int, int] | str
@@ -49,6 +49,8 @@ def sequence(value: Any, key: str, patch_reduce: str, path: Path) -> np.ndarray 
         raise broken("holds NaN or Inf.", "NaN or Inf")
     if not value.any():
         return None  # HERO's extractor writes zeros for absent modalities
+    if (largest := np.abs(value).max()) >= LIMIT:  # MMSA's pickles hold -1.8e308, which is -Inf in float32
+        raise broken("holds numbers that are too large.", f"{largest:g}, at most {LIMIT:g}")
     if value.ndim in (1, 2):
         return np.atleast_2d(value)  # [D] -> [1, D]
     if value.ndim != 3:
