@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hero_lightning.config.sweep import PLAN
 from tests.helpers import feature_dataset, in_process
 from tests.wandb_records import offline_run
 
@@ -40,8 +41,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "0" / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(RUN))
     with pytest.MonkeyPatch.context() as patch, wandb_closed():
         patch.setenv("WANDB_MODE", "offline")
-        multirun = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={folder}"]
-        train(in_process("train", folder / "0", *RUN, *place, *multirun))
+        (folder / PLAN).write_text("{}")
+        train(in_process("train", folder / "0", *RUN, *place, f"hydra.run.dir={folder / '0'}"))
     wandb.teardown()  # ends the process that writes the file
     return folder
 

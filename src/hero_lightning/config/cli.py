@@ -81,13 +81,14 @@ def _choices(*, _root_: DictConfig) -> dict[str, str]:
 def _sweep(*, _root_: DictConfig) -> str | None:
     """Folder of the sweep that this job belongs to; None outside one."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    swept = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return str(HydraConfig.get().sweep.dir) if swept else None
+    folder = Path(HydraConfig.get().run.dir).parent if HydraConfig.initialized() else None
+    return str(folder) if folder is not None and (folder / sweep.PLAN).is_file() else None
 
 
-UNCHOSEN = ("command", "paths", "local", "launcher", "logger", "callbacks", "dataset_defaults", "modality", "mode")
+UNCHOSEN = (
+    "command", "paths", "local", "launcher", "sweeper", "logger", "callbacks", "dataset_defaults", "modality", "mode",
+)  # fmt: skip
 """Config groups that do not describe an experiment, or whose choice says what its options say."""
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)
