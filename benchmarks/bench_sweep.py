@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_sweep [--epochs 20] [--singles 3]
 
-Data flow: demo clips -> single runs -> `train -m launcher=joblib`, killed after a third of its jobs -> single runs -> the
-same command with skip_done=true -> single runs -> jobs lost, runs reported, seconds per job against seconds per single run.
+Data flow: demo clips -> single runs -> `train -m launcher=joblib`, killed after a third of its jobs -> single runs ->
+the same command with skip_done=true -> single runs -> jobs lost, runs reported, seconds per job against seconds per
+single run.
 
 A job's time is the wall clock of both parts of the sweep times the jobs at once, divided by the jobs: start, imports
 and the work that the kill threw away count, the closing report does not.
