@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_sweep [--epochs 20] [--singles 3]
 
-Data flow: demo clips -> single runs -> `train -m launcher=joblib`, killed after a third of its jobs -> the same command
-with skip_done=true -> single runs -> jobs lost, runs reported, seconds per job against seconds per single run.
+Data flow: demo clips -> single runs -> `train -m launcher=joblib`, killed after a third of its jobs -> single runs ->
+the same command with skip_done=true -> single runs -> jobs lost, runs reported, seconds per job against seconds per
+single run.
 
 A job's time is the wall clock of both parts of the sweep times the jobs at once, divided by the jobs: start, imports
 and the work that the kill threw away count, the closing report does not.
@@ -49,7 +50,9 @@ def main() -> None:
     """Runs both and writes benchmarks/results/sweep.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--singles", type=int, default=3, help="single runs before and after the sweep")
+    parser.add_argument(
+        "--singles", type=int, default=3, help="single runs before, between and after the sweep's parts"
+    )
     given = parser.parse_args()
     threads = max(1, len(os.sched_getaffinity(0)) // AT_ONCE)
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -68,6 +71,7 @@ def main() -> None:
         process.wait()
         seconds = time.perf_counter() - start
         kept = len(ended(root))
+        singles += [single(root, options, env, len(singles) + 1 + i) for i in range(given.singles)]
         print(f"killed after {kept} jobs, {seconds:.0f} s")
         start = time.perf_counter()
         process = subprocess.Popen([*sweep, "skip_done=true"], cwd=root, env=env, stdout=subprocess.DEVNULL)
@@ -75,7 +79,7 @@ def main() -> None:
             time.sleep(0.2)
         seconds += time.perf_counter() - start
         code = process.wait()
-        singles += [single(root, options, env, 1 + given.singles + i) for i in range(given.singles)]
+        singles += [single(root, options, env, len(singles) + 1 + i) for i in range(given.singles)]
         (place,) = root.glob("runs/sweep/*")
         table = json.loads((place / "report" / "table.json").read_text())
         found = len(ended(root))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hero_lightning.config.sweep import PLAN
 from tests.helpers import feature_dataset, in_process
 from tests.wandb_records import offline_run
 

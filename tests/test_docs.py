@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -104,6 +104,8 @@ def first_job(override: Override) -> str:
     """The override as the first job of a sweep has it."""
     if not override.is_sweep_override():
         return str(override.input_line)
+    if isinstance(interval := override.value(), IntervalSweep):
+        return f"{override.get_key_element()}={interval.start}"
     return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 

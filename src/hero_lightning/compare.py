@@ -69,8 +69,8 @@ def compare(cfg: Any) -> None:
     settings = comparison.draw(protocol["search_space"], cfg.num_trials, cfg.search_seed)
     folds = protocol["folds"][: cfg.max_folds]
     places = [(f, s) for f in range(len(folds)) for s in cfg.seeds]
-    asked = set(_asked(cfg, protocol))
-    rows = dict(_rows(protocol, asked, out / "fits"))
+    asked = _asked(cfg, protocol)
+    rows = {row: _config(protocol, row) for row in asked}
 
     def job(row: tuple[str, str], number: int, place: tuple[int, int], final: bool = False) -> Job:
         changes = {**folds[place[0]], **settings[number], "seed": place[1]}
@@ -89,18 +89,19 @@ def compare(cfg: Any) -> None:
         held = [job(row, chosen(row), place) for place in places] if cfg.tables[row[0]].get("late") else []
         return [*final, *held]
 
-    for row in rows:
-        if row in asked:
-            _dataset(_data_key(job(row, 0, (0, cfg.seeds[0])).config))  # fills the stores
-    _run([j for row in rows if row in asked for j in tune(row)], "tuning")
-    _run([j for row in rows if row in asked for j in fits(row)], "fitting")
-    done = [row for row in rows if all(j.path.is_file() for j in tune(row))]
-    done = [row for row in done if all(j.path.is_file() for j in fits(row))]
-    made: dict[tuple[str, bool], dict[tuple[str, int, int], tuple[Job, Any]]] = {}
-    for j in (j for row in done for j in fits(row)):
-        made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, _result(j)
+    for row in asked:
+        _dataset(_data_key(job(row, 0, (0, cfg.seeds[0])).config))  # fills the stores
+    _run([j for row in asked for j in tune(row)], "tuning")
+    _run([j for row in asked for j in fits(row)], "fitting")
     folder = out / f"{len(settings)}-trials_{len(folds)}-folds_{len(cfg.seeds)}-seeds"
     with _locked(folder):  # parts of one comparison can end at the same time
+        begun = [row for row in _every(protocol) if row in rows or (out / "fits" / row[1]).is_dir()]
+        rows.update({row: _config(protocol, row) for row in begun if row not in rows})
+        done = [row for row in begun if all(j.path.is_file() for j in tune(row))]
+        done = [row for row in done if all(j.path.is_file() for j in fits(row))]
+        made: dict[tuple[str, bool], dict[tuple[str, int, int], tuple[Job, Any]]] = {}
+        for j in (j for row in done for j in fits(row)):
+            made.setdefault((j.row[0], j.final), {})[j.row[1], *j.place] = j, _result(j)
         before = _read(folder / "table.json")
         texts, report = [], {}
         for table in (t for t in protocol["tables"] if (t, True) in made or t in before):
@@ -115,29 +116,29 @@ def compare(cfg: Any) -> None:
     log.info("%s\n%s", "\n".join(texts), folder / "table.md")
 
 
-def _asked(cfg: Any, protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _every(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(table, model) of every row of a protocol, in its order."""
+    return [(t, m) for t, node in protocol["tables"].items() for m in node.get("models", protocol["models"])]
+
+
+def _asked(cfg: Any, protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(table, model) of the rows that this run computes."""
     from hero_lightning.errors import one_of
 
-    for key in ("tables", "models"):
-        for name in cfg[f"only_{key}"] or []:
+    tables, models = (cfg[f"only_{key}"] or list(protocol[key]) for key in ("tables", "models"))
+    for key, names in (("tables", tables), ("models", models)):
+        for name in names:
             one_of(f"only_{key}", name, protocol[key])
-    for table in cfg.only_tables or protocol["tables"]:
-        models = protocol["tables"][table].get("models", protocol["models"])
-        yield from ((table, model) for model in models if model in (cfg.only_models or [model]))
+    return [(table, model) for table, model in _every(protocol) if table in tables and model in models]
 
 
-def _rows(
-    protocol: Mapping[str, Any], asked: set[tuple[str, str]], fits: Path
-) -> Iterator[tuple[tuple[str, str], Any]]:
-    """(table, model) and its train config, not resolved: rows that are asked for, or may have been computed before."""
+def _config(protocol: Mapping[str, Any], row: tuple[str, str]) -> Any:
+    """The train config of a row, not resolved."""
     from hero_lightning.config import build
 
-    for table, node in protocol["tables"].items():
-        for model in node.get("models", protocol["models"]):
-            if (table, model) in asked or (fits / model).is_dir():
-                overrides = [*protocol["train"], *node["train"], *protocol["models"][model], *protocol["overrides"]]
-                yield (table, model), build.compose_again("train", *QUIET, *overrides)
+    node = protocol["tables"][row[0]]
+    overrides = [*protocol["train"], *node["train"], *protocol["models"][row[1]], *protocol["overrides"]]
+    return build.compose_again("train", *QUIET, *overrides)
 
 
 def _job(

@@ -89,7 +89,9 @@ def _sweep(*, _root_: DictConfig) -> str | None:
     return str(above) if (above / sweep.PLAN).is_file() else None
 
 
-UNCHOSEN = ("command", "paths", "local", "launcher", "logger", "callbacks", "dataset_defaults", "modality", "mode")
+UNCHOSEN = (
+    "command", "paths", "local", "launcher", "sweeper", "logger", "callbacks", "dataset_defaults", "modality", "mode",
+)  # fmt: skip
 """Config groups that do not describe an experiment, or whose choice says what its options say."""
 
 OmegaConf.register_new_resolver("choice", _choice, replace=True)

@@ -37,6 +37,7 @@ IGNORED = (
     "resume",
     "debug",
     "skip_done",
+    "choices.",
     "dataset.num_workers",
 )
 """Keys that do not make a row of their own: where a run lies, how it is logged, and the seed."""  # fmt: skip
