@@ -25,6 +25,7 @@ from hero_lightning.config import sweep
 from hero_lightning.config.launch import limit_threads
 from hero_lightning.config.quoting import quoted
 from hero_lightning.errors import HeroError
+from hero_lightning.media.limits import set_limits
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
             if recording:
                 (folder / sweep.RECORD).unlink(missing_ok=True)
             try:
+                set_limits(cfg.get("limits") or {})
                 score = body(cfg)
             except HeroError as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -21,7 +21,7 @@ import numpy as np
 
 from hero_lightning.errors import ConfigError, DataError, FeatureError, cause, one_of
 from hero_lightning.features.foreign.array_source import ArraySource, Finding, sequence
-from hero_lightning.features.foreign.safe_pickle import DAMAGE, load_features
+from hero_lightning.features.foreign.safe_pickle import load_array, load_features
 from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
@@ -104,11 +104,7 @@ class NpyFolder(NamedSource):
 
     def value(self, sample: Sample) -> Any:
         path = self.path(sample)
-        try:
-            return np.load(path, allow_pickle=False) if path.is_file() else None
-        except DAMAGE as error:
-            problem, hint = "The feature file cannot be read.", "replace it"
-            raise FeatureError(problem, got=cause(error), where=path, hint=hint) from error
+        return load_array(path) if path.is_file() else None
 
 
 class TableSource(NamedSource):
