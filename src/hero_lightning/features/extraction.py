@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from hero_lightning.encoders.base import Encoder
 from hero_lightning.errors import ConfigError, DataError, cause, one_of
 from hero_lightning.features.modality import Modality
+from hero_lightning.features.part import DTYPES
 from hero_lightning.features.read import NO_FACE, read_clip
 from hero_lightning.features.source import Availability
-from hero_lightning.features.store import DTYPES, Fault
+from hero_lightning.features.store import Fault
 from hero_lightning.types import EncoderInput, Row, Sample, StoredFeatures
 
 log = logging.getLogger(__name__)
