@@ -361,6 +361,8 @@ def _file_availability(path: Path | None, absent: str) -> Availability:
         return Availability("absent", absent)
     if not path.exists():
         return Availability("broken", f"file missing: {path}")
+    if not path.is_file() and not path.is_dir():
+        return Availability("broken", f"a device or pipe: {path}")
     return Availability("realtime") if path.stat().st_size else Availability("broken", f"file is empty: {path}")
 
 

@@ -328,6 +328,7 @@ class Store:
         failures: Mapping[str, Fault],
         samples: Mapping[str, Sample],
         reasons: Mapping[str, str] | None = None,
+        stamps: Mapping[str, str | None] | None = None,
     ) -> None:
         """Writes one planned part; readers see it after `update_manifest`.
 
@@ -337,6 +338,7 @@ class Store:
             failures: id -> fault of the clips without features.
             samples: id -> clip, of both.
             reasons: id -> reason of the sampler's plan.
+            stamps: id -> fingerprint of the files that were read; None = of the files as they are now.
 
         Raises:
             FeatureError: a number does not fit the store's dtype.
@@ -353,7 +355,7 @@ class Store:
         record = {
             "ids": ids,
             "steps": [rows[id].x.shape[0] if id in rows else 0 for id in ids],
-            "stamps": [self.fingerprint(samples[id]) if self.fingerprint is not None else None for id in ids],
+            "stamps": [stamps[id] for id in ids] if stamps is not None else [self._stamp(samples[id]) for id in ids],
             "reasons": [(reasons or {}).get(id, "") for id in ids],
             "failures": {id: failures[id] for id in sorted(failures)},
             "dim": first and first.x.shape[1],
@@ -362,6 +364,9 @@ class Store:
         }
         write_atomic(self.folder / file, encode(rows, manifest["dtype"], record))
         self._updated = True
+
+    def _stamp(self, sample: Sample) -> str | None:
+        return self.fingerprint(sample) if self.fingerprint is not None else None
 
     def update_manifest(self) -> None:
         """Updates the manifest to the parts on disk; the caller holds the lock."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hero_lightning.errors import MediaError, cause
+from hero_lightning.media.limits import limit, raised
 from hero_lightning.media.npy import read_header
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.types import Box, Media
@@ -80,6 +81,18 @@ class ImageSequence:
         hint = "repair or replace the file, or leave the sample out"
         return MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
 
+    def _check(self, stream: Any) -> None:
+        """MediaError for a picture beyond the limit, before it is decoded."""
+        if (stream.width or 0) * (stream.height or 0) > limit("pixels"):
+            expected, hint = f"at most {limit('pixels'):g} pixels", f"leave the sample out, or {raised('pixels')}"
+            raise MediaError(
+                "A picture is beyond a limit.",
+                expected=expected,
+                got=f"{stream.width} x {stream.height}",
+                where=self.media.path,
+                hint=hint,
+            )
+
     def _picture(self, k: int, size: int | None) -> np.ndarray:
         import av
         from av.error import FFmpegError
@@ -92,8 +105,9 @@ class ImageSequence:
         else:
             try:
                 with av.open(str(self.pictures[k])) as image:
+                    self._check(image.streams.video[0])
                     frame = next(image.decode(video=0))
-            except (FFmpegError, StopIteration) as error:
+            except (FFmpegError, StopIteration, IndexError) as error:
                 got = f"{self.pictures[k].name}: {cause(error)}"
                 raise self._error("A picture cannot be read.", "a complete image", got) from error
         return rgb(frame, self.media.crop, size, VideoReformatter())

@@ -296,7 +296,11 @@ def read_csv(path: Path, needed: Sequence[str] = (), dataset: str = "") -> Itera
     Raises:
         DataError: the file is not UTF-8 or no csv, lacks a column or rows, or a row has another number of cells.
     """
-    name, raw, place = f"{dataset} label file" if dataset else "table", path.read_bytes(), ""
+    name, place = f"{dataset} label file" if dataset else "table", ""
+    if not path.is_file():
+        got = "a device, pipe or folder" if path.exists() else "nothing there"
+        raise DataError(f"The {name} is missing.", expected="a csv file", got=got, where=path)
+    raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
