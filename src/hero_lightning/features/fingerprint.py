@@ -5,6 +5,7 @@ Data flow: Sample -> its text, or size and end of its file, span, crop, box -> 8
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +58,7 @@ class SourceFingerprint:
 
 def _file(path: Path | None) -> str | None:
     """Size and end of a file, names and sizes of a folder, or None if there is none (or a device, or a pipe)."""
-    if path is None or not (path.is_file() or path.is_dir()):
+    if path is None or not (os.path.isfile(path) or os.path.isdir(path)):  # no error for any path
         return None
     stat = path.stat()
     return _content(path, stat.st_mtime_ns, stat.st_size)

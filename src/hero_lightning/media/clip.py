@@ -8,6 +8,7 @@ counted from the first picture of the file (from the first sample of sound where
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -161,8 +162,8 @@ class ClipReader:
         if is_stills(path):
             self._stills = ImageSequence(self.media)
             return
-        if not path.is_file():
-            got = "a device or pipe" if path.exists() else "nothing there"
+        if not os.path.isfile(path):  # other than Path.is_file without an error for any path
+            got = "a device or pipe" if os.path.exists(path) else "nothing there"
             raise self._error("The media file is missing.", "a video or audio file", got)
         if path.stat().st_size == 0:
             raise self._error("The media file is empty.", "a video or audio file", "0 bytes")

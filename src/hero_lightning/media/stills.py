@@ -8,6 +8,7 @@ Shapes: T pictures, H W picture size.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ EPSILON = 2e-3
 
 def is_stills(path: Path) -> bool:
     """Whether a path is a folder of images or an array."""
-    return path.suffix == ".npy" or path.is_dir()
+    return path.suffix == ".npy" or os.path.isdir(path)
 
 
 class ImageSequence:
