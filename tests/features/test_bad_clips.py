@@ -46,7 +46,7 @@ def test_clips_that_would_block_or_kill_the_run_are_entered_in_the_ledger(tmp_pa
     assert set(summary.failed["audio"]) == set(paths)
     assert "device or pipe" in summary.failed["frame"]["zero"]
     assert "device or pipe" in summary.failed["frame"]["pipe"]
-    assert "beyond a limit" in summary.failed["audio"]["slow"]
+    assert "beyond limits.seconds=14400: 20000 s" in summary.failed["audio"]["slow"]
 
 
 def test_a_clip_swapped_after_it_was_read_is_extracted_again(tmp_path, samples, monkeypatch):

@@ -141,7 +141,8 @@ class ClipReader:
 
     def _beyond(self, name: str, expected: str, got: object) -> MediaError:
         hint = f"leave the sample out, or {raised(name)}"
-        return MediaError("The clip is beyond a limit.", expected=expected, got=got, where=self.media.path, hint=hint)
+        problem = f"The clip is beyond limits.{name}={limit(name):g}: {got}."
+        return MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
 
     def _check_seconds(self, seconds: float) -> None:
         if seconds > limit("seconds"):

@@ -85,14 +85,10 @@ class ImageSequence:
     def _check(self, stream: Any) -> None:
         """MediaError for a picture beyond the limit, before it is decoded."""
         if (stream.width or 0) * (stream.height or 0) > limit("pixels"):
+            got = f"{stream.width} x {stream.height}"
+            problem = f"A picture is beyond limits.pixels={limit('pixels'):g}: {got}."
             expected, hint = f"at most {limit('pixels'):g} pixels", f"leave the sample out, or {raised('pixels')}"
-            raise MediaError(
-                "A picture is beyond a limit.",
-                expected=expected,
-                got=f"{stream.width} x {stream.height}",
-                where=self.media.path,
-                hint=hint,
-            )
+            raise MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
 
     def _picture(self, k: int, size: int | None) -> np.ndarray:
         import av
