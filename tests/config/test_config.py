@@ -21,7 +21,7 @@ GROUPS = {
     "backbone": 4, "fusion": 4, "llm": 8, "modality_dropout": 2, "loss": 12, "stage": 1, "optimizer": 1,
     "trainer": 5, "logger": 5, "callbacks": 2, "paths": 1, "launcher": 4, "sweeper": 2,
     "debug": 3, "local": 1, "protocol": 3,
-    "evidence_decoder": 3, "dataset_defaults": 1, "detector": 4, "asr": 2, "mixup": 2, "command": 1,
+    "evidence_decoder": 3, "dataset_defaults": 1, "detector": 4, "asr": 2, "mixup": 2, "command": 1, "limits": 1,
 }  # fmt: skip
 EXPERIMENTS = {"ablation": 4, "baseline": 11}
 PRIMARY = ("train", "evaluate", "predict", "extract", "convert", "check", "report", "peaks", "compare")

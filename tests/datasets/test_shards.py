@@ -122,6 +122,32 @@ def test_equal_bytes_and_an_index_that_follows(original, tmp_path):
     assert len(read_index(tmp_path / "a")) == 5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: "[" * 100_000,
+        lambda index: "{}",
+        lambda index: json.dumps(index | {"samples": [1]}),
+        lambda index: json.dumps(index).replace('"shard": "train', '"shard": "../train'),
+        lambda index: json.dumps(index).replace('"record": {', '"record": 3, "x": {', 1),
+    ],
+)
+def test_a_damaged_index_is_made_again(original, tmp_path, change):
+    write_shards(original, tmp_path / "a")
+    whole = read_index(tmp_path / "a")
+    path = tmp_path / "a" / "index.json"
+    path.write_text(change(json.loads(path.read_text())))
+    read_index.cache_clear()
+    assert read_index(tmp_path / "a") == whole
+
+
+@pytest.mark.parametrize("record", [b"[1]", b"[" * 100_000])
+def test_a_record_of_another_shape_is_named(tmp_path, record):
+    foreign(tmp_path / "t.tar", a__json=record)
+    with pytest.raises(DataError, match=r"t\.tar"):
+        read_index(tmp_path)
+
+
 def test_webdataset_reads_them(original, tmp_path):
     import webdataset
 

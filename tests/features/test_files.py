@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import safetensors
+import torch
 
 from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features import files
-from hero_lightning.features.files import atomic, write_atomic, write_csv
+from hero_lightning.features.files import atomic, check_zip, write_atomic, write_csv
 from hero_lightning.features.foreign import safe_pickle
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NpyFolder, read_csv
 from hero_lightning.features.manifest import diff, read_manifest
-from hero_lightning.features.store import Store
+from hero_lightning.media import npy
 from hero_lightning.types import Sample
 
 
@@ -70,18 +72,34 @@ def test_the_cause_of_a_foreign_error_is_shown(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(FeatureError, match="ValueError: needs version 9"):
             read_manifest(tmp_path / "manifest.json")
     with monkeypatch.context() as patch:
-        patch.setattr(safe_pickle, "_array", raises(said))
+        patch.setattr(safe_pickle, "_content", raises(said))
         with pytest.raises(FeatureError, match="ValueError: needs version 9"):
             load_features(tmp_path / "a.npy")
     with monkeypatch.context() as patch:
-        patch.setattr("numpy.load", raises(said))
+        patch.setattr(npy, "read_header", raises(said))
         with pytest.raises(FeatureError, match="ValueError: needs version 9"):
             NpyFolder(tmp_path).value(Sample("a", "train"))
     with monkeypatch.context() as patch:
         patch.setattr(csv.DictReader, "__next__", raises(csv.Error("needs version 9")))
         with pytest.raises(DataError, match=r"table cannot be parsed[\s\S]*Error: needs version 9"):
             list(read_csv(tmp_path / "a.csv"))
-    with monkeypatch.context() as patch:
-        patch.setattr(safetensors, "safe_open", raises(OSError("needs version 9")))
-        with pytest.raises(FeatureError, match="OSError: needs version 9"):
-            Store(tmp_path)._opened("part-00000.safetensors")
+
+
+def test_a_changed_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({"w": torch.arange(2000.0)}, path)
+    check_zip(path)
+    intact, draw = path.read_bytes(), random.Random(0)
+    for _ in range(100):
+        data = bytearray(intact)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        try:
+            check_zip(path)
+        except ValueError:
+            continue
+        with contextlib.suppress(RuntimeError):  # bytes between the records
+            assert torch.equal(torch.load(path, weights_only=True)["w"], torch.arange(2000.0))
+    path.write_bytes(intact[:-10])
+    with pytest.raises(ValueError, match="BadZipFile"):
+        check_zip(path)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import pickle
+import random
 
 import pytest
 import torch
 
 from hero_lightning.errors import FeatureError
+from hero_lightning.features import store as store_module
 from hero_lightning.features.fingerprint import SourceFingerprint
 from hero_lightning.features.store import Store
 from hero_lightning.types import Media, Sample, StoredFeatures
@@ -188,7 +191,7 @@ def test_another_format_is_refused(tmp_path):
         Store(store.folder).contains(sample("a"))
 
 
-@pytest.mark.parametrize(("content", "said"), [("{", "is not JSON"), ("[]", "format None"), ("{}", "format None")])
+@pytest.mark.parametrize(("content", "said"), [("{", "is not JSON"), ("[]", "not dict"), ("{}", "format None")])
 def test_a_damaged_manifest_is_named(tmp_path, content, said):
     store = filled(tmp_path)
     (store.folder / "manifest.json").write_text(content)
@@ -283,3 +286,96 @@ def test_features_of_another_text_do_not_count(tmp_path):
     store.write(file, {"a": ready(3)}, {}, {"a": old})
     assert torch.equal(store.read(old).x, ready(3).x)
     assert store.fault(old) is None
+
+
+def test_a_changed_byte_of_a_part_is_noticed(tmp_path):
+    """Any byte of header and numbers: an error, or what was written; never other numbers."""
+    path = filled(tmp_path).folder / "part-00001.safetensors"
+    intact, want = path.read_bytes(), {id: ready(ord(id), 2 + k) for k, id in enumerate("cd")}
+    refused, draw = 0, random.Random(0)
+    for _ in range(300):
+        data = bytearray(intact)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        for id, row in want.items():
+            found = None
+            with contextlib.suppress(FeatureError):
+                found = Store.at(tmp_path, identity()).read(sample(id))
+            refused += found is None
+            if found is not None:
+                assert torch.equal(found.x, row.x)
+                assert torch.equal(found.time, row.time)
+                assert found.measures == row.measures
+    assert refused > 200
+
+
+def test_a_truncated_part_is_named_before_anything_is_read(tmp_path):
+    path = filled(tmp_path).folder / "part-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(FeatureError, match=r"cannot be read[\s\S]*bytes instead of[\s\S]*part-00001"):
+        Store.at(tmp_path, identity()).status(sample("a"))
+
+
+def test_a_part_truncated_while_it_is_open_is_an_error(tmp_path):
+    store = filled(tmp_path)
+    store.read(sample("c"))
+    with (store.folder / "part-00001.safetensors").open("r+b") as file:
+        file.truncate(300)
+    with pytest.raises(FeatureError, match="truncated to"):
+        store.read(sample("c"))
+
+
+def test_parts_without_checksums_are_read(tmp_path):
+    store = filled(tmp_path)
+    path = store.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for part in manifest["parts"]:
+        del part["crc"], part["size"]  # as written before there were any
+    path.write_text(json.dumps(manifest))
+    assert torch.equal(Store.at(tmp_path, identity()).read(sample("c")).x, ready(ord("c"), 2).x)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda m: m.update(parts=3), ".parts is no list"),
+        (lambda m: m.pop("dtype"), "lacks dtype"),
+        (lambda m: m.update(dtype="int8"), "int8"),
+        (lambda m: m.update(identity=[]), ".identity"),
+        (lambda m: m["parts"].append("x"), r".parts\[3\] is no object"),
+        (lambda m: m["parts"][1].update(ids=["c", 4]), r".parts\[1\].ids\[1\] is '4', not str"),
+        (lambda m: m["parts"][1].update(ids=["c", "c"]), "part-00001.safetensors: numbers of ids"),
+        (lambda m: m["parts"][1].update(steps=[2]), "part-00001.safetensors: numbers of ids"),
+        (lambda m: m["parts"][1].update(crc="ab"), "crc"),
+        (lambda m: m["parts"][1].update(file="../../x"), "no name of a part"),
+        (lambda m: m["parts"][0].update(failures={"b": "cut off"}), "part-00000.safetensors.failures.b is no object"),
+        (lambda m: m["parts"][1].update(dim=True), "safetensors.dim is"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_named(tmp_path, change, place):
+    path = filled(tmp_path).folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(FeatureError, match=place) as info:
+        Store.at(tmp_path, identity()).contains(sample("a"))
+    assert "manifest.json" in str(info.value)
+
+
+def test_a_deep_manifest_is_named(tmp_path):
+    path = filled(tmp_path).folder / "manifest.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(FeatureError, match="RecursionError"):
+        Store.at(tmp_path, identity()).contains(sample("a"))
+
+
+def test_writing_does_not_read_the_manifest_for_every_part(tmp_path, monkeypatch):
+    store, samples = Store.at(tmp_path, identity()), clips("abcdef")
+    plan = store.plan(samples.values(), "float32", 1)
+    reads = []
+    real = store_module.read_manifest
+    monkeypatch.setattr(store_module, "read_manifest", lambda path: reads.append(path) or real(path))
+    for file, (id,) in plan.items():
+        store.write(file, {id: ready(ord(id))}, {}, samples)
+    assert len(reads) <= 1
+    assert store.contains(sample("f"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hero_lightning.errors import MediaError
+from hero_lightning.media import stills
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.types import Media
@@ -66,10 +67,21 @@ def test_an_array_is_mapped_and_cut_and_scaled(array: Path) -> None:
 def test_only_wanted_pictures_are_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "big.npy", np.zeros((400, 112, 112, 3), np.uint8))
     seen = []
-    real = np.load
-    monkeypatch.setattr(np, "load", lambda *a, **k: seen.append(k) or real(*a, **k))
+    real = np.fromfile
+    monkeypatch.setattr(np, "fromfile", lambda *a, **k: seen.append((a[2], k["offset"])) or real(*a, **k))
     assert read(Media(tmp_path / "big.npy"), [0.0, 3.0]).pixels.shape == (2, 112, 112, 3)
-    assert seen == [{"mmap_mode": "r", "allow_pickle": False}]
+    size = 112 * 112 * 3
+    assert seen == [(size, 128), (size, 128 + 75 * size)]
+
+
+def test_an_array_truncated_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((40, 32, 32, 3), np.uint8))
+    clip = ClipReader(Media(tmp_path / "a.npy"))
+    assert clip.info.num_frames == 40
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(20_000)
+    with pytest.raises(MediaError, match="truncated"):
+        clip.read({"frame": [1.0]})
 
 
 def test_blue_first_is_turned_round(tmp_path: Path) -> None:
@@ -89,13 +101,14 @@ def test_a_file_without_pictures_has_none(tmp_path: Path) -> None:
 
 def test_what_it_says_of_others(tmp_path: Path, folder: Path) -> None:
     np.save(tmp_path / "floats.npy", np.zeros((2, 8, 8, 3)))
+    np.save(tmp_path / "whole.npy", np.zeros((2, 8, 8, 3), np.uint8))
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}]), allow_pickle=True)
     (tmp_path / "junk.npy").write_bytes(b"no array")
-    whole = (tmp_path / "floats.npy").read_bytes()
+    whole = (tmp_path / "whole.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[: len(whole) // 2])
     for name, said in (
-        ("floats", "holds no pictures"), ("objects", "cannot be read"), ("junk", "cannot be read"),
-        ("cut", "cannot be read"),
+        ("floats", "holds no pictures"), ("objects", "holds no pictures"), ("junk", "cannot be read"),
+        ("cut", "truncated"),
     ):  # fmt: skip
         with pytest.raises(MediaError, match=said):
             ClipReader(Media(tmp_path / f"{name}.npy")).info.fps  # noqa: B018
@@ -121,6 +134,6 @@ def test_the_cause_of_a_foreign_error_is_shown(folder: Path, array: Path, monkey
     with pytest.raises(MediaError, match=r"cannot be opened[\s\S]*needs version 9"):
         read(Media(folder / "frame1.bmp"), [0.0])
     error = ValueError("needs version 9")
-    monkeypatch.setattr(np, "load", fails)
+    monkeypatch.setattr(stills, "read_header", fails)
     with pytest.raises(MediaError, match="ValueError: needs version 9"):
         read(Media(array), [0.0])

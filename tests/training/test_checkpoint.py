@@ -99,6 +99,7 @@ def test_the_cause_of_an_unreadable_file_is_shown(tmp_path: Path, monkeypatch: p
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("needs version 9")
 
+    torch.save({}, tmp_path / "last.ckpt")
     monkeypatch.setattr(torch, "load", fails)
     with pytest.raises(CheckpointError, match=r"cannot be read(.|\n)*ValueError: needs version 9"):
         checkpoint.load(tmp_path / "last.ckpt")

@@ -26,6 +26,7 @@ from hero_lightning.config.launch import limit_threads
 from hero_lightning.config.quoting import quoted
 from hero_lightning.config.signals import Stopped, stoppable
 from hero_lightning.errors import HeroError
+from hero_lightning.media.limits import set_limits
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
                 (folder / sweep.RECORD).unlink(missing_ok=True)
             try:
                 with stoppable():
+                    set_limits(cfg.get("limits") or {})
                     score = body(cfg)
             except Stopped as stop:
                 sys.stderr.write(f"\n{stop}\n")

@@ -32,6 +32,7 @@ from hero_lightning.features.files import atomic, write_atomic
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, encode_npydict
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NamedSource
+from hero_lightning.features.manifest import mismatch
 from hero_lightning.types import Media, Sample
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,13 @@ def write_shards(datamodule: EmotionDataModule, out: Path) -> Counter[str]:
     return written
 
 
+INDEX = {
+    "shards": {str: [int]},
+    "samples": {str: {"shard": str, "record": dict, "members": {str: [int]}}},
+}
+"""Shape of index.json."""
+
+
 @lru_cache(maxsize=4)
 def read_index(root: Path) -> dict[str, Any]:
     """key -> {"shard": file, "record": ..., "members": {suffix: [offset, size]}}; rebuilt when a shard has changed.
@@ -89,7 +97,7 @@ def read_index(root: Path) -> dict[str, Any]:
         raise DataError("There is no shard.", expected="*.tar", where=root, hint=hint)
     now = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in shards}
     path = root / "index.json"
-    if path.is_file() and (known := json.loads(path.read_text()))["shards"] == now:
+    if (known := _stored_index(path)) and known["shards"] == now:
         return known["samples"]
     samples: dict[str, Any] = {}
     for shard in shards:
@@ -103,11 +111,26 @@ def read_index(root: Path) -> dict[str, Any]:
                     entry["members"][suffix] = [member.offset_data, member.size]
                     if suffix == "json" and (file := tar.extractfile(member)) is not None:
                         entry["record"] = json.load(file)
-        except (tarfile.TarError, EOFError, ValueError) as error:
+                        if not isinstance(entry["record"], dict):
+                            raise DataError("A record is no object.", got=entry["record"], where=f"{shard}, {key}")
+        except (tarfile.TarError, EOFError, ValueError, RecursionError, OSError) as error:
             got, hint = cause(error), "download or write it again"
             raise DataError("A shard cannot be read.", got=got, where=shard, hint=hint) from error
     write_atomic(path, json.dumps({"shards": now, "samples": samples}, ensure_ascii=False).encode())
     return samples
+
+
+def _stored_index(path: Path) -> dict[str, Any]:
+    """Content of index.json; {} if there is none or it is damaged, so that it is made again from the shards."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if mismatch(known, INDEX):
+        return {}
+    entries = known["samples"].values()
+    fits = all(e["shard"] in known["shards"] and all(len(m) == 2 for m in e["members"].values()) for e in entries)
+    return known if fits else {}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

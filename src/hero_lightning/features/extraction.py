@@ -18,23 +18,24 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hero_lightning.encoders.base import Encoder
-from hero_lightning.errors import ConfigError, DataError, cause, one_of
+from hero_lightning.errors import ConfigError, DataError, FeatureError, cause, one_of
 from hero_lightning.features.modality import Modality
+from hero_lightning.features.part import DTYPES
 from hero_lightning.features.read import NO_FACE, read_clip
 from hero_lightning.features.source import Availability
-from hero_lightning.features.store import DTYPES, Fault
+from hero_lightning.features.store import Fault
 from hero_lightning.types import EncoderInput, Row, Sample, StoredFeatures
 
 log = logging.getLogger(__name__)
 
-PROBLEMS = (DataError, OSError, ValueError, RuntimeError)
+PROBLEMS = (DataError, OSError, ValueError, RuntimeError, MemoryError)
 """Errors of a single clip; recorded in the store as its fault."""
 PROGRESS = 15.0
 """Seconds between two progress messages without a terminal."""
 DEAD = "DataLoader worker"
 """Start of torch's message about a dead worker."""
 SYSTEMIC = 4
-"""If this many clips of a batch all fail, also one by one, the encoder is at fault: its error is raised."""
+"""If this many clips of a batch all fail, also one by one, or the first ones of a run, the encoder is at fault."""
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class _Group:
     rows: dict[str, dict[str, StoredFeatures]]
     faults: dict[str, dict[str, Fault]]
     reasons: dict[str, dict[str, str]]
+    stamps: dict[str, dict[str, str | None]]
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class _Clip:
     rows: dict[str, Row]
     faults: dict[str, Fault]
     reasons: dict[str, str]
+    stamps: dict[str, str | None]  # fingerprints of its files, taken before they are read
 
 
 def fill(
@@ -167,8 +170,9 @@ def _plan(
         source = modality.source if modality.mode == "auto" else None
         wanted = [s for s in samples if source is None or not source.contains(s)]
         for file, ids in modality.store.plan(wanted, dtype, part_size, retry, share).items():
-            group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}))
-            group.parts[name], group.rows[name], group.faults[name], group.reasons[name] = file, {}, {}, {}
+            group = groups.setdefault(tuple(ids), _Group(ids, {}, {}, {}, {}, {}))
+            group.parts[name] = file
+            group.rows[name], group.faults[name], group.reasons[name], group.stamps[name] = {}, {}, {}, {}
         summary.written[name] = summary.absent[name] = 0
         summary.failed[name] = {}
         summary.kept[name] = sum(modality.store.contains(s) for s in wanted)
@@ -221,11 +225,16 @@ def _work(
     loader: DataLoader = DataLoader(
         _Clips(dict(modalities), jobs), batch_sampler=batches, num_workers=workers, collate_fn=list
     )
+    unproven = {
+        name: 0 for name in encoders
+    }  # modality -> clips that its encoder failed on, until the first it does not
     try:
         for group, clips in zip(owners, _with_progress(loader, len(jobs), progress), strict=True):
             for name in group.parts:
                 rows = _encode(encoders[name], name, clips, device)
+                _check_encoder(name, rows, unproven)
                 for clip in clips:
+                    group.stamps[name][clip.id] = clip.stamps[name]
                     row = rows[clip.id]
                     if isinstance(row, StoredFeatures):
                         group.rows[name][clip.id] = row
@@ -245,12 +254,28 @@ def _work(
         raise DataError(problem, got=cause(error), where=where, hint=hint) from error
 
 
+def _check_encoder(name: str, rows: Mapping[str, StoredFeatures | Fault], unproven: dict[str, int]) -> None:
+    """FeatureError if the encoder has failed on the first SYSTEMIC clips of the run."""
+    if name not in unproven:
+        return
+    failed = {id: row for id, row in rows.items() if not isinstance(row, StoredFeatures) and row["stage"] == "encode"}
+    if any(isinstance(row, StoredFeatures) for row in rows.values()):
+        del unproven[name]
+    elif failed and (count := unproven[name] + len(failed)) >= SYSTEMIC:
+        id, fault = next(iter(failed.items()))
+        problem, where = f"The encoder of modality {name} fails on every clip.", f"modality.{name}.encoder"
+        got = f"{fault['error']} for the first {count} clips, e.g. {id}"
+        raise FeatureError(problem, expected="finite features", got=got, where=where, hint="another encoder or dtype")
+    else:
+        unproven[name] += len(failed)
+
+
 def _finish(modalities: Mapping[str, Modality], group: _Group, summary: Summary, samples: Mapping[str, Sample]) -> None:
     """Writes a group's parts and frees its features."""
     for name, file in group.parts.items():
         store, faults = modalities[name].store, group.faults[name]
         assert store is not None
-        store.write(file, group.rows[name], faults, samples, group.reasons[name])
+        store.write(file, group.rows[name], faults, samples, group.reasons[name], group.stamps[name])
         summary.written[name] += len(group.rows[name])
         for id, fault in faults.items():
             if fault["stage"] in ("absent", "short"):
@@ -258,7 +283,7 @@ def _finish(modalities: Mapping[str, Modality], group: _Group, summary: Summary,
             else:
                 summary.failed[name][id] = fault["error"]
                 log.warning("%s: no %s features (%s): %s", id, name, fault["stage"], fault["error"])
-    group.rows, group.faults, group.reasons = {}, {}, {}
+    group.rows, group.faults, group.reasons, group.stamps = {}, {}, {}, {}
 
 
 def _encode(encoder: Encoder, name: str, clips: list[_Clip], device: torch.device) -> dict[str, StoredFeatures | Fault]:
@@ -311,8 +336,10 @@ class _Clips(Dataset):
 
     def __getitem__(self, index: int) -> _Clip:
         sample, names = self.jobs[index]
-        clip, wanted = _Clip(sample.id, {}, {}, {}), {}
+        clip, wanted = _Clip(sample.id, {}, {}, {}, {}), {}
         for name in names:
+            store = self.modalities[name].store
+            clip.stamps[name] = store.fingerprint(sample) if store is not None and store.fingerprint else None
             found = self.modalities[name].media_availability(sample)
             if found.mode == "realtime":
                 wanted[name], clip.reasons[name] = found, found.reason

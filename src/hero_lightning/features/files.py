@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, fields
@@ -62,3 +64,19 @@ def write_csv(path: Path, header: type[Any] | Sequence[str], rows: Iterable[Any]
         header, rows = [f.name for f in fields(header)], map(astuple, rows)
     with path.open("a" if append else "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows if append else [header, *rows])
+
+
+def check_zip(path: Path) -> None:
+    """Compares every record of a zip (a checkpoint of torch, which does not do so) with its checksum.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no zip, or a record is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise ValueError(cause(error)) from error
+    if damaged is not None:
+        raise ValueError(f"record {damaged} differs from its checksum")

@@ -57,12 +57,11 @@ class SourceFingerprint:
 
 
 def _file(path: Path | None) -> str | None:
-    """Size and end of a file, names and sizes of a folder, or None if there is none."""
-    try:
-        stat = os.stat(path) if path is not None else None
-    except OSError:
+    """Size and end of a file, names and sizes of a folder, or None if there is none (or a device, or a pipe)."""
+    if path is None or not (os.path.isfile(path) or os.path.isdir(path)):  # no error for any path
         return None
-    return None if path is None or stat is None else _content(path, stat.st_mtime_ns, stat.st_size)
+    stat = path.stat()
+    return _content(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=65536)
@@ -71,4 +70,4 @@ def _content(path: Path, changed: int, size: int) -> str:
         return f"{[(p.name, p.stat().st_size) for p in sorted(path.iterdir())]}"
     with path.open("rb") as file:
         file.seek(max(size - END, 0))
-        return f"{size}-{zlib.crc32(file.read()):08x}"
+        return f"{size}-{zlib.crc32(file.read(END)):08x}"

@@ -362,8 +362,10 @@ def _file_availability(path: Path | None, absent: str) -> Availability:
     """realtime, absent (with this reason) or broken (missing or empty file)."""
     if path is None:
         return Availability("absent", absent)
-    if not path.exists():
+    if not os.path.exists(path):  # other than Path.exists without an error for any path
         return Availability("broken", f"file missing: {path}")
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        return Availability("broken", f"a device or pipe: {path}")
     return Availability("realtime") if path.stat().st_size else Availability("broken", f"file is empty: {path}")
 
 

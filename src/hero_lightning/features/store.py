@@ -17,17 +17,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hero_lightning.errors import FeatureError, cause
 from hero_lightning.features.files import write_atomic
 from hero_lightning.features.fingerprint import SourceFingerprint
-from hero_lightning.features.manifest import diff, read_manifest, versions
+from hero_lightning.features.manifest import RECORD, STORE, diff, mismatch, read_manifest, versions
+from hero_lightning.features.part import DTYPES, Part, encode
 from hero_lightning.features.source import Availability
 from hero_lightning.types import Sample, StoredFeatures
 
@@ -38,12 +38,10 @@ FORMAT = 3
 Fault = dict[str, str]
 """stage and error of a clip without features; stage: absent (no such modality), short (less than one step), decode,
 encode."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXTRACT = "python -m hero_lightning.extract"
 NOT_EXTRACTED = "not extracted"
 """Reason of a clip that was not part of any extraction."""
-_Part = tuple[Any, frozenset[str], dict[str, dict[str, float]]]
-"""An open file, the names of its tensors, the measures of its clips."""
+PART = re.compile(r"part-\d{5,}\.safetensors")
 
 
 class Store:
@@ -89,8 +87,9 @@ class Store:
     def _reset(self) -> None:
         self._read_at: tuple[int, int, int] | None = None
         self._manifest: dict[str, Any] | None = None
+        self._updated = False  # a part was written since the manifest was read
         self._index: dict[str, tuple[dict[str, Any], int]] = {}  # id -> part, row in it
-        self._handles: dict[str, _Part] = {}
+        self._handles: dict[str, Part] = {}
 
     # ---- reading
 
@@ -104,7 +103,7 @@ class Store:
             self._reset()
             return None
         read_at = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if read_at != self._read_at:
+        if read_at != self._read_at or self._updated:
             self._reset()
             self._manifest = self._checked(read_manifest(path))
             self._index = {
@@ -126,32 +125,60 @@ class Store:
                 where=self.folder / "manifest.json",
                 hint=f"{self.remedy} force=true",
             )
+        where = self.folder / "manifest.json"
+        wrong = mismatch(manifest, STORE) or next(filter(None, map(self._wrong, manifest["parts"])), "")
+        if wrong or manifest["dtype"] not in DTYPES:
+            problem, hint = "The manifest of a feature store is damaged.", f"delete it, then {self.remedy}"
+            raise FeatureError(problem, got=wrong or manifest["dtype"], where=where, hint=hint)
         if self.wanted is not None and manifest["identity"] != self.wanted:
             expected, got = diff(self.wanted, manifest["identity"])
             problem, hint = "The stored features have another identity.", f"{self.remedy} force=true"
             raise FeatureError(problem, expected=expected, got=got, where=self.folder, hint=hint)
         for k, part in enumerate(manifest["parts"]):
-            exists = (self.folder / part["file"]).is_file()
-            if part["steps"] is not None and not exists:
+            try:
+                size = (self.folder / part["file"]).stat().st_size
+            except FileNotFoundError:
                 part["steps"] = None  # the file was deleted: write it again
-            elif exists and part["steps"] is None and (record := self._record(part)):
-                manifest["parts"][k] = {**part, **record}  # its process was killed before it updated the manifest
+                continue
+            if part["steps"] is None:
+                if record := self._record(part):  # its process was killed before it updated the manifest
+                    manifest["parts"][k] = {**part, **record, "size": size}
+            elif size != part.get("size", size):
+                raise self._damaged(part["file"], f"{size} bytes instead of {part['size']}")
         done = [part for part in manifest["parts"] if part["steps"] is not None]
         for key in ("dim", "rate"):
             manifest[key] = next((part[key] for part in done if part[key] is not None), None)
         return manifest
 
+    @staticmethod
+    def _wrong(part: Mapping[str, Any]) -> str:
+        """What is wrong with the entry of a part in the manifest, or ""."""
+        if not PART.fullmatch(part["file"]):
+            return f"{part['file']!r} is no name of a part"
+        if part.get("steps") is None:
+            return "" if "steps" in part else f"{part['file']} lacks steps"
+        sums = {"crc": [int]} if "crc" in part else {}  # not in stores of before
+        if wrong := mismatch(part, RECORD | sums, part["file"]):
+            return wrong
+        numbers = {len(part[key]) for key in ("ids", "steps", "stamps", "reasons", *sums)} | {len(set(part["ids"]))}
+        return (
+            f"{part['file']}: numbers of ids, steps, stamps, reasons and checksums differ" if len(numbers) > 1 else ""
+        )
+
     def _record(self, part: Mapping[str, Any]) -> dict[str, Any] | None:
         """Record inside a part file; None if the file is damaged or holds other clips."""
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(self.folder / part["file"], framework="pt") as file:
-                record = json.loads((file.metadata() or {})["record"])
-        except (SafetensorError, OSError, KeyError):
+            record = Part(self.folder / part["file"]).record
+        except (OSError, ValueError):
             return None
-        del record["measures"]
-        return record if record.pop("ids") == part["ids"] else None
+        if self._wrong({**part, "steps": (), **record}) or record["ids"] != part["ids"]:
+            return None
+        return {key: value for key, value in record.items() if key not in ("ids", "measures")}
+
+    def _damaged(self, file: str, got: object) -> FeatureError:
+        problem, path = "A part of the feature store cannot be read.", self.folder / file
+        hint = f"delete this file, then {self.remedy}: only this part is extracted again"
+        return FeatureError(problem, got=got, where=path, hint=hint)
 
     def require(self) -> None:
         """FeatureError if nothing is stored; lists the other feature sets of the modality and how they differ."""
@@ -160,7 +187,8 @@ class Store:
         others = []
         for path in sorted(self.folder.parent.glob("*/manifest.json")):
             other = read_manifest(path)
-            differences = diff(self.wanted or {}, other.get("identity", {}))[1] or f"format={other.get('format')}"
+            known = other["identity"] if isinstance(other.get("identity"), dict) else {}
+            differences = diff(self.wanted or {}, known)[1] or f"format={other.get('format')}"
             others.append(f"{path.parent.name} ({differences})")
         raise FeatureError(
             "No features of this identity are stored.",
@@ -212,26 +240,14 @@ class Store:
                 where=self.folder,
                 hint=f"{self.remedy} (with the same settings)",
             )
-        file = self._index[sample.id][0]["file"]
-        handle, names, measures = self._opened(file)
-        x, time = handle.get_tensor(f"x/{sample.id}").float(), f"time/{sample.id}"
-        return StoredFeatures(x, handle.get_tensor(time) if time in names else None, dict(measures.get(sample.id, {})))
-
-    def _opened(self, file: str) -> _Part:
-        if file not in self._handles:
-            from safetensors import SafetensorError, safe_open
-
-            try:
-                handle = safe_open(self.folder / file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise FeatureError(
-                    "A part of the feature store cannot be read.",
-                    got=cause(error),
-                    where=self.folder / file,
-                    hint=f"delete this file, then {self.remedy}: only this part is extracted again",
-                ) from error
-            self._handles[file] = handle, frozenset(handle.keys()), json.loads(handle.metadata()["record"])["measures"]
-        return self._handles[file]
+        part, row = self._index[sample.id]
+        try:
+            if part["file"] not in self._handles:
+                self._handles[part["file"]] = Part(self.folder / part["file"])
+            crc = part["crc"][row] if "crc" in part else None
+            return self._handles[part["file"]].read(sample.id, part["steps"][row], crc)
+        except (ValueError, OSError) as error:
+            raise self._damaged(part["file"], cause(error)) from error
 
     def width(self) -> int | None:
         return self.manifest["dim"] if self.manifest is not None else None
@@ -312,6 +328,7 @@ class Store:
         failures: Mapping[str, Fault],
         samples: Mapping[str, Sample],
         reasons: Mapping[str, str] | None = None,
+        stamps: Mapping[str, str | None] | None = None,
     ) -> None:
         """Writes one planned part; readers see it after `update_manifest`.
 
@@ -321,35 +338,35 @@ class Store:
             failures: id -> fault of the clips without features.
             samples: id -> clip, of both.
             reasons: id -> reason of the sampler's plan.
+            stamps: id -> fingerprint of the files that were read; None = of the files as they are now.
 
         Raises:
             FeatureError: a number does not fit the store's dtype.
             DataError: the file cannot be written.
         """
-        from safetensors.torch import save
-
-        assert self.manifest is not None
-        name, ids = self.manifest["dtype"], sorted([*rows, *failures])
-        tensors = {f"x/{id}": row.x.to(DTYPES[name]).contiguous() for id, row in rows.items()}
-        if overflow := [key for key, x in tensors.items() if not x.isfinite().all()]:
-            problem = f"Features of {overflow[0][2:]} are too large for {name}."
+        manifest = self._manifest or self.manifest
+        assert manifest is not None
+        ids, dtype = sorted([*rows, *failures]), DTYPES[manifest["dtype"]]
+        if overflow := [id for id, row in rows.items() if not row.x.to(dtype).isfinite().all()]:
+            problem = f"Features of {overflow[0]} are too large for {manifest['dtype']}."
             hint = f"{self.remedy} dtype=bfloat16 force=true"
             raise FeatureError(problem, expected="finite numbers", got="Inf", where=self.folder, hint=hint)
-        tensors |= {f"time/{id}": row.time.float().contiguous() for id, row in rows.items() if row.time is not None}
         first = next((rows[id] for id in ids if id in rows), None)
         record = {
             "ids": ids,
             "steps": [rows[id].x.shape[0] if id in rows else 0 for id in ids],
-            "stamps": [self.fingerprint(samples[id]) if self.fingerprint is not None else None for id in ids],
+            "stamps": [stamps[id] for id in ids] if stamps is not None else [self._stamp(samples[id]) for id in ids],
             "reasons": [(reasons or {}).get(id, "") for id in ids],
             "failures": {id: failures[id] for id in sorted(failures)},
             "dim": first and first.x.shape[1],
             "rate": first and _rate(first),
             "measures": {id: rows[id].measures for id in sorted(rows) if rows[id].measures},
         }
-        content = save(tensors, {"record": json.dumps(record)})  # a single key: safetensors does not keep their order
-        write_atomic(self.folder / file, content)
-        self._reset()
+        write_atomic(self.folder / file, encode(rows, manifest["dtype"], record))
+        self._updated = True
+
+    def _stamp(self, sample: Sample) -> str | None:
+        return self.fingerprint(sample) if self.fingerprint is not None else None
 
     def update_manifest(self) -> None:
         """Updates the manifest to the parts on disk; the caller holds the lock."""

@@ -8,6 +8,7 @@ counted from the first picture of the file (from the first sample of sound where
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,8 @@ import torch
 
 from hero_lightning.errors import MediaError, cause
 from hero_lightning.media.h264 import needed
-from hero_lightning.media.sound import mono, on_clock
+from hero_lightning.media.limits import limit, raised
+from hero_lightning.media.sound import declared_size, mono, on_clock
 from hero_lightning.media.stills import EPSILON, ImageSequence, is_stills, rgb
 from hero_lightning.media.types import SAMPLE_RATE, ClipInfo, Frames, Waveform
 from hero_lightning.types import Media
@@ -43,6 +45,8 @@ class ClipReader:
         self.media = media
         self._container: Any = None
         self._stills: ImageSequence | None = None
+        self._video: Any = None
+        self._audio: Any = None
         self._fresh = True  # no packet was read yet
 
     def __enter__(self) -> ClipReader:
@@ -111,10 +115,13 @@ class ClipReader:
         for name, side in sizes.items():
             for t in pictures[name]:
                 wanted.setdefault(float(t), set()).add(side)
+        self._held = 0  # bytes
         try:
             packets, audio_frames, continues = self._demux(sorted(wanted), sound)
             decoded = self._pictures(packets, dict(sorted(wanted.items())), continues) if wanted else {}
             wave = Waveform(self._sound(audio_frames)) if sound else None
+        except MemoryError as error:
+            raise self._error("The clip needs more memory than there is.", "a smaller clip", cause(error)) from error
         except FFmpegError as error:
             raise self._error("The file cannot be decoded.", "a complete media file", cause(error)) from error
         frames = {
@@ -125,6 +132,25 @@ class ClipReader:
             for name, side in sizes.items()
         }
         return frames, wave
+
+    def _hold(self, size: float) -> None:
+        """Counts memory that the clip takes. MediaError beyond the limit."""
+        self._held += int(size)
+        if self._held > (most := limit("memory_gb")) * 1e9:
+            raise self._beyond("memory_gb", f"{most:g} GB of memory", f"more, {self._held / 1e9:.3g} GB so far")
+
+    def _beyond(self, name: str, expected: str, got: object) -> MediaError:
+        hint = f"leave the sample out, or {raised(name)}"
+        problem = f"The clip is beyond limits.{name}={limit(name):g}: {got}."
+        return MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
+
+    def _check_seconds(self, seconds: float) -> None:
+        if seconds > limit("seconds"):
+            raise self._beyond("seconds", f"at most {limit('seconds'):g} s", f"{seconds:.0f} s")
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        if width * height > limit("pixels"):
+            raise self._beyond("pixels", f"at most {limit('pixels'):g} pixels", f"{width} x {height}")
 
     def _error(self, problem: str, expected: object, got: object) -> MediaError:
         hint = "repair or replace the file, or leave the sample out"
@@ -137,8 +163,9 @@ class ClipReader:
         if is_stills(path):
             self._stills = ImageSequence(self.media)
             return
-        if not path.is_file():
-            raise self._error("The media file is missing.", "a video or audio file", "nothing there")
+        if not os.path.isfile(path):  # other than Path.is_file without an error for any path
+            got = "a device or pipe" if os.path.exists(path) else "nothing there"
+            raise self._error("The media file is missing.", "a video or audio file", got)
         if path.stat().st_size == 0:
             raise self._error("The media file is empty.", "a video or audio file", "0 bytes")
         import av
@@ -153,28 +180,38 @@ class ClipReader:
             raise self._error("The media file cannot be opened.", expected, cause(error)) from error
         usable = [s for s in container.streams if s.codec_context is not None]  # FFmpeg has a decoder
         videos = (s for s in usable if s.type == "video" and not s.disposition & Disposition.attached_pic)  # no covers
-        self._video: Any = next(videos, None)
-        self._audio: Any = next((s for s in usable if s.type == "audio"), None)
+        self._video = next(videos, None)
+        self._audio = next((s for s in usable if s.type == "audio"), None)
         first: Any = self._video or self._audio
         if first is None:
             container.close()
             raise self._error("The file holds neither picture nor sound.", "a video or audio stream", "none")
         for stream in filter(None, (self._video, self._audio)):
             stream.codec_context.thread_count = 1  # clips are read in parallel by the loader's workers
-        self._container = container
+        self._container, self._whole = container, declared_size(path, self.media.part)
         self._zero = float((first.start_time or 0) * first.time_base)  # zero of the clip's clock on the file's clock
         length = self._length(first)
         self._start, end = self.media.span or (0.0, length)
         self._end = min(end, length) if length else end
+        try:
+            self._check_seconds(self._end - self._start)
+            if self._video is not None:
+                self._check_pixels(self._video.width, self._video.height)
+        except MediaError:
+            self.close()
+            raise
 
     def _length(self, stream: Any) -> float:
-        """Duration in seconds by the stream, by Matroska's tag, or by the container; 0 = unknown."""
+        """Duration in seconds by the stream, by Matroska's tag, or by the container; 0 = unknown.
+
+        FFmpeg takes the length of a truncated wav, avi or mp3 from what is left; it is as long as its header says.
+        """
         if stream.duration:
-            return float(stream.duration * stream.time_base)
+            return float(stream.duration * stream.time_base) * self._whole
         if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
             hours, minutes, seconds = map(float, tag.groups())
             return 3600 * hours + 60 * minutes + seconds
-        return (self._container.duration or 0) / 1e6
+        return (self._container.duration or 0) / 1e6 * self._whole
 
     def _demux(self, times: list[float], sound: bool) -> tuple[list[Any], list[Any], bool]:
         """One pass over the file.
@@ -194,7 +231,7 @@ class ClipReader:
         self._fresh = False
         packets: list[Any] = []
         audio_frames: list[Any] = []
-        continues = False
+        continues, seconds = False, 0.0
         try:
             for packet in self._container.demux(*last) if last else ():
                 stream = packet.stream
@@ -208,8 +245,15 @@ class ClipReader:
                 elif packet.is_corrupt and not stream.codec_context.name.startswith("pcm"):
                     continue  # truncated: a decoder would invent the rest
                 elif stream is self._audio:
-                    audio_frames += _decoded(packet.decode)
+                    for frame in _decoded(packet.decode):
+                        seconds += frame.samples / frame.sample_rate
+                        self._check_seconds(seconds)
+                        # as decoded, and three times as mono: 16 bit, 32 bit, on the clock
+                        self._hold(sum(p.buffer_size for p in frame.planes))
+                        self._hold(10 * SAMPLE_RATE * frame.samples / frame.sample_rate)
+                        audio_frames.append(frame)
                 elif packet.size:
+                    self._hold(packet.size)
                     packets.append(packet)
         except InvalidDataError:  # truncated inside a packet: the wanted times decide whether that is an error
             pass
@@ -230,12 +274,18 @@ class ClipReader:
         chosen = needed(packets, video, [t + EPSILON + self._zero + self._start for t in times])
         decoders = [p.decode for p in chosen] + [video.codec_context.decode]  # the last flushes the decoder
         out: dict[float, tuple[float, dict[int | None, np.ndarray]]] = {}
+        shapes: set[tuple[int, int]] = set()
 
         def add(due: list[float], frame: Any, at: float) -> None:
             if due and clock and clock[max(bisect_right(clock, due[-1] + EPSILON) - 1, 0)] > at + SLACK:
                 raise self._error("Pictures of the clip are damaged.", f"one at {due[-1]:.3f} s", f"{at:.3f} s")
             sizes = {size for t in due for size in wanted[t]}
+            self._check_pixels(frame.width, frame.height)
+            shapes.add((frame.height, frame.width))
+            if len(shapes) > 1:
+                raise self._error("The pictures differ in size.", "one size", sorted(shapes))
             pictures = {size: rgb(frame, self.media.crop, size, reformatters[size]) for size in sizes}
+            self._hold(2 * sum(p.nbytes for p in pictures.values()))
             out.update(dict.fromkeys(due, (at, pictures)))
 
         current, at, end = None, 0.0, 0.0
@@ -257,11 +307,12 @@ class ClipReader:
         """Decoded audio frames -> [N] mono at SAMPLE_RATE on the clip's clock, silent in gaps of the recording."""
         segments = [(self._clock(at), x) for at, x in mono(audio_frames)]
         end = max((at + len(x) / SAMPLE_RATE for at, x in segments), default=0.0)
+        self._check_seconds(end)  # times may leap ahead of the sound
         expected = self._length(self._audio) - self._start
         if self.media.span:
             expected = min(expected, self.media.span[1] - self._start)
             end = min(end, self.media.span[1] - self._start)
-        if end <= 0 or (expected > end + SLACK and self._container.format.name not in NO_LENGTH):
+        if end <= 0 or (expected > end + SLACK and (self._whole > 1 or self._container.format.name not in NO_LENGTH)):
             raise self._error("The sound ends before the clip does.", f"{expected:.3f} s of sound", f"{end:.3f} s")
         return torch.from_numpy(on_clock(segments, end))
 

@@ -7,6 +7,8 @@ Shapes: T pictures, H W picture size.
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from hero_lightning.errors import MediaError, cause
+from hero_lightning.media.limits import limit, raised
+from hero_lightning.media.npy import read_header
 from hero_lightning.media.types import ClipInfo
 from hero_lightning.types import Box, Media
 
@@ -27,11 +31,11 @@ EPSILON = 2e-3
 
 def is_stills(path: Path) -> bool:
     """Whether a path is a folder of images or an array."""
-    return path.suffix == ".npy" or path.is_dir()
+    return path.suffix == ".npy" or os.path.isdir(path)
 
 
 class ImageSequence:
-    """The images of a folder in natural order, or an array [T, H, W, 3] uint8, which is memory-mapped.
+    """The images of a folder in natural order, or an array [T, H, W, 3] uint8, of which only wanted pictures are read.
 
     Picture k is shown at k / rate. An empty array is a valid sequence: OpenFace writes one if it finds no face.
 
@@ -50,7 +54,7 @@ class ImageSequence:
             files = [p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
             self.pictures = sorted(files, key=_natural)
         else:
-            self.pictures = _mapped(path)
+            self.pictures = _Pictures(path)
         total = len(self.pictures)
         start, end = media.span or (0.0, total / self.rate)
         self.first, self.last = round(start * self.rate), min(round(end * self.rate), total)
@@ -78,19 +82,29 @@ class ImageSequence:
         hint = "repair or replace the file, or leave the sample out"
         return MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
 
+    def _check(self, stream: Any) -> None:
+        """MediaError for a picture beyond the limit, before it is decoded."""
+        if (stream.width or 0) * (stream.height or 0) > limit("pixels"):
+            got = f"{stream.width} x {stream.height}"
+            problem = f"A picture is beyond limits.pixels={limit('pixels'):g}: {got}."
+            expected, hint = f"at most {limit('pixels'):g} pixels", f"leave the sample out, or {raised('pixels')}"
+            raise MediaError(problem, expected=expected, got=got, where=self.media.path, hint=hint)
+
     def _picture(self, k: int, size: int | None) -> np.ndarray:
         import av
         from av.error import FFmpegError
         from av.video.reformatter import VideoReformatter
 
-        if isinstance(self.pictures, np.ndarray):
-            array = np.ascontiguousarray(self.pictures[k][..., ::-1] if self.media.bgr else self.pictures[k])
+        if isinstance(self.pictures, _Pictures):
+            array = self.pictures[k]
+            array = np.ascontiguousarray(array[..., ::-1] if self.media.bgr else array)
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
         else:
             try:
                 with av.open(str(self.pictures[k])) as image:
+                    self._check(image.streams.video[0])
                     frame = next(image.decode(video=0))
-            except (FFmpegError, StopIteration) as error:
+            except (FFmpegError, StopIteration, IndexError) as error:
                 got = f"{self.pictures[k].name}: {cause(error)}"
                 raise self._error("A picture cannot be read.", "a complete image", got) from error
         return rgb(frame, self.media.crop, size, VideoReformatter())
@@ -101,17 +115,37 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part or 0), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MediaError("The array cannot be read.", expected="a .npy file", got=cause(error), where=path) from error
-    if array.size == 0:
-        return np.zeros((0, 1, 1, 3), np.uint8)
-    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
-        expected, got = "[T, H, W, 3] uint8", f"{list(array.shape)} {array.dtype}"
-        raise MediaError("The array holds no pictures.", expected=expected, got=got, where=path)
-    return array
+class _Pictures:
+    """The pictures of a .npy file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                header, self.offset = read_header(file), file.tell()
+            left = path.stat().st_size - self.offset
+        except (OSError, ValueError) as error:
+            raise MediaError(
+                "The array cannot be read.", expected="a .npy file", got=cause(error), where=path
+            ) from error
+        self.shape = header.shape
+        if header.nbytes == 0:
+            self.shape = (0, 1, 1, 3)
+        elif len(self.shape) != 4 or self.shape[3] != 3 or header.dtype != np.uint8 or header.fortran:
+            expected, got = "[T, H, W, 3] uint8", f"{list(self.shape)} {header.dtype}"
+            raise MediaError("The array holds no pictures.", expected=expected, got=got, where=path)
+        elif header.nbytes > left:
+            raise MediaError("The array is truncated.", expected=f"{header.nbytes} bytes", got=left, where=path)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        size = math.prod(self.shape[1:])
+        raw = np.fromfile(self.path, np.uint8, size, offset=self.offset + k * size)
+        if len(raw) < size:  # truncated since it was opened
+            raise MediaError("The array is truncated.", expected=f"picture {k}", got="its end", where=self.path)
+        return raw.reshape(self.shape[1:])
 
 
 def rgb(frame: Any, crop: Box | None, size: int | None, reformatter: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hero_lightning.errors import CheckpointError, cause
+from hero_lightning.features.files import check_zip
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def load(path: Path) -> dict[str, Any]:
     import pickle
 
     try:
+        check_zip(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(

@@ -19,7 +19,7 @@ import numpy as np
 from hero_lightning.errors import FeatureError
 from hero_lightning.features.files import write_atomic
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, write_npydict
-from hero_lightning.features.foreign.safe_pickle import load_features
+from hero_lightning.features.foreign.safe_pickle import load_array, load_features
 from hero_lightning.features.foreign.tables import NpyFolder
 from hero_lightning.features.manifest import diff, read_manifest
 from hero_lightning.features.modality import PICTURES, Modality
@@ -161,7 +161,7 @@ def _claim(folder: Path, key: str, identity: Mapping[str, Any], force: bool) -> 
 def _content(path: Path, as_dict: bool) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    return load_features(path) if as_dict else {"": np.load(path, allow_pickle=False)}
+    return load_features(path) if as_dict else {"": load_array(path)}
 
 
 def _write(path: Path, content: Mapping[str, Any], as_dict: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,62 +12,61 @@ from typing import IO, Any
 import numpy as np
 
 from hero_lightning.errors import FeatureError, cause
+from hero_lightning.features.foreign.unpickler import Unpickler
+from hero_lightning.media import npy
+from hero_lightning.media.limits import limit, raised
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
-PARSING = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, ImportError, SyntaxError)
-CONTAINER = (tokenize.TokenError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error)
+PARSING = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+CONTAINER = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error)
 DAMAGE = (OSError, EOFError, MemoryError, *PARSING, *CONTAINER)
 """Errors raised for damaged pickles, headers and archives (found by fuzzing)."""
+FREE = 2**24
+"""Bytes to which any archive may grow: small ones of zeros are packed well."""
 
 
-def _encode(text: str, codec: str) -> bytes:
-    """Replaces codecs.encode, which old pickles use for bytes: latin1 only."""
-    if codec not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"codec {codec}")
-    return text.encode("latin1")
+def load_array(path: Path) -> np.ndarray:
+    """Array of numbers or strings in a .npy file.
+
+    Raises:
+        FeatureError: the file is missing or damaged, or holds objects.
+    """
+    try:
+        return npy.load_array(path)
+    except DAMAGE as error:
+        problem, expected = "The feature file cannot be read.", "an array of numbers in .npy"
+        hint = "replace the file, or missing=mask to go on without it"
+        raise FeatureError(problem, expected=expected, got=cause(error), where=path, hint=hint) from error
 
 
-def _admitted() -> dict[tuple[str, str], Any]:
-    from numpy._core import multiarray, numeric  # home of the functions in numpy's pickles
-
-    out: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-    for package in ("numpy.core", "numpy._core"):
-        out[f"{package}.multiarray", "_reconstruct"] = multiarray._reconstruct
-        out[f"{package}.multiarray", "scalar"] = multiarray.scalar
-        out[f"{package}.numeric", "_frombuffer"] = numeric._frombuffer  # type: ignore[attr-defined]
-    plain = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, bool)
-    return out | {("builtins", t.__name__): t for t in plain} | {("_codecs", "encode"): _encode}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and builtins; any other callable is a FeatureError that names it."""
-
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file, encoding="latin1")  # needed for arrays pickled by Python 2, harmless for others
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _admitted().get((module, name))
-        if found is None:
-            raise FeatureError(
-                "The file wants to run code; it was not loaded.",
-                expected="numpy arrays and builtins",
-                got=f"{module}.{name}",
-                where=self.path,
-                hint="write the features again with numpy.save({key: array}) from a source you trust",
-            )
-        return found
-
-
-def _array(file: IO[bytes], path: Path) -> Any:
-    """Content of a .npy file: an array, or the object it pickles."""
-    major, _ = np.lib.format.read_magic(file)
-    reader = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}.get(major)
+def _content(file: IO[bytes], path: Path, size: int) -> Any:
+    """Content of a .npy: an array, or the object it pickles. `size`: bytes from the file's position to its end."""
     start = file.tell()
-    if reader is not None and reader(file)[2].hasobject:
-        return _Unpickler(file, path).load()
-    file.seek(start - np.lib.format.MAGIC_LEN)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    header = npy.read_header(file)
+    left = size - (file.tell() - start)
+    return Unpickler(file, path, left).load() if header.dtype.hasobject else npy.read_data(file, header, left)
+
+
+def _members(path: Path) -> dict[str, Any]:
+    """Content of a .npz. FeatureError if it would grow beyond the limit."""
+    out: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive:
+        members, size = archive.infolist(), path.stat().st_size
+        grown = sum(member.file_size for member in members)
+        if grown > max(limit("growth") * size, FREE):
+            raise FeatureError(
+                "The archive is much larger when it is decompressed.",
+                expected=f"at most {limit('growth'):g} times its {size} bytes",
+                got=f"{grown} bytes",
+                where=path,
+                hint=f"replace the file, or {raised('growth')} if it is yours",
+            )
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"compression {member.compress_type} of {member.filename}")
+            with archive.open(member) as file:
+                out[member.filename.removesuffix(".npy")] = _content(file, path, member.file_size)
+    return out
 
 
 def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
@@ -82,21 +80,10 @@ def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
         FeatureError: the file is missing, truncated or no dict, or refers to a callable that is not admitted.
     """
     try:
-        if path.suffix == ".safetensors":
-            return _safetensors(path)
-        if path.suffix in (".pkl", ".pickle"):
-            with path.open("rb") as file:
-                out: Any = _Unpickler(file, path).load()
-        elif path.suffix == ".npz":
-            out = {}
-            with zipfile.ZipFile(path) as members:
-                for name in members.namelist():
-                    with members.open(name) as member:
-                        out[name.removesuffix(".npy")] = _array(member, path)
-        else:
-            with path.open("rb") as file:
-                file.seek(offset)
-                out = _array(file, path)
+        out = _loaded(path, offset)
+        found = out.item() if isinstance(out, np.ndarray) and out.shape == () else out
+        if isinstance(found, dict):
+            return {str(k): v.item() if isinstance(v, np.ndarray) and v.shape == () else v for k, v in found.items()}
     except DAMAGE as error:
         raise FeatureError(
             "The feature file cannot be read.",
@@ -105,15 +92,27 @@ def load_features(path: Path, offset: int = 0) -> dict[str, Any]:
             where=path,
             hint="replace the file, or missing=mask to go on without it",
         ) from error
-    found = out.item() if isinstance(out, np.ndarray) and out.shape == () else out
-    if not isinstance(found, dict):
-        raise FeatureError(
-            "The feature file holds no dict.",
-            expected="{key: array}",
-            got=f"{type(found).__name__} {getattr(found, 'shape', '')}".strip(),
-            where=path,
-        )
-    return {str(k): v.item() if isinstance(v, np.ndarray) and v.shape == () else v for k, v in found.items()}
+    raise FeatureError(
+        "The feature file holds no dict.",
+        expected="{key: array}",
+        got=f"{type(found).__name__} {getattr(found, 'shape', '')}".strip(),
+        where=path,
+    )
+
+
+def _loaded(path: Path, offset: int) -> Any:
+    if not path.is_file():
+        raise OSError("no regular file" if path.exists() else "no such file")
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.suffix == ".npz":
+        return _members(path)
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        if path.suffix in (".pkl", ".pickle"):
+            return Unpickler(file, path, size).load()
+        file.seek(offset)
+        return _content(file, path, size - offset)
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

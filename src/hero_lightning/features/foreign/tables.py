@@ -21,7 +21,7 @@ import numpy as np
 
 from hero_lightning.errors import ConfigError, DataError, FeatureError, cause, one_of
 from hero_lightning.features.foreign.array_source import ArraySource, Finding, sequence
-from hero_lightning.features.foreign.safe_pickle import DAMAGE, load_features
+from hero_lightning.features.foreign.safe_pickle import load_array, load_features
 from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
@@ -104,11 +104,7 @@ class NpyFolder(NamedSource):
 
     def value(self, sample: Sample) -> Any:
         path = self.path(sample)
-        try:
-            return np.load(path, allow_pickle=False) if path.is_file() else None
-        except DAMAGE as error:
-            problem, hint = "The feature file cannot be read.", "replace it"
-            raise FeatureError(problem, got=cause(error), where=path, hint=hint) from error
+        return load_array(path) if path.is_file() else None
 
 
 class TableSource(NamedSource):
@@ -300,7 +296,11 @@ def read_csv(path: Path, needed: Sequence[str] = (), dataset: str = "") -> Itera
     Raises:
         DataError: the file is not UTF-8 or no csv, lacks a column or rows, or a row has another number of cells.
     """
-    name, raw, place = f"{dataset} label file" if dataset else "table", path.read_bytes(), ""
+    name, place = f"{dataset} label file" if dataset else "table", ""
+    if not path.is_file():
+        got = "a device, pipe or folder" if path.exists() else "nothing there"
+        raise DataError(f"The {name} is missing.", expected="a csv file", got=got, where=path)
+    raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
