@@ -32,7 +32,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import wandb
 
     from hero_lightning.config.launch import wandb_closed
-    from hero_lightning.config.sweep import PLAN
     from hero_lightning.train import train
 
     root = tmp_path_factory.mktemp("dashboards")
