@@ -1,7 +1,7 @@
 """Does the gate follow the ground truth of the demo dataset?
 
     python -m hero_lightning.train -m seed=0,1,2 name=tunnel
-    python benchmarks/wind_tunnel.py runs/tunnel/0 runs/tunnel/1 runs/tunnel/2 --truth data/demo/truth.json
+    python benchmarks/wind_tunnel.py runs/tunnel/DATE/seed=* --truth data/demo/clips900-seed0-v2/truth.json
 
 Reads predictions.csv of finished runs on the demo dataset and prints, as mean +- std over the runs: the gate weight of
 the informative channel against the others, the gate weight of audio by noise level of the frames, and the AUC of the

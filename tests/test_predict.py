@@ -28,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     train_in_process(root / "run", *where, *BASE)
     (root / "mine").mkdir()
-    for k, clip in enumerate(sorted((root / "data/demo/clips").glob("train_*.mp4"))[:2]):
+    for k, clip in enumerate(sorted((root / "data/demo").glob("*/clips/train_*.mp4"))[:2]):
         shutil.copy(clip, root / "mine" / f"m{k}.mp4")
     (root / "mine" / "m0.txt").write_text("oh no\n")
     (root / "mine" / "m2.mp4").write_bytes(b"junk" * 100)
@@ -63,7 +63,7 @@ def test_words_come_from_asr(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_clip_called_like_one_of_the_dataset_is_not_taken_for_it(root: Path) -> None:
-    first, second = sorted((root / "data/demo/clips").glob("train_*.mp4"))[:2]
+    first, second = sorted((root / "data/demo").glob("*/clips/train_*.mp4"))[:2]
     shutil.copy(second, root / first.name)
     (mine,) = found(root, f"video={root}/{first.name}")
     (twin,) = found(root, f"video={root}/mine/m1.mp4")

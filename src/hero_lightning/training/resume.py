@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from hero_lightning.errors import CheckpointError, ConfigError
 from hero_lightning.training import checkpoint
@@ -52,7 +52,7 @@ def point(where: str, config: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
             "A run cannot go on from weights alone.", expected="last.ckpt", got=path.name, where=path,
             hint=f"resume={checkpoint.run_folder(path)}, or init_from={path} for a new run with these weights",
         )  # fmt: skip
-    before = OmegaConf.to_container(OmegaConf.create(state[checkpoint.FACTS]["config"]), resolve=False)
+    before = yaml.safe_load(state[checkpoint.FACTS]["config"])
     changed = list(differences(before, config))
     if changed:
         key, was, now = changed[0]

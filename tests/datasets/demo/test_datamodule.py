@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from hero_lightning.datasets.demo import generate as generator
 from hero_lightning.datasets.demo.datamodule import DemoDataModule, read_demo
-from hero_lightning.datasets.demo.generate import MARKER, generate
+from hero_lightning.datasets.demo.generate import generate
 from hero_lightning.datasets.demo.traits import EMOTIONS
 from hero_lightning.datasets.demo.truth import CARRIERS
 from hero_lightning.encoders.handcrafted import HashedWords
@@ -106,9 +105,7 @@ def test_descriptions_stay_out_of_what_is_seen(samples: list[Sample], root: Path
             assert "another utterance" in s.descriptions["rationale"]
 
 
-def test_it_is_made_once_and_anew_when_asked_otherwise(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_made_once_and_never_replaced(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, real = [], generator._write
     monkeypatch.setattr(generator, "_write", lambda *a: made.append(a[1:3]) or real(*a))
     folder = tmp_path / "demo"
@@ -118,10 +115,9 @@ def test_it_is_made_once_and_anew_when_asked_otherwise(
     before = (folder / "clips").stat().st_mtime_ns
     generate(folder, 3, CLIPS)
     assert ((folder / "clips").stat().st_mtime_ns, made) == (before, [(3, CLIPS)])
-    generate(folder, 4, 24, workers=1)
-    assert json.loads((folder / MARKER).read_text())["seed"] == 4
-    assert len(read_demo(folder)) == 24
-    assert len(list((folder / "clips").iterdir())) == 24
+    with pytest.raises(DataError, match=r"(?s)'seed': 4.*'seed': 3"):
+        generate(folder, 4, 24, workers=1)
+    assert ((folder / "clips").stat().st_mtime_ns, len(made)) == (before, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]  # nothing half made is left
 
 
@@ -156,3 +152,13 @@ def test_the_module_serves_it(root: Path) -> None:
     assert batch.samples[0].truth
     later = next(s for s in datamodule.index.samples["train"] if s.turn == 3)
     assert 1 <= len(later.turns) <= 3
+
+
+def test_every_seed_and_size_has_its_own_folder_and_stores(tmp_path: Path) -> None:
+    """A job of another seed started while one runs: both keep their files and features."""
+    given = {"root": tmp_path, "modalities": {"text": words()}, "tasks": {}, "features_root": tmp_path}
+    usual, seed, size = (
+        DemoDataModule(**given, **options) for options in ({}, {"dataset_seed": 1}, {"clips": 24, "dataset_seed": 1})
+    )
+    assert len({d.folder for d in (usual, seed, size)}) == len({d.name for d in (usual, seed, size)}) == 3
+    assert usual.name == "demo"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hero_lightning.data.datamodule import EmotionDataModule
-from hero_lightning.datasets.demo.generate import COLUMNS, generate
+from hero_lightning.datasets.demo.generate import COLUMNS, VERSION, generate
 from hero_lightning.datasets.demo.traits import EMOTIONS
 from hero_lightning.datasets.readers import read_json
 from hero_lightning.features.foreign.tables import read_csv
@@ -27,7 +27,9 @@ class DemoDataModule(EmotionDataModule):
 
     Attributes:
         clips: number of clips in all splits.
-        dataset_seed: seed of the dataset. A dataset of another seed or size is replaced.
+        dataset_seed: seed of the dataset.
+
+    Every seed and size has a folder and stored features of its own, so that a running job's files are never replaced.
     """
 
     clips: int = 900
@@ -37,10 +39,20 @@ class DemoDataModule(EmotionDataModule):
     class_orders: ClassVar[Mapping[str, Sequence[str]]] = {"emotion": EMOTIONS}
     ranges: ClassVar[Mapping[str, str]] = {"clips": "[24, inf)", "dataset_seed": "[0, inf)"}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.clips, self.dataset_seed) != (900, 0):
+            self.name = f"demo-clips{self.clips}-seed{self.dataset_seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie, below `root`."""
+        return Path(self.root) / f"clips{self.clips}-seed{self.dataset_seed}-v{VERSION}"
+
     def samples(self) -> list[Sample]:
         """Generates the dataset where it is missing, and reads it."""
-        generate(Path(self.root), self.dataset_seed, self.clips)
-        return read_demo(Path(self.root))
+        generate(self.folder, self.dataset_seed, self.clips)
+        return read_demo(self.folder)
 
 
 def read_demo(root: Path) -> list[Sample]:

@@ -39,7 +39,7 @@ from hero_lightning.media.types import ActionUnits
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Version of the files; a dataset of another version is generated anew."""
+"""Version of the files, in the name of their folder."""
 MARKER = "demo.json"
 COLUMNS = ("id", "split", "speaker", "dialogue", "turn", "emotion", "valence", "text", "x0", "y0", "x1", "y1")
 """Columns of labels.csv."""
@@ -51,30 +51,28 @@ def generate(root: Path, seed: int = 0, clips: int = 900, workers: int | None = 
     """Generates the dataset in `root`, unless it exists with the same seed, size and version.
 
     Args:
-        root: folder, written atomically. A demo dataset of another seed, size or version is replaced.
+        root: folder, written atomically.
         clips: number of clips in all splits.
         workers: processes; None = number of processors.
 
     Raises:
-        DataError: `root` holds other files.
+        DataError: `root` holds other files, or a demo dataset of another seed, size or version.
     """
     wanted = {"version": VERSION, "seed": seed, "clips": clips}
     if _found(root) == wanted:
         return
-    if root.exists() and any(root.iterdir()) and _found(root) is None:
-        expected, hint = f"a folder that is empty, absent, or has a {MARKER}", "dataset.root=ANOTHER_FOLDER"
-        raise DataError("The demo dataset's folder has other files.", expected=expected, where=root, hint=hint)
+    if root.exists() and any(root.iterdir()):
+        expected, got = f"a folder that is empty, absent, or a demo dataset of {wanted}", _found(root) or "other files"
+        problem, hint = "The demo dataset's folder has other files.", "dataset.root=ANOTHER_FOLDER"
+        raise DataError(problem, expected=expected, got=got, where=root, hint=hint)
     log.info("generating the demo dataset: %d clips in %s", clips, root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as place:
-        made, old = Path(place) / "made", Path(place) / "old"
+        made = Path(place) / "made"
         _write(made, seed, clips, workers)
         (made / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
-        if root.exists():
-            if _found(root) == wanted:  # another process has written it meanwhile
-                return
-            os.rename(root, old)
-        os.rename(made, root)
+        if _found(root) != wanted:  # else another process has written it meanwhile
+            os.rename(made, root)
 
 
 def _found(root: Path) -> dict[str, Any] | None:
