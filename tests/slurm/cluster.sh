@@ -8,12 +8,17 @@ command=${1:?start or stop} dir=$(realpath -m "${2:?folder of the cluster}")
 host=$(hostname -s)
 
 stop() {
+  if [ -f "$dir/slurm.conf" ]; then SLURM_CONF="$dir/slurm.conf" timeout 10 scancel --full --user="$(id -un)" || true; fi
   for daemon in slurmd slurmctld munged; do
-    if [ -s "$dir/$daemon.pid" ]; then kill "$(cat "$dir/$daemon.pid")" 2>/dev/null || true; fi
-    for _ in $(seq 50); do
-      [ -s "$dir/$daemon.pid" ] && kill -0 "$(cat "$dir/$daemon.pid")" 2>/dev/null || break
-      sleep 0.1
-    done
+    if [ -s "$dir/$daemon.pid" ]; then
+      pid=$(cat "$dir/$daemon.pid")
+      kill "$pid" 2>/dev/null || continue
+      for _ in $(seq 100); do
+        kill -0 "$pid" 2>/dev/null || continue 2
+        sleep 0.1
+      done
+      kill -9 "$pid" # slurmd waits for ever for a job that does not end
+    fi
   done
 }
 
