@@ -316,6 +316,16 @@ def test_a_truncated_part_is_named_before_anything_is_read(tmp_path):
         Store.at(tmp_path, identity()).status(sample("a"))
 
 
+def test_a_deleted_part_may_come_back_with_another_size(tmp_path):
+    filled(tmp_path)
+    store = Store.at(tmp_path, identity())
+    (store.folder / "part-00001.safetensors").unlink()
+    (file,) = store.plan(clips("abcde").values(), "float32", 2)
+    store.write(file, {id: ready(ord(id), 7) for id in "cd"}, {}, clips("cd"))
+    store.update_manifest()
+    assert Store.at(tmp_path, identity()).read(sample("c")).x.shape == (7, 5)
+
+
 def test_a_part_truncated_while_it_is_open_is_an_error(tmp_path):
     store = filled(tmp_path)
     store.read(sample("c"))

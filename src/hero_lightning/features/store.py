@@ -87,6 +87,7 @@ class Store:
     def _reset(self) -> None:
         self._read_at: tuple[int, int, int] | None = None
         self._manifest: dict[str, Any] | None = None
+        self._lost = False  # a part of the manifest was deleted
         self._updated = False  # a part was written since the manifest was read
         self._index: dict[str, tuple[dict[str, Any], int]] = {}  # id -> part, row in it
         self._handles: dict[str, Part] = {}
@@ -138,7 +139,8 @@ class Store:
             try:
                 size = (self.folder / part["file"]).stat().st_size
             except FileNotFoundError:
-                part["steps"] = None  # the file was deleted: write it again
+                self._lost |= part["steps"] is not None  # the file was deleted: write it again
+                manifest["parts"][k] = {"file": part["file"], "ids": part["ids"], "steps": None}
                 continue
             if part["steps"] is None:
                 if record := self._record(part):  # its process was killed before it updated the manifest
@@ -313,7 +315,7 @@ class Store:
         for k, start in enumerate(range(0, len(new), part_size)):
             file = f"part-{number + k:05d}.safetensors"
             parts.append({"file": file, "ids": new[start : start + part_size], "steps": None})
-        if parts != manifest["parts"]:
+        if parts != manifest["parts"] or self._lost:
             self._write_manifest({**manifest, "parts": parts})
         own = [p for p in parts if p["steps"] is None and _number(p) % share[1] == share[0]]
         for part in own:  # temporary files of a killed process
