@@ -22,6 +22,7 @@ from hero_lightning.media.action_units import read_au_info, read_au_table
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.tasks import ClassTask
 from hero_lightning.types import Sample
+from tests.datasets.small_datasets import words
 
 CLIPS = 36
 
