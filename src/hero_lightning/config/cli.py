@@ -22,8 +22,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config import sweep
+from hero_lightning.config.help import help_text, suggestions
 from hero_lightning.config.launch import limit_threads
-from hero_lightning.config.quoting import quoted
+from hero_lightning.config.quoting import for_the_run, quoted
 from hero_lightning.config.signals import Stopped, stoppable
 from hero_lightning.errors import HeroError
 from hero_lightning.media.limits import set_limits
@@ -39,6 +40,7 @@ def _folder(name: str) -> Path:
 
 
 CONF = str(_folder("conf"))
+FOLDERS = (Path(CONF), _folder("experiments"))
 
 
 class ExperimentsSearchPath(SearchPathPlugin):
@@ -119,13 +121,25 @@ class _Unpickled:
 
     def __init__(self, function: Callable[[Any], Any] | None = None) -> None:
         self.function = function
+        self.called = False
 
     def __reduce__(self) -> tuple:
         return _Unpickled, ()
 
     def __call__(self, cfg: Any) -> Any:
         assert self.function is not None
+        self.called = True
         return self.function(cfg)
+
+
+def _suggest(command: str, arguments: list[str]) -> None:
+    """Writes what misspelt keys, groups and options were meant to be."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        config = compose(command)
+    if found := list(suggestions(command, arguments, config, FOLDERS)):
+        sys.stderr.write(f"\nDid you mean: {' '.join(found)}\n")
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -170,12 +184,21 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
 
         @functools.wraps(function)
         def main_with_text() -> None:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                purpose = (sys.modules[function.__module__].__doc__ or "").partition(":")[0]
+                sys.stdout.write(help_text(config_name, purpose, FOLDERS))
+                return
             try:
-                sys.argv[1:] = quoted(sys.argv[1:])
+                typed, sys.argv[1:] = sys.argv[1:], quoted(for_the_run(config_name, sys.argv[1:]))
             except HeroError as error:
                 sweep.exit_with(error)
-            with sweep.summarised(config_name):
-                main()
+            try:
+                with sweep.summarised(config_name):
+                    main()
+            except SystemExit as ended:
+                if ended.code == 1 and not body.called:  # Hydra has refused the command line and said why
+                    _suggest(config_name, typed)
+                raise
 
         return main_with_text
 
