@@ -200,7 +200,7 @@ class Run:
 
     @property
     def module(self) -> EmotionModule:
-        """The LightningModule with its weights in eval mode, its encoders reading clips."""
+        """The LightningModule with its weights, in eval mode."""
         return self._parts("media")[1]
 
     def predict(self, clips: Any = None, **options: Any) -> pd.DataFrame:
@@ -367,9 +367,8 @@ class Run:
         from hero_lightning.config.instantiate import make
         from hero_lightning.media.transcribe import transcribed
 
-        if isinstance(asr, str):
-            asr = make(compose("predict", ["run=x", f"asr={asr}"]).asr, "asr")
         if asr is not None:
+            asr = make(compose("predict", ["run=x", f"asr={asr}"]).asr, "asr") if isinstance(asr, str) else asr
             samples = transcribed(samples, asr, Path(self.config.paths.features), "predict")
         if without := sum(not s.text for s in samples):
             log.warning("no text modality for %d clips: text=WORDS, words in <clip>.txt, or asr=whisper", without)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
+import shutil
 import sys
 import time
 import warnings
@@ -132,6 +134,20 @@ class _Unpickled:
         return self.function(cfg)
 
 
+def _remove_if_empty(folder: Path) -> None:
+    """Removes the run folder of a command that has failed before it wrote any result, and its parents if empty.
+
+    A folder that the user, or a sweep, has named stays: only one named by its time is removed.
+    """
+    kept = [p for p in folder.iterdir() if p.name not in (".hydra", "config.yaml") and p.suffix != ".log"]
+    if not kept and re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?", folder.name):
+        shutil.rmtree(folder)
+        for parent in list(folder.parents)[:2]:  # <name> and paths.runs
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
 def _suggest(command: str, arguments: list[str]) -> None:
     """Writes what misspelt keys, groups and options were meant to be."""
     from hydra import compose, initialize_config_dir
@@ -172,6 +188,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
                 sys.stderr.write(f"\n{stop}\n")
                 sys.exit(128 + stop.number)
             except HeroError as error:
+                _remove_if_empty(folder)
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
                 sweep.exit_with(error)

@@ -25,7 +25,7 @@ def groups(command: str, folders: Sequence[Path]) -> dict[str, str]:
     """Group of the command, as typed with its package -> the option that stands in its defaults list."""
     text = (folders[0] / f"{command}.yaml").read_text(encoding="utf-8")
     block = re.search(r"^defaults:\n((?:  - .*\n)*)", text, re.M)
-    entries = re.findall(r"^  - (?:optional )?([\w@./]+): (\w+)", block[1] if block else "", re.M)
+    entries = re.findall(r"^  - (?:optional )?([\w@./]+): \[?(\w+)", block[1] if block else "", re.M)
     return {key.removesuffix("@_global_"): option for key, option in entries}
 
 
@@ -33,7 +33,7 @@ def own_options(command: str, folders: Sequence[Path]) -> dict[str, tuple[str, s
     """Top-level option of conf/<command>.yaml -> (default, sentence in its comment)."""
     text = (folders[0] / f"{command}.yaml").read_text(encoding="utf-8")
     found = re.findall(r"^(\w+):[ ]*([^#\n]*?)(?:[ ]+#[ ]*(.*))?$", text, re.M)
-    return {key: (value, sentence) for key, value, sentence in found if key not in ("defaults", "hydra")}
+    return {key: (value, sentence) for key, value, sentence in found if key not in ("defaults", "hydra", "choices")}
 
 
 def help_text(command: str, purpose: str, folders: Sequence[Path]) -> str:

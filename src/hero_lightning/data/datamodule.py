@@ -164,6 +164,10 @@ class EmotionDataModule(LightningDataModule):
             self._samples = self._gather()
         return list(self._samples)
 
+    def limited(self) -> list[Sample]:
+        """The samples that commands on media read: all; with `limit` the first of every split, as in training."""
+        return link_dialogues(self.samples()) if self.limit is None else self.gathered
+
     @property
     def dims(self) -> dict[str, int]:
         """Feature width of every modality in use."""
