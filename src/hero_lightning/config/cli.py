@@ -173,6 +173,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
 
             hydra_config, started = HydraConfig.get(), time.monotonic()
             if hydra_config.mode == RunMode.MULTIRUN:
+                body.called = True
                 return sweep.run_job(config_name, cfg)
             silence_libraries()
             limit_threads(cfg)

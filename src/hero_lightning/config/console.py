@@ -25,7 +25,7 @@ USAGE = """hero COMMAND [OPTION=VALUE ...]
 {commands}
 
 hero COMMAND --help                   options and groups of a command
-eval "$(hero -sc install=bash)"       tab completion (also zsh, fish)
+eval "$(hero -sc install=bash)"       tab completion in bash
 """
 
 

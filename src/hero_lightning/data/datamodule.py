@@ -232,7 +232,7 @@ class EmotionDataModule(LightningDataModule):
             if task.prior is None and train:
                 task.fit(values)
             if not task.outputs:
-                problem, hint = f"The classes of task {name} are unknown.", f"dataset.tasks.{name}.classes=[...]"
+                problem, hint = f"The classes of task {name} are unknown.", f"++dataset.tasks.{name}.classes=[...]"
                 raise self._wrong(problem, expected="a train split to take them from, or a list", hint=hint)
             kept[name] = task
         if not kept:
