@@ -32,13 +32,14 @@ def evaluate(cfg: Any) -> None:
     """Rebuilds the run's model, reads the dataset again and scores one split."""
     from omegaconf import OmegaConf
 
+    from hero_lightning import api
     from hero_lightning.config import build
     from hero_lightning.errors import one_of
     from hero_lightning.reporting import robustness, run_folder
     from hero_lightning.reporting.callback import ResultsWriter
 
     folder = build.run_folder()
-    run = build.restore(cfg.run, cfg.paths)
+    run = api.load(cfg.run, overrides=build.moved(), paths=cfg.paths).finished
     _set_dataset(run.config, cfg)
     robustness.check(cfg.robustness, run.config.callbacks)
     OmegaConf.save(build.stored_config(run.config), folder / "config.yaml")

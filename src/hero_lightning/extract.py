@@ -96,14 +96,13 @@ def _chosen(cfg: Any) -> tuple[str, Path, list[Sample]]:
     from hero_lightning.config import build
     from hero_lightning.datasets.clips import find_clips
     from hero_lightning.errors import DataError
-    from hero_lightning.types import link_dialogues
 
     if cfg.video:
         dataset, root, samples = "video", Path(cfg.out), find_clips(cfg.video)
     else:
         datamodule = build.dataset(cfg)
         dataset, root = str(datamodule.name), Path(datamodule.features_root)
-        samples = link_dialogues(datamodule.samples())
+        samples = datamodule.limited()
     kept = [s for s in samples if cfg.splits is None or s.split in cfg.splits or cfg.video]
     if cfg.ids is not None:
         path = Path(cfg.ids) if isinstance(cfg.ids, str) else None

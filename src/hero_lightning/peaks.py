@@ -37,7 +37,7 @@ def peaks(cfg: Any) -> Counter[str]:
     finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
     finder.faces.check()
     folder = Path(datamodule.features_root) / str(datamodule.name) / PEAKS
-    samples = [s for s in datamodule.samples() if cfg.splits is None or s.split in cfg.splits]
+    samples = [s for s in datamodule.limited() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
     write_csv(ledger, ("id", "stage", "error"), failures)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hero_lightning.config.instantiate import factory, make, plain
 from hero_lightning.errors import ConfigError, cause, one_of
@@ -121,6 +121,44 @@ def restore(where: str, paths: Mapping[str, Any]) -> FinishedRun:
     config = plain(OmegaConf.create(facts["config"]))
     checkpoint.check_config({k: config.get(k) for k in REBUILT}, path)
     return FinishedRun(OmegaConf.create(config | {"paths": plain(paths)}), path, facts, state["state_dict"])
+
+
+def compute_features(stored: DictConfig) -> None:
+    """Sets every modality with an encoder to compute its features: what is stored belongs to clips of the dataset."""
+    with open_dict(stored):
+        for node in stored.modality.values():
+            if node.get("mode") != "realtime" and "_target_" in (node.get("encoder") or {}):
+                node.mode, node.source, node.fallback = "auto", None, False
+
+
+MOVED = re.compile(r"\+{0,2}((?:modality\.\w+\.encoder|llm)\.name)=(.+)", re.DOTALL)
+"""Options of `predict` and `evaluate` that change the run's own config: folders that have moved since."""
+
+
+def moved() -> list[str]:
+    """The options of this command line that name a moved folder of the run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [option for option in given if MOVED.fullmatch(option)]
+
+
+def change(config: DictConfig, options: Sequence[str]) -> None:
+    """Changes the config of a finished run.
+
+    Args:
+        config: of the run.
+        options: as on the command line; what `MOVED` admits.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for option in options:
+        found = MOVED.fullmatch(option)
+        key = found[1] if found else option.partition("=")[0]
+        if found is None or OmegaConf.select(config, key) is None:
+            expected = "modality.<name>.encoder.name=FOLDER or llm.name=FOLDER of a part that the run has"
+            raise ConfigError("The run has no such option.", expected=expected, got=option, where=key)
+        OmegaConf.update(config, key, OverridesParser.create().parse_override(option).value())
 
 
 def modalities(cfg: DictConfig) -> dict[str, Modality]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
+import shutil
 import sys
 import time
 import warnings
@@ -22,8 +24,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from hero_lightning.config import sweep
+from hero_lightning.config.help import help_text, suggestions
 from hero_lightning.config.launch import limit_threads
-from hero_lightning.config.quoting import quoted
+from hero_lightning.config.quoting import for_the_run, quoted
 from hero_lightning.config.signals import Stopped, stoppable
 from hero_lightning.errors import HeroError
 from hero_lightning.media.limits import set_limits
@@ -39,6 +42,7 @@ def _folder(name: str) -> Path:
 
 
 CONF = str(_folder("conf"))
+FOLDERS = (Path(CONF), _folder("experiments"))
 
 
 class ExperimentsSearchPath(SearchPathPlugin):
@@ -119,13 +123,39 @@ class _Unpickled:
 
     def __init__(self, function: Callable[[Any], Any] | None = None) -> None:
         self.function = function
+        self.called = False
 
     def __reduce__(self) -> tuple:
         return _Unpickled, ()
 
     def __call__(self, cfg: Any) -> Any:
         assert self.function is not None
+        self.called = True
         return self.function(cfg)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Removes the run folder of a command that has failed before it wrote any result, and its parents if empty.
+
+    A folder that the user, or a sweep, has named stays: only one named by its time is removed.
+    """
+    kept = [p for p in folder.iterdir() if p.name not in (".hydra", "config.yaml") and p.suffix != ".log"]
+    if not kept and re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?", folder.name):
+        shutil.rmtree(folder)
+        for parent in list(folder.parents)[:2]:  # <name> and paths.runs
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+def _suggest(command: str, arguments: list[str]) -> None:
+    """Writes what misspelt keys, groups and options were meant to be."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(version_base="1.3", config_dir=CONF):
+        config = compose(command)
+    if found := list(suggestions(command, arguments, config, FOLDERS)):
+        sys.stderr.write(f"\nDid you mean: {' '.join(found)}\n")
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -143,6 +173,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
 
             hydra_config, started = HydraConfig.get(), time.monotonic()
             if hydra_config.mode == RunMode.MULTIRUN:
+                body.called = True
                 return sweep.run_job(config_name, cfg)
             silence_libraries()
             limit_threads(cfg)
@@ -158,6 +189,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
                 sys.stderr.write(f"\n{stop}\n")
                 sys.exit(128 + stop.number)
             except HeroError as error:
+                _remove_if_empty(folder)
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
                 sweep.exit_with(error)
@@ -170,12 +202,21 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
 
         @functools.wraps(function)
         def main_with_text() -> None:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                purpose = (sys.modules[function.__module__].__doc__ or "").partition(":")[0]
+                sys.stdout.write(help_text(config_name, purpose, FOLDERS))
+                return
             try:
-                sys.argv[1:] = quoted(sys.argv[1:])
+                typed, sys.argv[1:] = sys.argv[1:], quoted(for_the_run(config_name, sys.argv[1:]))
             except HeroError as error:
                 sweep.exit_with(error)
-            with sweep.summarised(config_name):
-                main()
+            try:
+                with sweep.summarised(config_name):
+                    main()
+            except SystemExit as ended:
+                if ended.code == 1 and not body.called:  # Hydra has refused the command line and said why
+                    _suggest(config_name, typed)
+                raise
 
         return main_with_text
 

@@ -38,6 +38,13 @@ KEPT = re.compile(r"null|\$\{.*\}|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DO
 """Values that mean what Hydra makes of them: nothing, an interpolation, text that is quoted already."""
 
 
+def for_the_run(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments, with ++ before options of a finished run's own model that its commands have no key for."""
+    if command not in ("predict", "evaluate"):
+        return list(arguments)
+    return [f"++{a}" if re.match(r"(modality\.\w+\.encoder|llm)\.name=", a) else a for a in arguments]
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments, free text quoted where Hydra's grammar needs it.
 

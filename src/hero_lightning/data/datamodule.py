@@ -164,6 +164,10 @@ class EmotionDataModule(LightningDataModule):
             self._samples = self._gather()
         return list(self._samples)
 
+    def limited(self) -> list[Sample]:
+        """The samples that commands on media read: all; with `limit` the first of every split, as in training."""
+        return link_dialogues(self.samples()) if self.limit is None else self.gathered
+
     @property
     def dims(self) -> dict[str, int]:
         """Feature width of every modality in use."""
@@ -228,7 +232,7 @@ class EmotionDataModule(LightningDataModule):
             if task.prior is None and train:
                 task.fit(values)
             if not task.outputs:
-                problem, hint = f"The classes of task {name} are unknown.", f"dataset.tasks.{name}.classes=[...]"
+                problem, hint = f"The classes of task {name} are unknown.", f"++dataset.tasks.{name}.classes=[...]"
                 raise self._wrong(problem, expected="a train split to take them from, or a list", hint=hint)
             kept[name] = task
         if not kept:

@@ -86,11 +86,17 @@ class MixDataModule(EmotionDataModule):
         if ratios is not None and (ratios.keys() != self.datasets.keys() or min(ratios.values()) <= 0):
             expected = f"a number above 0 for each of {names}"
             raise ConfigError("ratios is wrong.", expected=expected, got=ratios, where="dataset.ratios")
-        for key in ("balance", "label_map", "limit"):
+        for key in ("balance", "label_map"):
             if getattr(self, key) is not None:
                 hint = f"dataset.datasets.NAME.{key}=..."
                 raise ConfigError(f"{key} is a setting of each part of a mix.", where=f"dataset.{key}", hint=hint)
+        for part in self.datasets.values() if self.limit is not None else ():
+            part.limit = min(self.limit, part.limit or self.limit)
         self.use_tasks(fitted)
+
+    def limited(self) -> list[Sample]:
+        """All samples of all datasets, each with its own limit."""
+        return [_keyed(n, s) for n, datamodule in self.datasets.items() for s in datamodule.limited()]
 
     def use_tasks(self, fitted: Mapping[str, Task]) -> None:
         """Passes fitted Tasks, keyed dataset/name, to the datasets."""
