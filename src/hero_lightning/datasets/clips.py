@@ -70,8 +70,8 @@ def table_clips(table: Any) -> list[Sample]:
         file = video or audio
         id = str(row.get("id") or (file.stem if file else place))
         files = {"au": Path(row["au"])} if row.get("au") else {}
-        media = [Media(path) if path else None for path in (video, audio)]
-        samples.append(Sample(id, "predict", *media, files=files, text=row.get("text")))
+        picture, sound = (Media(path) if path else None for path in (video, audio))
+        samples.append(Sample(id, "predict", picture, sound, files=files, text=row.get("text")))
     check_unique((s.id, f"row {n}") for n, s in enumerate(samples))
     return samples
 

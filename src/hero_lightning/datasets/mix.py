@@ -90,8 +90,9 @@ class MixDataModule(EmotionDataModule):
             if getattr(self, key) is not None:
                 hint = f"dataset.datasets.NAME.{key}=..."
                 raise ConfigError(f"{key} is a setting of each part of a mix.", where=f"dataset.{key}", hint=hint)
-        for part in self.datasets.values() if self.limit is not None else ():
-            part.limit = min(self.limit, part.limit or self.limit)
+        if self.limit is not None:
+            for part in self.datasets.values():
+                part.limit = min(self.limit, part.limit or self.limit)
         self.use_tasks(fitted)
 
     def limited(self) -> list[Sample]:
