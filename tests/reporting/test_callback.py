@@ -214,14 +214,14 @@ def test_the_closing_table_says_it_all(capsys: pytest.CaptureFixture[str], monke
     report = {"labelled": 12, "metrics": {"accuracy": figure}, "baselines": {"probe text": other}}
     tables.show_results("demo", {"test": {"emotion": report}})
     text = capsys.readouterr().out
-    for part in ("test (12)", "0.4000 .. 0.6000", "0.1429", "probe text", "+0.2000", "0.1000 .. 0.3000", "0.010"):
+    for part in ("demo, test (12)", "0.4000 .. 0.6000", "0.1429", "probe text", "+0.2000", "0.1000 .. 0.3000", "0.010"):
         assert part in text
 
 
 def test_validate_alone_is_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(tmp_path, ResultsWriter(100), logger=False).validate(Toy(), loader(samples("val", 3)), verbose=False)
     assert [r["id"] for r in table(tmp_path)] == ["val_0", "val_1", "val_2"]
-    assert capsys.readouterr().out.count("val (3)") == 2  # a line per Task, once
+    assert capsys.readouterr().out.count("val (3)") == 1
 
 
 def test_a_resumed_run_keeps_the_better_earlier_epoch(tmp_path: Path) -> None:
@@ -285,3 +285,24 @@ def test_show_plan_names_splits_modalities_and_notes(
 def test_plain_json_has_no_nan(tmp_path: Path) -> None:
     run_folder.write_json(tmp_path / "m.json", {"a": math.nan, "b": [math.inf, 1.5], 3: (2,)})
     assert json.loads((tmp_path / "m.json").read_text()) == {"a": None, "b": [None, 1.5], "3": [2]}
+
+
+def test_tables_fit_80_columns_and_cut_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    figure = {"value": 0.12345, "low": -0.5, "high": 0.6, "chance": 0.1429, "majority": 0.25}
+    other = {"weighted_precision": {"value": 0.3, "difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.01}}
+    report = {"labelled": 12, "metrics": {"weighted_precision": figure}, "baselines": {"probe of motion": other}}
+    tables.show_results("cmu_mosei, seed 0", {"test": {"sentiment_score": report, "emotions": report}})
+    rows = [
+        SimpleNamespace(modality="motion", split=s, mode=m, count=n, reason=r)
+        for s in ("train", "val", "test2")
+        for m, n, r in (("preextracted", 16326, "store, consecutive"), ("absent", 12, "no video file was found " * 3))
+    ]
+    samples = {s: [1] * 16338 for s in ("train", "val", "test2")}
+    tables.show_index(
+        SimpleNamespace(dataset="cmu_mosei", samples=samples, split_origin={"train": "given"}, table=rows, notes=[])
+    )
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for number in ("0.1235", "-0.5000 .. 0.6000", "-0.2000", "-0.3000 .. -0.1000", "16326/16338"):
+        assert number in text
+    assert text.count("no video file was found") >= 3

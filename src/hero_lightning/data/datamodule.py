@@ -191,7 +191,7 @@ class EmotionDataModule(LightningDataModule):
         )
         for split, origin in self._origin.items():
             self._origin[split] = origin.replace("dialogue", self.group)
-            log.info("%s: %s samples, %s", split, sum(s.split == split for s in samples), self._origin[split])
+            log.debug("%s: %s samples, %s", split, sum(s.split == split for s in samples), self._origin[split])
         leaks = "; ".join(check_leaks(samples, self.apart, self.group))
         log.info("leak check: %s", leaks or "no dialogue, speaker or video is named")
         if names := self.label_map:
@@ -284,7 +284,7 @@ class EmotionDataModule(LightningDataModule):
                 hint = "dataset.missing=mask, or fewer modalities"
                 raise self._wrong(f"No sample of split {split} is left.", expected="some", got=reason, hint=hint)
         for name, line in availability.describe(table).items():
-            log.info("%s: %s", name, line)
+            log.debug("%s: %s", name, line)
         if dropped := sum(e.kind == "dropped" for e in ledger):
             notes.append(f"{dropped} samples were left out, see ledger.csv")
             log.warning(notes[-1])

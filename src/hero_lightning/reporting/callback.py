@@ -63,7 +63,7 @@ class ResultsWriter(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses anew where the best checkpoint of a resumed run is lost."""
-        if getattr(trainer.checkpoint_callback, "best_model_score", None) is None:
+        if trainer.checkpoint_callback is not None and trainer.checkpoint_callback.best_model_score is None:  # type: ignore[attr-defined]
             self.best_score = float("-inf")
 
     def on_validation_batch_end(
