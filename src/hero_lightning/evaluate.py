@@ -38,7 +38,7 @@ def evaluate(cfg: Any) -> None:
     from hero_lightning.reporting.callback import ResultsWriter
 
     folder = build.run_folder()
-    run = build.restore(cfg.run, cfg.paths)
+    run = build.restore(cfg.run, cfg.paths, cfg.trust)
     _set_dataset(run.config, cfg)
     robustness.check(cfg.robustness, run.config.callbacks)
     OmegaConf.save(build.stored_config(run.config), folder / "config.yaml")

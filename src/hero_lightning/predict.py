@@ -68,7 +68,7 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
     from hero_lightning.errors import DataError
     from hero_lightning.features import Availability
 
-    run = build.restore(cfg.run, cfg.paths)
+    run = build.restore(cfg.run, cfg.paths, cfg.trust)
     if cfg.video is not None:
         _compute_features(run.config)
     modalities = {n: m for n, m in build.modalities(run.config).items() if n in run.facts["dims"]}
