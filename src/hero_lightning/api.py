@@ -3,7 +3,7 @@
 Data flow: run folder -> Run; clips, table, arrays, feature file or dataset sample -> Samples -> batches -> Outputs
 (-> a language model's answers) -> dict per clip -> DataFrame. Overrides -> config -> data module, or a trained Run.
 
-Legend: T steps, D feature width, P pooled width.
+Shapes: T steps, D feature width, P pooled width.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def train(overrides: Sequence[str] = ()) -> Run:
             node.runtime.output_dir = str(folder)
         silence_libraries()
         run(cfg)
-        return load(folder, paths=cfg.paths)
+        return load(folder, paths=cfg.paths, trust=None)
 
 
 def datamodule(
@@ -124,15 +124,17 @@ def datamodule(
 
 
 def load(
-    run: str | Path, *, device: str = "auto", overrides: Sequence[str] = (), paths: Mapping[str, Any] | None = None
-) -> Run:
+    run: str | Path, *, device: str = "auto", overrides: Sequence[str] = (), paths: Mapping[str, Any] | None = None,
+    trust: Sequence[str] | None = (),
+) -> Run:  # fmt: skip
     """A finished run, ready to predict.
 
     Args:
         run: run folder, or a checkpoint inside one.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1, ...
-        overrides: changes to the run's config, for files that have moved since: ["modality.text.encoder.name=FOLDER"].
-        paths: this machine's paths; None = those of the command line, `paths.data=data` and so on.
+        overrides: for files that have moved since: ["modality.text.encoder.name=FOLDER"].
+        paths: this machine's paths; None = those of the command line.
+        trust: packages, folders and URLs that its config may name (docs/security.md); None = all, for your own run.
 
     Raises:
         CheckpointError: no checkpoint, or one that is not trusted.
@@ -141,19 +143,17 @@ def load(
 
     from hero_lightning.config import build
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    finished = build.restore(str(run), compose("predict", ["run=x"]).paths if paths is None else paths)
-    build.change(finished.config, overrides)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    paths = compose("predict", ["run=x"]).paths if paths is None else paths
+    finished = build.restore(str(run), paths, trust, overrides)
     return Run(finished, torch.device(device))
 
 
 @dataclass
 class _Clips:
-    """Clips to predict.
+    """Clips to predict, a sample each.
 
     Attributes:
-        samples: one per clip.
         kind: where the features come from: media (computed), stored (as in training) or arrays.
         arrays: modality -> sample id -> array.
     """
