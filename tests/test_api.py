@@ -113,7 +113,7 @@ def test_other_names_are_refused(run: hero.Run) -> None:
     with pytest.raises(ConfigError, match="Name one thing"):
         run.predict()
     with pytest.raises(ConfigError, match="The run has no such option"):
-        hero.load(run.folder, overrides=["optimizer.lr=1"])
+        hero.load(run.folder, overrides=["optimizer.lr=1"], trust=None)
 
 
 def test_a_data_module(root: Path) -> None:

@@ -33,13 +33,13 @@ def evaluate(cfg: Any) -> None:
     from omegaconf import OmegaConf
 
     from hero_lightning import api
-    from hero_lightning.config import build
+    from hero_lightning.config import build, gate
     from hero_lightning.errors import one_of
     from hero_lightning.reporting import robustness, run_folder
     from hero_lightning.reporting.callback import ResultsWriter
 
     folder = build.run_folder()
-    run = api.load(cfg.run, overrides=build.moved(), paths=cfg.paths, trust=cfg.trust).finished
+    run = api.load(cfg.run, overrides=gate.moved(), paths=cfg.paths, trust=cfg.trust).finished
     _set_dataset(run.config, cfg)
     robustness.check(cfg.robustness, run.config.callbacks)
     OmegaConf.save(build.stored_config(run.config), folder / "config.yaml")

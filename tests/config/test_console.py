@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import hero_lightning
-from hero_lightning.config import build, console
+from hero_lightning.config import console, gate
 from hero_lightning.config.cli import FOLDERS
 from hero_lightning.config.help import help_text, own_options, suggestions
 from hero_lightning.config.quoting import for_the_run
@@ -132,9 +132,9 @@ def test_folders_of_a_run_that_have_moved() -> None:
     config = OmegaConf.create({"modality": {"text": {"encoder": {"name": "old"}}}, "llm": {"name": "old"}})
     options = for_the_run("predict", ["modality.text.encoder.name='a b'", "llm.name=new", "video=x"])
     assert options == ["++modality.text.encoder.name='a b'", "++llm.name=new", "video=x"]
-    build.change(config, options[:2])
+    gate.change(config, options[:2])
     assert config.modality.text.encoder.name == "a b"
     assert config.llm.name == "new"
     assert for_the_run("train", ["llm.name=x"]) == ["llm.name=x"]
     with pytest.raises(ConfigError, match="no such option"):
-        build.change(config, ["modality.audio.encoder.name=x"])
+        gate.change(config, ["modality.audio.encoder.name=x"])

@@ -110,7 +110,7 @@ def restore(
         where: run folder or checkpoint file.
         paths: this machine's paths; they replace the run's.
         trust: packages, folders and URLs that its config may name, see `gate.read`; None = all.
-        changes: options that replace those of its config; what `MOVED` admits.
+        changes: options that replace those of its config; what `gate.MOVED` admits.
 
     Raises:
         CheckpointError: no checkpoint, or a config that names what is not admitted.
@@ -126,7 +126,7 @@ def restore(
         replaced = [option.lstrip("+").partition("=")[0] for option in changes]
         config = gate.read(facts.get("config"), path, plain(paths).values(), trust, replaced)
     run = FinishedRun(OmegaConf.create(config | {"paths": plain(paths)}), path, facts, state["state_dict"])
-    change(run.config, changes)
+    gate.change(run.config, changes)
     return run
 
 
@@ -136,36 +136,6 @@ def compute_features(stored: DictConfig) -> None:
         for node in stored.modality.values():
             if node.get("mode") != "realtime" and "_target_" in (node.get("encoder") or {}):
                 node.mode, node.source, node.fallback = "auto", None, False
-
-
-MOVED = re.compile(r"\+{0,2}((?:modality\.\w+\.encoder|llm)\.name)=(.+)", re.DOTALL)
-"""Options of `predict` and `evaluate` that change the run's own config: folders that have moved since."""
-
-
-def moved() -> list[str]:
-    """The options of this command line that name a moved folder of the run."""
-    from hydra.core.hydra_config import HydraConfig
-
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [option for option in given if MOVED.fullmatch(option)]
-
-
-def change(config: DictConfig, options: Sequence[str]) -> None:
-    """Changes the config of a finished run.
-
-    Args:
-        config: of the run.
-        options: as on the command line; what `MOVED` admits.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    for option in options:
-        found = MOVED.fullmatch(option)
-        key = found[1] if found else option.partition("=")[0]
-        if found is None or OmegaConf.select(config, key) is None:
-            expected = "modality.<name>.encoder.name=FOLDER or llm.name=FOLDER of a part that the run has"
-            raise ConfigError("The run has no such option.", expected=expected, got=option, where=key)
-        OmegaConf.update(config, key, OverridesParser.create().parse_override(option).value())
 
 
 def modalities(cfg: DictConfig) -> dict[str, Modality]:

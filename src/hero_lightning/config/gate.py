@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import yaml
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hero_lightning.errors import CheckpointError, cause
+from hero_lightning.errors import CheckpointError, ConfigError, cause
 
 PLACES = {
     "model": "hero_lightning.models.base.FusionModel",
@@ -219,3 +219,33 @@ def _check_class(keys: tuple[str, ...], name: str, where: Path | str) -> None:
     own_name = getattr(found, "__qualname__", None) == own and (home == module or home.startswith(f"{module}."))
     if not (own_name and isinstance(found, type) and issubclass(found, get_object(base) if base else object)):
         _refuse(keys, expected, name, where)
+
+
+MOVED = re.compile(r"\+{0,2}((?:modality\.\w+\.encoder|llm)\.name)=(.+)", re.DOTALL)
+"""Options of `predict` and `evaluate` that change the run's own config: folders that have moved since."""
+
+
+def moved() -> list[str]:
+    """The options of this command line that name a moved folder of the run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [option for option in given if MOVED.fullmatch(option)]
+
+
+def change(config: DictConfig, options: Sequence[str]) -> None:
+    """Changes the config of a finished run.
+
+    Args:
+        config: of the run.
+        options: as on the command line; what `MOVED` admits.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for option in options:
+        found = MOVED.fullmatch(option)
+        key = found[1] if found else option.partition("=")[0]
+        if found is None or OmegaConf.select(config, key) is None:
+            expected = "modality.<name>.encoder.name=FOLDER or llm.name=FOLDER of a part that the run has"
+            raise ConfigError("The run has no such option.", expected=expected, got=option, where=key)
+        OmegaConf.update(config, key, OverridesParser.create().parse_override(option).value())
