@@ -122,7 +122,8 @@ def test_experts_of_a_linear_run_start_a_reasoning_one_that_resumes_bit_for_bit(
     after = weights(tmp_path / "lm")
     assert all(name.startswith("reasoner.") for name in after)
     train_in_process(tmp_path / "whole", *dataset, *COT, start, "trainer.max_epochs=2", "optimizer.warmup=0",
-                     "callbacks.checkpoint.filename='{epoch}'", "+callbacks.checkpoint.save_top_k=-1")  # fmt: skip
+                     "callbacks.last.filename='{epoch}'", "+callbacks.last.save_top_k=-1",
+                     "+callbacks.last.save_last=true")  # fmt: skip
     whole = weights(tmp_path / "whole")
     assert any(not torch.equal(before[name], whole[name]) for name in before)
     half = tmp_path / "whole" / "checkpoints" / "epoch=0.ckpt"

@@ -40,7 +40,7 @@ def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
     assert "folder is missing" in done.stderr
 
 
-def refuses(default_root_dir: str, callbacks: list, logger: object) -> None:
+def refuses(default_root_dir: str, callbacks: list, logger: object, plugins: object) -> None:
     raise ValueError("needs version 9")
 
 

@@ -128,7 +128,6 @@ def test_tasks_of_a_checkpoint_come_back(tmp_path):
     [
         ({"ratios": {"large": 1}}, "ratios is wrong"),
         ({"ratios": {"large": 1, "small": 0}}, "ratios is wrong"),
-        ({"limit": 3}, "limit is a setting of each part"),
         ({"balance": "large/emotion"}, "balance is a setting of each part"),
         ({"label_map": {"a": "b"}}, "label_map is a setting of each part"),
     ],

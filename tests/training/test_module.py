@@ -45,7 +45,7 @@ EVERY_LOSS = [
 def test_same_seed_same_run_and_resume_is_bit_for_bit(dataset: Path, tmp_path: Path, options: list[str]) -> None:
     long = ["trainer.max_epochs=4", "callbacks.stop=null", *options]
     base = ["dataset=folder", f"dataset.root={dataset}", *SMALL, *long]
-    keep = ["callbacks.checkpoint.filename='{epoch}'", "+callbacks.checkpoint.save_top_k=-1"]
+    keep = ["callbacks.last.filename='{epoch}'", "+callbacks.last.save_top_k=-1", "+callbacks.last.save_last=true"]
     train_in_process(tmp_path / "whole", *base, *keep)
     train_in_process(tmp_path / "again", *base)
     half = tmp_path / "whole" / "checkpoints" / "epoch=1.ckpt"

@@ -153,7 +153,7 @@ def test_a_kill_by_signal_is_told_with_the_command_that_goes_on(options, tmp_pat
         "hero_lightning.train",
         *options,
         "trainer=cpu",
-        "trainer.max_epochs=4",
+        "trainer.max_epochs=60",
         "test=false",
     ]
     command += ["test=false", "dataset.num_workers=0", f"hydra.run.dir={run}"]

@@ -337,7 +337,8 @@ def trainer(cfg: DictConfig, folder: Path, trackers: Sequence[Any] | None = None
     own = str(node.get("strategy", "")).startswith(("fsdp", "deepspeed"))  # these write folders of their own
     callbacks = [make(n, f"callbacks.{k}") for k, n in (cfg.get("callbacks") or {}).items() if n and "_target_" in n]
     switches = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
-    node["enable_progress_bar"] = bool(node.get("enable_progress_bar", True)) and sys.stdout.isatty()
+    if node.get("enable_progress_bar") and not sys.stdout.isatty():
+        node["enable_progress_bar"] = False
     off = tuple(kind for key, kind in switches.items() if node.get(key) is False)
     callbacks = [c for c in callbacks if not isinstance(c, off)]
     trackers = loggers(cfg) if trackers is None else trackers

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FREE = re.compile(
     r"(resume|name|choices|paths|logger|test|probes|robustness|skip_done|gpu_lease|dataset\.num_workers|init_from"
-    r"|callbacks\.(progress|lines|record|monitor)"
+    r"|callbacks\.(progress|lines|last|record|monitor|estimate)"
     r"|trainer\.(max_epochs|max_steps|max_time|accelerator|devices|num_nodes|strategy|enable_\w+|log_every_n_steps))(\..*)?"
     r"|.*[._](root|path|dirpath|save_dir|folder)"
 )

@@ -157,7 +157,12 @@ def test_the_module_serves_it(root: Path) -> None:
 
 def test_every_seed_and_size_has_its_own_folder_and_stores(tmp_path: Path) -> None:
     """A job of another seed started while one runs: both keep their files and features."""
-    given = {"root": tmp_path, "modalities": {"text": words()}, "tasks": {}, "features_root": tmp_path}
+    given = {
+        "root": tmp_path,
+        "modalities": {"text": words()},
+        "tasks": {"emotion": ClassTask("emotion")},
+        "features_root": tmp_path,
+    }
     usual, seed, size = (
         DemoDataModule(**given, **options) for options in ({}, {"dataset_seed": 1}, {"clips": 24, "dataset_seed": 1})
     )
