@@ -100,7 +100,9 @@ def test_predict_a_feature_file(tmp_path: Path) -> None:
     dataset = feature_dataset(tmp_path / "dataset")
     train_in_process(tmp_path / "run", "dataset=folder", f"dataset.root={dataset}", "size=tiny", "trainer.max_epochs=1", "test=false")  # fmt: skip  # noqa: E501
     file = dataset / "features" / "c005.npy"
-    done = run("hero_lightning.predict", f"run={tmp_path / 'run'}", f"features={file}", cwd=tmp_path)
+    done = run(
+        "hero_lightning.predict", f"run={tmp_path / 'run'}", f"features={file}", f"trust=[{dataset}]", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["modalities"]["au"].startswith("absent")
@@ -114,7 +116,7 @@ def test_a_checkpoint_of_other_widths_and_classes_is_refused(tmp_path: Path) -> 
     first, base = feature_dataset(tmp_path / "a"), ["size=tiny", "trainer.max_epochs=1", "test=false", "dataset=folder"]
     train_in_process(tmp_path / "run", *base, f"dataset.root={first}")
     other = feature_dataset(tmp_path / "b", classes=("joy", "anger", "fear"))
-    where = [f"run={tmp_path / 'run'}", "dataset=folder", f"dataset.root={other}"]
+    where = [f"run={tmp_path / 'run'}", f"trust=[{first}]", "dataset=folder", f"dataset.root={other}"]
     done = run("hero_lightning.evaluate", *where, cwd=tmp_path)
     assert done.returncode == 2
     assert "has other classes" in done.stderr

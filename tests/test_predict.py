@@ -88,5 +88,5 @@ def test_what_is_wrong_is_said(root: Path, monkeypatch: pytest.MonkeyPatch, over
 def test_a_run_on_stored_features_alone_says_so(tmp_path: Path, root: Path) -> None:
     dataset = feature_dataset(tmp_path / "dataset", clips=24)
     train_in_process(tmp_path / "run", "dataset=folder", f"dataset.root={dataset}", *BASE)
-    (one,) = found(tmp_path, f"video={root}/mine/m0.mp4", many=True)
+    (one,) = found(tmp_path, f"video={root}/mine/m0.mp4", f"trust=[{dataset}]", many=True)
     assert "names no encoder" in one["error"]

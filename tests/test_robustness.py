@@ -16,8 +16,8 @@ def test_every_modality_is_withheld_once(tmp_path: Path, capsys: pytest.CaptureF
     dataset = feature_dataset(tmp_path / "dataset", clips=24)
     few = ["modalities=[audio,text,au]", "size=tiny", "trainer.max_epochs=1", "test=false", "probes=false"]
     train_in_process(tmp_path / "run", "dataset=folder", f"dataset.root={dataset}", *few)
-    folder = tmp_path / "scored"
-    evaluate(in_process("evaluate", folder, f"run={tmp_path / 'run'}", "drop=[au]", "robustness=true", "trainer=cpu"))
+    folder, own = tmp_path / "scored", [f"run={tmp_path / 'run'}", f"trust=[{dataset}]", "trainer=cpu"]
+    evaluate(in_process("evaluate", folder, *own, "drop=[au]", "robustness=true"))
     found = json.loads((folder / "robustness.json").read_text())["tasks"]["emotion"]
     assert list(found["baselines"]) == ["emotion without audio", "emotion without text"]  # au is withheld in all
     whole = found["metrics"]["weighted_f1"]["value"]
@@ -26,7 +26,7 @@ def test_every_modality_is_withheld_once(tmp_path: Path, capsys: pytest.CaptureF
         assert f1["difference"] == pytest.approx(whole - f1["value"], abs=1e-6)
         assert f1["low"] <= f1["difference"] <= f1["high"]
     alone = tmp_path / "without_audio"
-    evaluate(in_process("evaluate", alone, f"run={tmp_path / 'run'}", "drop=[au,audio]", "trainer=cpu"))
+    evaluate(in_process("evaluate", alone, *own, "drop=[au,audio]"))
     reported = json.loads((alone / "metrics.json").read_text())["splits"]["test"]["emotion"]["metrics"]["weighted_f1"]
     assert found["baselines"]["emotion without audio"]["weighted_f1"]["value"] == pytest.approx(reported["value"])
     assert "without each modality" in capsys.readouterr().out

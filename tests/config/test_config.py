@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from hero_lightning.config import gate
 from hero_lightning.config.cli import CONF
 from hero_lightning.config.instantiate import arguments
 
@@ -105,7 +106,10 @@ def binds(cfg: DictConfig) -> None:
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_options_bind(number: int) -> None:
     overrides = [f"{place(g, o)}={o}" for g, o in in_round(number).items()]
-    binds(composed(*overrides, "paths.data=data", "hydra.runtime.output_dir=out"))
+    cfg = composed(*overrides, "paths.data=data", "hydra.runtime.output_dir=out")
+    binds(cfg)
+    stored = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"]))
+    gate.read(stored.replace("${", "$ {"), "a run trained with these options")
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in ALL if g in ALONE])

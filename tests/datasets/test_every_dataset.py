@@ -169,7 +169,7 @@ def test_trains_on_stored_features(name, tmp_path):
     if name == "mercaption_plus":  # its labels are those by which a dataset without a train part is scored
         build("ovmerd_plus", tmp_path / "other", part="test", tasks={"openset": OpenTask("openset", ["happy"])})
         own = ["dataset=ovmerd_plus", f"dataset.root={tmp_path / 'other'}", source(tmp_path / "other")]
-        quiet = ["trainer=cpu", "trainer.enable_progress_bar=false"]
+        quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", f"trust=[{root}]"]
         evaluate(in_process("evaluate", tmp_path / "scored", f"run={folder}", *own, *quiet))
         assert 0 <= metric(tmp_path / "scored", "ovmerd_plus") <= 1
 

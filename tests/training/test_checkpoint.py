@@ -66,24 +66,6 @@ def test_another_dataset_or_folder_is_no_difference() -> None:
     checkpoint.check_facts(SAVED, {"dims": {}, "identities": {}, "tasks": {}}, Path("x.ckpt"))
 
 
-@pytest.mark.parametrize(
-    "node",
-    [
-        {"a": {"_target_": "os.system", "command": "true"}},
-        {"a": [{"_target_": "hero_lightning.errors.one_of"}]},
-        {"_target_": "hero_lightning.models.hero.hero.Hero", "_args_": [1]},
-        {"_target_": "hero_lightning.models.hero.hero.Hero", "trust_remote_code": True},
-        {"_target_": "builtins.eval"},
-        {"_target_": "torch.load"},
-    ],
-)
-def test_a_stored_config_names_only_admitted_classes(node: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="never rebuilt from"):
-        checkpoint.check_config({"model": node}, "x.ckpt")
-
-    checkpoint.check_config({"m": {"_target_": "torch.nn.Linear"}, "s": [{"_target_": "peft.LoraConfig"}]}, "x")
-
-
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No checkpoint found"):
         checkpoint.find(tmp_path)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hero_lightning.config import gate
 from hero_lightning.config.instantiate import factory, make, plain
 from hero_lightning.errors import ConfigError, cause, one_of
 from hero_lightning.types import MODALITIES
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from hero_lightning.training.module import EmotionModule
 
 log = logging.getLogger(__name__)
-
-REBUILT = ("model", "llm", "reasoner", "modality", "dataset", "losses", "optimizer")
-"""Parts of a stored config that objects are built from; only these are checked before they are built."""
 
 
 def run_folder() -> Path:
@@ -65,7 +63,7 @@ class FinishedRun:
     """A finished run, from which its model is built again.
 
     Attributes:
-        config: its resolved config with this machine's paths; may be changed before objects are built from it.
+        config: its config with this machine's paths (see `gate.read`); may be changed before objects are built from it.
         path: checkpoint file.
         facts: what the checkpoint holds beside weights: config, dims, identities, tasks, dataset, reasoner.
         weights: name -> tensor.
@@ -103,23 +101,23 @@ class FinishedRun:
         return out
 
 
-def restore(where: str, paths: Mapping[str, Any]) -> FinishedRun:
+def restore(where: str, paths: Mapping[str, Any], trust: Sequence[str] = ()) -> FinishedRun:
     """Reads a finished run.
 
     Args:
         where: run folder or checkpoint file.
         paths: this machine's paths; they replace the run's.
+        trust: packages, folders and URLs that its config may name; see `gate.read`.
 
     Raises:
-        CheckpointError: no checkpoint, or a config that names other classes than those admitted.
+        CheckpointError: no checkpoint, or a config that names what is not admitted.
     """
     from hero_lightning.training import checkpoint
 
     path = checkpoint.find(where)
     state = checkpoint.load(path)
     facts = state[checkpoint.FACTS]
-    config = plain(OmegaConf.create(facts["config"]))
-    checkpoint.check_config({k: config.get(k) for k in REBUILT}, path)
+    config = gate.read(facts.get("config"), path, plain(paths).values(), trust)
     return FinishedRun(OmegaConf.create(config | {"paths": plain(paths)}), path, facts, state["state_dict"])
 
 

@@ -24,11 +24,6 @@ FACTS = "hero_lightning"
 LM = "lm"
 """Folder of a run's small language model: its tokenizer, sizes and initial weights."""
 
-_ALLOWED = (
-    "hero_lightning.", "torch.nn.", "torch.optim.", "pytorch_lightning.callbacks.", "pytorch_lightning.loggers.",
-    "pytorch_lightning.strategies.", "torchmetrics.", "peft.",
-)  # fmt: skip
-
 
 def find(where: str | Path, prefer: str = "best") -> Path:
     """The checkpoint of a run folder (`best.ckpt`, else `last.ckpt`), or the file itself.
@@ -199,29 +194,3 @@ def _differs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
     a, b = kept(saved), kept(now)
     return next((k for k in {**a, **b} if a.get(k) != b.get(k)), None)
-
-
-def check_config(node: Any, where: Path | str) -> None:
-    """Refuses a stored config that names anything but the classes that a run may be rebuilt from.
-
-    Raises:
-        CheckpointError: foreign `_target_`, `_args_`, or `trust_remote_code`.
-    """
-    if isinstance(node, Mapping):
-        name = node.get("_target_")
-        foreign = name is not None and not (
-            str(name).startswith(_ALLOWED) and str(name).rsplit(".", 1)[-1][:1].isupper()
-        )
-        for bad in [f"_target_: {name}"] * foreign + [k for k in ("_args_", "trust_remote_code") if node.get(k)]:
-            raise CheckpointError(
-                "A stored config names something that a run is never rebuilt from.",
-                expected="classes of " + ", ".join(a.rstrip(".") for a in _ALLOWED),
-                got=bad,
-                where=where,
-                hint="only load runs whose config.yaml you trust and can read",
-            )
-        for value in node.values():
-            check_config(value, where)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            check_config(value, where)
