@@ -24,17 +24,24 @@ def test_the_code_of_the_guide_trains(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("")
     for name, code in files.items():
         (package / Path(name).name).write_text(code)
-    folder = tmp_path / "run"
+    folder, path = tmp_path / "run", f"{tmp_path}:{ROOT / 'src'}"
     done = run(
         "hero_lightning.train", "model=none", "fusion@model.fusion=none", "loss@losses.sync=none",
         "loss@losses.unimodal=none", "+model._target_=guide.mean_pool.MeanPool", "+model.size=6",
         "+losses.penalty={_target_: guide.confidence_penalty.ConfidencePenalty, weight: 0.1}",
         "dataset=folder", f"dataset.root={feature_dataset(tmp_path / 'data')}", "dataset.num_workers=0", "trainer=cpu",
         "trainer.max_epochs=1", "trainer.log_every_n_steps=1", "logger=csv", f"hydra.run.dir={folder}",
-        cwd=ROOT, PYTHONPATH=f"{tmp_path}:{ROOT / 'src'}",
+        cwd=ROOT, PYTHONPATH=path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "train/penalty" in (folder / "metrics.csv").read_text().splitlines()[0]
+    command = ["hero_lightning.evaluate", f"run={folder}", "trainer=cpu", f"hydra.run.dir={tmp_path / 'scored'}"]
+    refused = run(*command, cwd=ROOT, PYTHONPATH=path)
+    assert refused.returncode == 2
+    assert "trust=[guide]" in refused.stderr
+    done = run(*command, f"trust=[guide,{tmp_path / 'data'}]", cwd=ROOT, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "scored" / "metrics.json").is_file()
 
 
 def test_the_dataset_and_the_encoder_of_the_guide(tmp_path: Path) -> None:
