@@ -100,5 +100,7 @@ def in_range(where: str, value: float, interval: str, error: type[HeroError] = C
 
 def cause(error: BaseException) -> str:
     """Type and first line of an error, to be shown inside one of ours."""
-    lines = str(error).strip().splitlines()
+    # torch says what it has refused after advice to run it all the same
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    lines = [x.strip() for x in text.splitlines() if x.strip() and not x.startswith("Weights only load failed")]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

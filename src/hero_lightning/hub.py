@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,10 @@ from typing import Any
 from hero_lightning.errors import ConfigError, cause, in_range
 
 log = logging.getLogger(__name__)
+
+PARSING = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, RecursionError, pickle.UnpicklingError)
+UNREADABLE = (OSError, EOFError, ImportError, *PARSING)
+"""What transformers raises for models that are missing, damaged or malicious, beside SafetensorError."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = frozenset(
@@ -44,7 +49,7 @@ class Pretrained:
     instead: str | None = None
 
     def load(self, read: Callable[..., Any], **options: Any) -> Any:
-        """Calls a `from_pretrained` of transformers on this model.
+        """Calls a `from_pretrained` of transformers on this model, the only place that does. It never asks for leave.
 
         Raises:
             ConfigError: the model is not found, or transformers cannot read it; `got` is what transformers raised.
@@ -68,8 +73,8 @@ class Pretrained:
         verbosity.disable_progress_bar()
         verbosity.set_verbosity_error()  # the tensors that it reports are checked by `network`
         try:
-            return read(self.name, revision=self.revision, **options)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            return read(self.name, revision=self.revision, trust_remote_code=False, **options)
+        except (*UNREADABLE, SafetensorError) as error:
             raise ConfigError(
                 f"The pretrained model {self.name} cannot be loaded.",
                 expected="a hub id, or a folder with config, weights, tokenizer and preprocessing files",
@@ -88,13 +93,13 @@ class Pretrained:
         """The configuration of the network."""
         from transformers import AutoConfig
 
-        return self.load(AutoConfig.from_pretrained, trust_remote_code=False)  # the default asks at the terminal
+        return self.load(AutoConfig.from_pretrained)
 
     def tokenizer(self, **options: Any) -> Any:
         """The tokenizer."""
         from transformers import AutoTokenizer
 
-        return self.load(AutoTokenizer.from_pretrained, trust_remote_code=False, **options)
+        return self.load(AutoTokenizer.from_pretrained, **options)
 
     def network(self, kind: str, dtype: str, spare: Sequence[str] = (), **options: Any) -> Any:
         """The network, in eval mode.
@@ -111,8 +116,6 @@ class Pretrained:
         import torch
         import transformers
 
-        if kind.startswith("Auto"):
-            options["trust_remote_code"] = False
         read = attrgetter(kind)(transformers).from_pretrained
         own = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype), "output_loading_info": True}
         network, report = self.load(read, **own, **options)
