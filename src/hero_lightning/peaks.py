@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hero_lightning.media.peaks import PeakFinder
-    from hero_lightning.types import Sample
+    from hero_lightning.types import Sample, file_name
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def peaks(cfg: Any) -> Counter[str]:
     faces = {"faces": instantiate.make(node, "modality.face.detector")} if "_target_" in node else {}
     finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
     finder.faces.check()
-    folder = Path(datamodule.features_root) / str(datamodule.name) / PEAKS
+    folder = Path(datamodule.features_root) / file_name(str(datamodule.name)) / PEAKS
     samples = [s for s in datamodule.limited() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
@@ -94,9 +94,10 @@ class _Clips:
         sample = self.samples[index]
         path = au_info_file(sample, self.folder)
         assert path is not None
-        if "au_info" in sample.files and path.is_file():
-            return sample.id, "own", ""
-        path = self.folder / path.name
+        if "au_info" in sample.files:
+            if path.is_file():
+                return sample.id, "own", ""
+            path = self.folder / path.name
         try:
             if not self.force and _stored(path) == self.finder.inputs(sample):
                 return sample.id, "kept", ""
