@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hero_lightning.media.peaks import PeakFinder
-    from hero_lightning.types import Sample, file_name
+    from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ def peaks(cfg: Any) -> Counter[str]:
     from hero_lightning.features.files import write_csv
     from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
+    from hero_lightning.types import file_name
 
     datamodule = build.dataset(cfg)
     node = cfg.modality.face.get("detector") or {}
