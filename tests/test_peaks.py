@@ -41,7 +41,7 @@ def test_it_writes_what_the_sampler_reads(samples: list[Sample], tmp_path: Path,
     assert counts == {"au": 1, "motion": 1, "own": 1, "failed": 2}
     assert [(id, stage) for id, stage, _ in failures] == [("broken", "peaks"), ("bare", "peaks")]
     assert "cannot be opened" in failures[0][2]
-    assert sorted(p.name for p in folder.iterdir()) == ["a%2F1.json", "b.json"]
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.json")) == ["a/1.json", "b.json"]
     sampler = EmotionPeak(peaks_folder=folder)
     with ClipReader(samples[0].video) as clip:
         plan = sampler.plan(clip.info, samples[0], 0, 0)
@@ -53,7 +53,7 @@ def test_it_goes_on_where_it_stopped(samples: list[Sample], tmp_path: Path) -> N
     folder = tmp_path / "found"
     write_peaks(PeakFinder(), samples[:2], folder)
     before = (folder / "b.json").stat().st_mtime_ns
-    (folder / "a%2F1.json").write_text("{")  # killed while writing elsewhere
+    (folder / "a" / "1.json").write_text("{")  # killed while writing elsewhere
     assert write_peaks(PeakFinder(), samples[:2], folder)[0] == {"au": 1, "kept": 1}
     assert (folder / "b.json").stat().st_mtime_ns == before
     assert write_peaks(PeakFinder(height=1.0), samples[:2], folder)[0] == {"au": 1, "kept": 1}  # height is not b's

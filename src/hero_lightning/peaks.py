@@ -30,13 +30,14 @@ def peaks(cfg: Any) -> Counter[str]:
     from hero_lightning.features.files import write_csv
     from hero_lightning.media.action_units import PEAKS
     from hero_lightning.media.peaks import PeakFinder
+    from hero_lightning.types import file_name
 
     datamodule = build.dataset(cfg)
     node = cfg.modality.face.get("detector") or {}
     faces = {"faces": instantiate.make(node, "modality.face.detector")} if "_target_" in node else {}
     finder = PeakFinder(method=cfg.method, height=cfg.height, distance=cfg.distance, fps=cfg.fps, **faces)
     finder.faces.check()
-    folder = Path(datamodule.features_root) / str(datamodule.name) / PEAKS
+    folder = Path(datamodule.features_root) / file_name(str(datamodule.name)) / PEAKS
     samples = [s for s in datamodule.limited() if cfg.splits is None or s.split in cfg.splits]
     counts, failures = write_peaks(finder, samples, folder, cfg.dataset.get("num_workers", 0), cfg.force)
     ledger = build.run_folder() / "ledger.csv"
@@ -94,9 +95,10 @@ class _Clips:
         sample = self.samples[index]
         path = au_info_file(sample, self.folder)
         assert path is not None
-        if "au_info" in sample.files and path.is_file():
-            return sample.id, "own", ""
-        path = self.folder / path.name
+        if "au_info" in sample.files:
+            if path.is_file():
+                return sample.id, "own", ""
+            path = self.folder / path.name
         try:
             if not self.force and _stored(path) == self.finder.inputs(sample):
                 return sample.id, "kept", ""

@@ -20,6 +20,8 @@ def main(cfg: Any) -> None:
 
     A folder or pattern gives JSON lines, and predictions.jsonl in `out`; a clip that cannot be read has `error`.
     """
+    from hero_lightning.types import file_name
+
     many = cfg.video is not None and not Path(cfg.video).is_file()
     out = Path(cfg.out) if cfg.out else None
     name = "predictions.jsonl" if many else "prediction.json"
@@ -34,7 +36,7 @@ def main(cfg: Any) -> None:
             with (out / name).open("a", encoding="utf-8") as file:
                 file.write(text)
             if "error" not in found:
-                _explain(found, out / found["id"] if many else out)
+                _explain(found, out / file_name(found["id"]) if many else out)
 
 
 def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,8 @@ Masks are boolean, True = valid. Times are in seconds from the start of the clip
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +27,13 @@ AU_NAMES = {
     26: "jaw drop", 28: "lip suck", 45: "blink",
 }  # fmt: skip
 """Action units named by muscle movement (FACS, Ekman & Friesen 1978), not by the emotion they may indicate."""
+
+_UNSAFE = re.compile(
+    r'[\x00-\x1f\x7f<>:"|?*\\%\ud800-\udfff]|\A\.|[. ](?=/?\Z)|\.(?=(?:npy|npz|safetensors|json|txt)/)'
+)
+"""Characters that some file system refuses, hides or drops; and dots by which a folder could be named like a file."""
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:[. ].*)?", re.IGNORECASE)
+"""Names of devices on Windows, with any suffix."""
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as fractions of the image size, 0..1."""
@@ -210,6 +219,30 @@ class Batch:
     def ids(self) -> list[str]:
         """The B sample ids."""
         return [s.id for s in self.samples]
+
+
+def file_name(id: str) -> str:
+    """The name, without suffix, of a sample's file inside a folder: the only way from an id to a file.
+
+    Slashes make folders below it. What a file system may refuse or read otherwise (.., a leading slash, control and
+    reserved characters, names of devices, % itself) is written as %XX; an id of more than 150 bytes is cut, and a hash
+    of it added. So the file lies in the folder, and different ids have different files where upper and lower case
+    differ.
+    """
+    parts = id.split("/")
+    folders, last = [f"{part}/" for part in parts[:-1]], parts[-1]
+    escaped = [_UNSAFE.sub(_escape, part) for part in (*folders, last)]
+    named = [_escape(part[:1]) + part[1:] if _DEVICE.fullmatch(part.rstrip("/")) else part for part in escaped]
+    name = "".join(part if part.strip("/") else f"%{part}" for part in named)  # % alone is the empty part
+    if len(name.encode()) <= 150:
+        return name
+    digest = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return name.replace("/", "%2F").encode()[:100].decode(errors="ignore") + f"%%{digest}"
+
+
+def _escape(found: re.Match[str] | str) -> str:
+    text = found if isinstance(found, str) else found[0]
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
 def pad(rows: list[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:

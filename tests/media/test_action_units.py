@@ -180,7 +180,7 @@ def test_a_peak_must_be_a_picture(tmp_path: Path, peaks: object) -> None:
 def test_where_peaks_are_looked_for(tmp_path: Path) -> None:
     own = Sample("a/b", "train", files={"au_info": tmp_path / "own.json"})
     assert au_info_file(own, tmp_path) == tmp_path / "own.json"
-    assert au_info_file(Sample("a/b", "train"), tmp_path) == tmp_path / "a%2Fb.json"
+    assert au_info_file(Sample("a/b", "train"), tmp_path) == tmp_path / "a" / "b.json"
     assert au_info_file(Sample("a", "train"), None) is None
 
 

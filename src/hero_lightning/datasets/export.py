@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from hero_lightning.data.datamodule import EmotionDataModule
@@ -22,7 +22,7 @@ from hero_lightning.errors import DataError, FeatureError
 from hero_lightning.features.foreign.array_source import sequence
 from hero_lightning.features.foreign.hero_npy import HERO_KEYS, write_npydict
 from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features
-from hero_lightning.types import Sample, link_dialogues
+from hero_lightning.types import Sample, file_name, link_dialogues
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +51,12 @@ def write_folder(datamodule: EmotionDataModule, out: Path, features: bool = True
         Number of clips by modality.
 
     Raises:
-        DataError: the folder is in use, an id cannot be a file name, or a sample does not read back equal.
+        DataError: the folder is in use, or a sample does not read back equal.
     """
     records, written = [], Counter(dict.fromkeys(datamodule.modalities, 0))
     for s, record, content in contents(datamodule, out, features):
-        if PurePosixPath(s.id).is_absolute() or ".." in PurePosixPath(s.id).parts:
-            raise DataError("An id cannot be a file name.", expected="no leading / and no ..", got=s.id, where="out")
         if content:
-            write_npydict(out / "features" / f"{s.id}.npy", content)
+            write_npydict(out / "features" / f"{file_name(s.id)}.npy", content)
         written.update(name for name in datamodule.modalities if HERO_KEYS.get(name, name) in content)
         records.append(record)
     _write_json(out / "labels.json", records)
@@ -203,15 +201,16 @@ def _features(root: Path, samples: Mapping[str, Sample]) -> Iterator[Fault]:
                     widths |= {key: array.shape[1]} if array is not None else {}
         return name, widths, faults
 
-    for s in samples:
-        if s not in files:
-            yield Fault(s, "there is no feature file", f"extract it, or remove the record ({folder / s}.npy)")
+    names = {file_name(s): s for s in samples}
+    for name, s in names.items():
+        if name not in files:
+            yield Fault(s, "there is no feature file", f"extract it, or remove the record ({folder / name}.npy)")
     with ThreadPoolExecutor(8) as pool:
         inspected = list(pool.map(inspect, files))
     counts: dict[str, Counter[int]] = defaultdict(Counter)
     for name, widths, faults in inspected:
         yield from faults
-        if name not in samples:
+        if name not in names:
             yield Fault(name, "the feature file has no record", "add one to labels.json, or delete the file")
         for key, width in widths.items():
             counts[key][width] += 1

@@ -195,7 +195,8 @@ def read_csd(path: Path) -> dict[str, Track]:
     """Every video of a computational sequence of the CMU SDK (HDF5: NAME/data/VIDEO/{features,intervals}).
 
     Raises:
-        ConfigError: h5py is not installed. DataError: a file of another form.
+        ConfigError: h5py is not installed. DataError: a file of another form, or one that refers to other
+            files of the machine.
     """
     try:
         import h5py
@@ -205,13 +206,33 @@ def read_csd(path: Path) -> dict[str, Track]:
     try:
         with h5py.File(path, "r") as file:
             (name,) = file.keys()
-            data: Any = file[name]["data"]
-            return {str(v): Track(np.asarray(data[v]["intervals"]), np.asarray(data[v]["features"])) for v in data}
+            data = _own(_own(file, name, path), "data", path)
+            videos = {str(v): _own(data, v, path) for v in data}
+            return {
+                v: Track(*(np.asarray(_own(video, part, path)) for part in ("intervals", "features")))
+                for v, video in videos.items()
+            }
     except (OSError, KeyError, ValueError) as error:
         expected, hint = "NAME/data/VIDEO/{features,intervals}", "download it again"
         raise DataError(
             "The .csd cannot be read.", expected=expected, got=cause(error), where=path, hint=hint
         ) from error
+
+
+def _own(group: Any, name: str, path: Path) -> Any:
+    """A member of a group that lies in the file itself: HDF5 can also read any other file under its name."""
+    import h5py
+
+    link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
+    if link is None:
+        raise KeyError(name)
+    found = group[name] if isinstance(link, h5py.HardLink) else link
+    stored = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+    if found is link or stored:
+        got = f"{'external storage' if stored else type(link).__name__} at {group.name}/{name}"
+        expected, problem = "groups and arrays in the file itself", "The .csd refers to something outside itself."
+        raise DataError(problem, expected=expected, got=got, where=path)
+    return found
 
 
 def _nearest(starts: np.ndarray, start: float) -> int | None:

@@ -33,7 +33,7 @@ from hero_lightning.features.foreign.hero_npy import HERO_KEYS, encode_npydict
 from hero_lightning.features.foreign.safe_pickle import load_features
 from hero_lightning.features.foreign.tables import NamedSource
 from hero_lightning.features.manifest import mismatch
-from hero_lightning.types import Media, Sample
+from hero_lightning.types import Media, Sample, file_name
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def write_shards(datamodule: EmotionDataModule, out: Path) -> Counter[str]:
         for s, record, content in contents(datamodule, out):
             number, within = divmod(counts[s.split], CLIPS)
             if within == 0:
-                path = out / f"{s.split}-{number:06d}.tar"
+                path = out / f"{file_name(s.split)}-{number:06d}.tar"
                 shards[s.split] = files.enter_context(tarfile.open(path, "w"))
             counts[s.split] += 1
             members: dict[str, bytes | Path] = {".json": json.dumps(record, ensure_ascii=False).encode()}
@@ -166,7 +166,7 @@ class ShardsDataModule(FolderDataModule):
             elif kind in ("", ".audio") and f".{ending}" in SOUND:
                 s.audio = replace(s.audio or Media(shard), path=shard, part=(offset, size))
             elif kind:  # a small file, read by its path
-                s.files[kind[1:]] = path = root / "files" / f"{key}.{suffix}"
+                s.files[kind[1:]] = path = root / "files" / f"{file_name(key)}.{file_name(suffix)}"
                 if not path.is_file():
                     path.parent.mkdir(exist_ok=True)
                     with shard.open("rb") as file:

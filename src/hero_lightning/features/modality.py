@@ -38,6 +38,7 @@ from hero_lightning.types import (
     Row,
     Sample,
     StoredFeatures,
+    file_name,
     pad,
 )
 
@@ -153,7 +154,7 @@ class Modality:
 
     def bind(self, features_root: Path, dataset: str) -> None:
         """Sets the folder of its Store, features_root/dataset/modality/<name made from the identity>, and of peaks."""
-        root = Path(features_root) / dataset
+        root = Path(features_root) / file_name(dataset)
         self.dataset = dataset
         if self.sampler is not None:
             self.sampler = self.sampler.with_peaks(root / PEAKS)

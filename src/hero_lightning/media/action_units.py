@@ -14,14 +14,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
 
 from hero_lightning.errors import MediaError, cause
 from hero_lightning.media.types import ActionUnits
-from hero_lightning.types import Sample
+from hero_lightning.types import Sample, file_name
 
 AU_NUMBERS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 """Units whose intensity OpenFace measures; of AU28 (lip suck) it measures only the presence."""
@@ -191,7 +190,7 @@ def _malformed(path: Path, got: str) -> MediaError:
 def au_info_file(sample: Sample, folder: Path | None) -> Path | None:
     """File with the peaks of a clip: the dataset's own, else the one in `folder`."""
     own = sample.files.get("au_info")
-    return own if own is not None or folder is None else folder / f"{quote(sample.id, safe='')}.json"
+    return own if own is not None or folder is None else folder / f"{file_name(sample.id)}.json"
 
 
 def read_au_info(path: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from hero_lightning.errors import ConfigError, MediaError, in_range, one_of
 from hero_lightning.hub import DTYPES, Pretrained
 from hero_lightning.media.clip import ClipReader
 from hero_lightning.media.types import SAMPLE_RATE, Waveform
-from hero_lightning.types import Media, Sample
+from hero_lightning.types import Media, Sample, file_name
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +124,16 @@ def cut(x: Tensor, longest: int) -> list[Tensor]:
 def transcribed(samples: Sequence[Sample], asr: Transcriber, features_root: Path, dataset: str) -> list[Sample]:
     """Adds transcripts to the samples without text; a file from an earlier call is read instead.
 
-    Files: <features_root>/<dataset>/transcript/<asr.slug>/<id>-<8 hex digits of the media>.txt, empty without speech.
-    A clip whose sound cannot be read has no text, with a warning.
+    Files: <features_root>/<dataset>/transcript/<asr.slug>/<id>-<8 hex digits of the media>.txt (see `file_name`), empty
+    without speech. A clip whose sound cannot be read has no text, with a warning.
     """
-    folder, out = Path(features_root) / dataset / "transcript" / asr.slug, []
+    folder, out = Path(features_root) / file_name(dataset) / "transcript" / asr.slug, []
     for sample in samples:
         media, text = sample.audio or sample.video, sample.text
         if not (text or "").strip() and media is not None:
             try:
                 file = zlib.crc32(repr((media.path.name, media.path.stat().st_size, media.span)).encode())
-                text = _transcript(media, asr, folder / f"{quote(sample.id, safe='')}-{file:08x}.txt") or None
+                text = _transcript(media, asr, folder / f"{file_name(f'{sample.id}-{file:08x}')}.txt") or None
             except (MediaError, OSError) as error:
                 log.warning("%s: no transcript: %s", sample.id, error)
         out.append(replace(sample, text=text))

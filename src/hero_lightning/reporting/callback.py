@@ -23,7 +23,7 @@ from hero_lightning.evaluation.scoring import SplitRecord
 from hero_lightning.reporting import loggers, plots, run_folder, tables, wandb_run
 from hero_lightning.tasks import ClassTask, Task
 from hero_lightning.training.module import EmotionModule
-from hero_lightning.types import Batch, Sample
+from hero_lightning.types import Batch, Sample, file_name
 
 
 class ResultsWriter(pl.Callback):
@@ -185,13 +185,13 @@ class ResultsWriter(pl.Callback):
             if report.get("confusion"):
                 primary = module.tasks[name].primary
                 title = f"{name}, {split}: {primary.replace('_', ' ')} {report['metrics'][primary]['value']:.3f}"
-                path = folder / f"confusion_{split}_{name}.png"
+                path = folder / f"{file_name(f'confusion_{split}_{name}')}.png"
                 out[f"confusion_{name}"] = plots.confusion(
                     torch.tensor(report["confusion"]), report["classes"], path, title
                 )
         experts, gate = record.explanations.matrix("gate")
         if experts:
-            path = folder / f"gates_{split}.png"
+            path = folder / f"{file_name(f'gates_{split}')}.png"
             out["gates"] = plots.gates(gate, experts, _by_class(module, record), path, f"mean gate weight, {split}")
         channels = {c for s in record.samples for c in s.truth.get("informative", ())}
         if experts and channels:
@@ -199,7 +199,7 @@ class ResultsWriter(pl.Callback):
                 f"{c} informative": torch.tensor([c in s.truth.get("informative", ()) for s in record.samples])
                 for c in sorted(channels, key=lambda c: (c not in experts, experts.index(c) if c in experts else 0))
             }
-            path = folder / f"gates_by_channel_{split}.png"
+            path = folder / f"{file_name(f'gates_by_channel_{split}')}.png"
             title = f"mean gate weight by the channel that carries the emotion, {split}"
             out["gates_by_channel"] = plots.gates(gate, experts, carried, path, title)
         return out

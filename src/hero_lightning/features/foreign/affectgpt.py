@@ -23,7 +23,7 @@ from hero_lightning.features.foreign.safe_pickle import load_array, load_feature
 from hero_lightning.features.foreign.tables import NpyFolder
 from hero_lightning.features.manifest import diff, read_manifest
 from hero_lightning.features.modality import PICTURES, Modality
-from hero_lightning.types import Sample
+from hero_lightning.types import Sample, file_name
 
 LAYOUTS = ("npydict", "affectgpt")
 ENCODER_NAMES = {
@@ -128,7 +128,7 @@ def export(
                 if as_dict:  # as `convert` writes them
                     new |= {f"{key}_time": row.time.numpy()} if row.time is not None else {}
                     new |= {f"{key}_measures": row.measures} if row.measures else {}
-            path = folder / f"{sample.id}.npy"
+            path = folder / f"{file_name(sample.id)}.npy"
             old = _content(path, as_dict)
             if new.keys() - {"transcript"} and any(not np.array_equal(old.get(k, ()), new[k]) for k in new):
                 _write(path, old | new, as_dict)

@@ -1,7 +1,7 @@
 """Reads and writes HERO's feature-only layout: one file per clip with a dict of arrays.
 
-Data flow: <root>/<id>.npy (pickled dict) | .npz | .safetensors -> safe_pickle -> array -> [T, D] -> StoredFeatures;
-dict -> write_npydict -> <id>.npy.
+Data flow: <root>/<file_name(id)>.npy (pickled dict) | .npz | .safetensors -> safe_pickle -> array -> [T, D]
+-> StoredFeatures; dict -> write_npydict -> .npy.
 
 Shapes: T steps, F frames, P patches, D feature width.
 """
@@ -20,7 +20,7 @@ from hero_lightning.errors import FeatureError
 from hero_lightning.features.files import write_atomic
 from hero_lightning.features.foreign.array_source import ArraySource, Finding, sequence
 from hero_lightning.features.foreign.safe_pickle import SUFFIXES, load_features
-from hero_lightning.types import Sample
+from hero_lightning.types import Sample, file_name
 
 HERO_KEYS = {"frame": "clip", "motion": "video_mae", "audio": "hubert", "au": "au", "text": "bert"}
 """HERO's key of each modality."""
@@ -78,7 +78,7 @@ class NpyDict(ArraySource):
         """The clip's feature file; <id>.npy if there is none."""
         if "features" in sample.files:
             return sample.files["features"]
-        names = [self.root / f"{sample.id}{suffix}" for suffix in SUFFIXES]
+        names = [self.root / f"{file_name(sample.id)}{suffix}" for suffix in SUFFIXES]
         return next((p for p in names if p.is_file()), names[0])
 
     def found(self, sample: Sample) -> Finding | None:

@@ -22,7 +22,7 @@ import numpy as np
 from hero_lightning.errors import ConfigError, DataError, FeatureError, cause, one_of
 from hero_lightning.features.foreign.array_source import ArraySource, Finding, sequence
 from hero_lightning.features.foreign.safe_pickle import load_array, load_features
-from hero_lightning.types import Sample
+from hero_lightning.types import Sample, file_name
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class NpyFolder(NamedSource):
         super().__init__(folder, folder.name, rename, patch_reduce)
 
     def path(self, sample: Sample) -> Path:
-        return self.at / f"{self.name(sample)}.npy"
+        return self.at / f"{file_name(self.name(sample))}.npy"
 
     def value(self, sample: Sample) -> Any:
         path = self.path(sample)
