@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+import hero_lightning as hero
 from hero_lightning.config import build, gate
 from hero_lightning.errors import CheckpointError
 from hero_lightning.evaluate import evaluate
@@ -197,6 +198,13 @@ def test_the_hint_names_every_file(tmp_path: Path) -> None:
             gate.read(text, "x.ckpt", trust=near)
 
 
+def test_a_folder_that_the_user_replaces_may_lie_anywhere() -> None:
+    key, text = "modality.text.encoder.name", changed("modality.text.encoder.name", "/elsewhere/roberta")
+    with pytest.raises(CheckpointError, match="not below this machine's paths"):
+        gate.read(text, "x.ckpt")
+    assert gate.read(text, "x.ckpt", replaced=[key])["modality"]["text"]["encoder"]["name"] == ""
+
+
 def test_a_class_of_the_user_needs_the_word_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import subprocess\nfrom hero_lightning.models.base import FusionModel\nclass Mine(FusionModel): pass\n"
     (tmp_path / "own_models.py").write_text(code + "def make(): pass\nclass Other: pass\n")
@@ -224,6 +232,7 @@ def test_every_command_has_the_same_gate(place: str, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     for use in (
         lambda: build.restore(str(run), {}),
+        lambda: hero.load(run),
         lambda: evaluate(in_process("evaluate", out, f"run={run}")),
         lambda: list(predict(in_process("predict", out, f"run={run}", "video=x.mp4"))),
     ):

@@ -28,6 +28,7 @@ TEXT_KEYS = frozenset(
         "wheels",
         "sentence_encoder",
         "check",
+        "trust",
         "name",
     )
 )
