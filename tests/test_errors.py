@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from hero_lightning.errors import ConfigError, DataError, cause, in_range, one_of
+from hero_lightning.errors import ConfigError, DataError, cause, in_range, one_of, system_fault
 
 
 def test_an_error_prints_its_details_and_can_be_pickled() -> None:
@@ -47,3 +47,13 @@ def test_in_range(value: float, interval: str, fits: bool) -> None:
 def test_cause_is_the_type_and_the_first_line() -> None:
     assert cause(ValueError("version 3 is needed\nmore")) == "ValueError: version 3 is needed"
     assert cause(KeyError()) == "KeyError"
+
+
+def test_what_the_operating_system_refuses_is_told_with_its_file() -> None:
+    told = system_fault(OSError(28, "No space left on device", "runs/metrics.csv"))
+    assert "No space left on device" in str(told)
+    assert "where:    runs/metrics.csv" in str(told)
+    worker = RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed. ")
+    assert "pid 17" in str(system_fault(worker))
+    assert system_fault(RuntimeError("shapes do not fit")) is None
+    assert system_fault(OSError("a library's own use of the class")) is None

@@ -6,6 +6,7 @@ message without a traceback unless HYDRA_FULL_ERROR=1.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from numbers import Real
 
@@ -96,6 +97,28 @@ def in_range(where: str, value: float, interval: str, error: type[HeroError] = C
     fits = fits and (value <= high if interval[-1] == "]" else value < high)
     if not fits:
         raise error(f"{where} is out of range.", expected=f"a number in {interval}", got=value, where=where)
+
+
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
+"""What an operating system says of files and disks: full, too large, read-only, forbidden, broken, gone."""
+
+
+def system_fault(error: BaseException) -> HeroError | None:
+    """Our error for a file that the system refuses or a loader worker that died, ours as it is; None for others."""
+    if isinstance(error, HeroError):
+        return error
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        problem, hint = (
+            "The operating system refuses a file.",
+            "make room or make it writable, then the same command again",
+        )
+        return DataError(problem, got=cause(error), where=error.filename or "", hint=hint)
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+        hint = (
+            "dataset.num_workers=0, fewer workers, or smaller batches: the system often ends one when memory runs out"
+        )
+        return DataError("A loader worker has died.", got=cause(error), where="dataset.num_workers", hint=hint)
+    return None
 
 
 def cause(error: BaseException) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,24 @@ def test_the_cause_inside_a_library_is_shown(tmp_path: Path) -> None:
         build.trainer(OmegaConf.create({"trainer": {"_target_": here}}), tmp_path)
     with pytest.raises(ConfigError, match=r"cannot be built(.|\n)*No module named 'nowhere'"):
         make({"_target_": "nowhere.Class"}, "model")
+
+
+def test_a_disk_that_takes_no_more_gives_a_message(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: every write beyond it fails with an OSError."""
+    feature_dataset(tmp_path / "folder")
+    quick = ["trainer=cpu", "size=tiny", "trainer.max_epochs=1", "probes=false", "dataset.num_workers=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "hero_lightning.train",
+        "dataset=folder",
+        f"dataset.root={tmp_path}/folder",
+        *quick,
+    ]
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 8; trap '' XFSZ; exec {shlex.join([*command, *quick])}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr

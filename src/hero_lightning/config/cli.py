@@ -28,7 +28,7 @@ from hero_lightning.config.help import help_text, suggestions
 from hero_lightning.config.launch import limit_threads
 from hero_lightning.config.quoting import for_the_run, quoted
 from hero_lightning.config.signals import Stopped, stoppable
-from hero_lightning.errors import HeroError
+from hero_lightning.errors import HeroError, system_fault
 from hero_lightning.media.limits import set_limits
 
 log = logging.getLogger(__name__)
@@ -188,11 +188,12 @@ def command(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], N
             except Stopped as stop:
                 sys.stderr.write(f"\n{stop}\n")
                 sys.exit(128 + stop.number)
-            except HeroError as error:
+            except (HeroError, OSError, RuntimeError) as error:
                 _remove_if_empty(folder)
-                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                fault = system_fault(error)
+                if fault is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                sweep.exit_with(error)
+                sweep.exit_with(fault)
             if recording:
                 sweep.finished(folder, score, started)
             return score

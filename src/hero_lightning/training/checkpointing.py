@@ -32,9 +32,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic(Path(path)) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
+            first = error.__context__ if isinstance(error.__context__, OSError) else error
             hint = "make room, or choose another folder with paths.runs; earlier checkpoints are whole"
             raise CheckpointError(
-                "A checkpoint cannot be written.", expected="a writable folder", got=cause(error), where=path, hint=hint
+                "A checkpoint cannot be written.", expected="a writable folder", got=cause(first), where=path, hint=hint
             ) from error
 
 
