@@ -70,3 +70,21 @@ def test_a_missing_part_is_no_attack(tmp_path: Path) -> None:
         file["All Labels/data/v1/intervals"] = np.zeros((1, 2))
     with pytest.raises(DataError, match=r"cannot be read(.|\n)*KeyError: 'features'"):
         read_csd(tmp_path / "labels.csd")
+
+
+def test_an_array_that_is_larger_than_its_file(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "labels.csd", "w") as file:
+        video = file.create_group("All Labels/data/v1")
+        video["intervals"] = np.zeros((1, 2))
+        video.create_dataset("features", (10**9, 7), "float64", chunks=(1024, 7), fillvalue=1.0)
+    with pytest.raises(
+        DataError, match=r"much larger when it is decompressed(.|\n)*56000000016 bytes(.|\n)*limits.growth"
+    ):
+        read_csd(tmp_path / "labels.csd")
+
+
+def test_groups_where_arrays_belong(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "labels.csd", "w") as file:
+        file["All Labels/data/v1/intervals/x"] = file["All Labels/data/v1/features/x"] = np.zeros(1)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_csd(tmp_path / "labels.csd")

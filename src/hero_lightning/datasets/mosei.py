@@ -27,7 +27,9 @@ from hero_lightning.data.availability import Entry
 from hero_lightning.datasets.mmsa import MmsaDataModule, Spans
 from hero_lightning.datasets.readers import clean, first_existing, label_file, score_of
 from hero_lightning.errors import ConfigError, DataError, cause
+from hero_lightning.features.foreign.safe_pickle import FREE
 from hero_lightning.features.foreign.tables import read_csv
+from hero_lightning.media.limits import limit, raised
 from hero_lightning.types import Sample
 
 log = logging.getLogger(__name__)
@@ -208,11 +210,17 @@ def read_csd(path: Path) -> dict[str, Track]:
             (name,) = file.keys()
             data = _own(_own(file, name, path), "data", path)
             videos = {str(v): _own(data, v, path) for v in data}
-            return {
-                v: Track(*(np.asarray(_own(video, part, path)) for part in ("intervals", "features")))
-                for v, video in videos.items()
-            }
-    except (OSError, KeyError, ValueError) as error:
+            arrays = {v: [_own(video, part, path) for part in ("intervals", "features")] for v, video in videos.items()}
+            grown, size = sum(array.nbytes for pair in arrays.values() for array in pair), path.stat().st_size
+            if grown > max(limit("growth") * size, FREE):
+                expected, hint = (
+                    f"at most {limit('growth'):g} times its {size} bytes",
+                    f"{raised('growth')} if it is yours",
+                )
+                got, problem = f"{grown} bytes", "The .csd is much larger when it is decompressed."
+                raise DataError(problem, expected=expected, got=got, where=path, hint=hint)
+            return {v: Track(*map(np.asarray, pair)) for v, pair in arrays.items()}
+    except (OSError, KeyError, ValueError, AttributeError) as error:
         expected, hint = "NAME/data/VIDEO/{features,intervals}", "download it again"
         raise DataError(
             "The .csd cannot be read.", expected=expected, got=cause(error), where=path, hint=hint
