@@ -39,7 +39,7 @@ def evaluate(cfg: Any) -> None:
     from hero_lightning.reporting.callback import ResultsWriter
 
     folder = build.run_folder()
-    run = api.load(cfg.run, overrides=gate.moved(), paths=cfg.paths, trust=cfg.trust).finished
+    run = api.load(cfg.run, overrides=gate.moved(), paths=cfg.paths, trust=cfg.trust or ()).finished
     _set_dataset(run.config, cfg)
     robustness.check(cfg.robustness, run.config.callbacks)
     OmegaConf.save(build.stored_config(run.config), folder / "config.yaml")

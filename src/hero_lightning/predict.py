@@ -51,7 +51,7 @@ def predict(cfg: Any, many: bool = False) -> Iterator[dict[str, Any]]:
     from hero_lightning.config.instantiate import make
 
     device = "auto" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu"
-    run = api.load(cfg.run, device=device, overrides=gate.moved(), paths=cfg.paths, trust=cfg.trust)
+    run = api.load(cfg.run, device=device, overrides=gate.moved(), paths=cfg.paths, trust=cfg.trust or ())
     asr = make(cfg.asr, "asr") if "_target_" in (cfg.asr or {}) else None
     return run.predictions(
         cfg.video, many=many, features=cfg.features, id=cfg.id, text=cfg.text, au=cfg.au, asr=asr,
