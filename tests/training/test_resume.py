@@ -153,7 +153,7 @@ def test_a_kill_by_signal_is_told_with_the_command_that_goes_on(options, tmp_pat
         "hero_lightning.train",
         *options,
         "trainer=cpu",
-        "trainer.max_epochs=15",
+        "trainer.max_epochs=60",
         "test=false",
     ]
     command += ["test=false", "dataset.num_workers=0", f"hydra.run.dir={run}"]
@@ -164,7 +164,7 @@ def test_a_kill_by_signal_is_told_with_the_command_that_goes_on(options, tmp_pat
         seen = ""
         for line in process.stdout:
             seen += line
-            if line.startswith("epoch 2/15"):
+            if line.startswith("epoch 2/60"):
                 process.terminate()
                 break
         seen += process.stdout.read()
@@ -175,5 +175,5 @@ def test_a_kill_by_signal_is_told_with_the_command_that_goes_on(options, tmp_pat
     words = [sys.executable, *again.split()[1:]]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "all 15 epochs done; best epoch" in done.stderr + done.stdout
+    assert "all 60 epochs done; best epoch" in done.stderr + done.stdout
     assert not list(tmp_path.glob("runs/*"))
