@@ -37,6 +37,7 @@ def work(rank: int, store: str, out: str) -> None:
     found = loss_of(rows)
     masks = gather(torch.ones(SIZES[rank], dtype=torch.bool))
     torch.save([*found, masks], f"{out}.{rank}")
+    dist.barrier()  # a rank that leaves while the other still talks to it aborts that one
     dist.destroy_process_group()
 
 
